@@ -1,0 +1,48 @@
+# Everything runs in .venv, which the first target that needs it makes. Python 3.11 or newer is all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONSTRAINTS := packaging/constraints.txt
+PACKAGES := adapters cli client codec daemon db state store sync tray web
+
+.PHONY: demo test lint type bench soak check wheel clean
+
+# torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[all]' --group test --group lint
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/torpor demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)
+	mkdir -p .ns && ln -sfn .. .ns/torpor
+	$(BIN)/mypy $(foreach p,$(PACKAGES),-p torpor.$(p))
+
+check: lint type test
+
+bench: $(STAMP)
+	$(BIN)/python bench/run.py
+
+# Full counts of kills and faults; the log is kept.
+soak: $(STAMP)
+	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful --timeout 7200 -s 2>&1 | tee soak.log'
+
+wheel: $(STAMP)
+	rm -rf dist build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) .venv-wheel .ns build dist *.egg-info

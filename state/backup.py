@@ -1,0 +1,40 @@
+"""A backup as the index lists it and the API returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One backup. Sizes in bytes, times in seconds since the epoch.
+
+    `bytes_total` counts every blob it needs and its manifest; `bytes_written` only what was new on disk with it.
+    """
+
+    id: str
+    session_id: str
+    parent_id: str | None
+    created_at: float
+    expires_at: float | None
+    pinned: bool
+    adapter: str
+    model_name: str | None
+    weights_hash: str | None
+    encoder_hash: str | None
+    tokenizer_hash: str | None
+    layers: tuple[str, ...]
+    tokens: int
+    bytes_total: int
+    bytes_written: int
+    manifest_digest: str
+    manifest_bytes: int
+    title: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Backup:
+        """Read a backup from the API's JSON; fields that a newer daemon added are left out."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**{**known, "layers": tuple(known.get("layers", ()))})

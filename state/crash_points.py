@@ -1,0 +1,38 @@
+"""The named points between the steps of a durable save, in the order in which they are passed.
+
+A test kills the process at each of them (see store/crash.py); code reaches a point through a `Checkpoint` that was
+handed in, so nothing here has an effect by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Checkpoint = Callable[[str], None]
+
+SDK_POINTS = (
+    "save.captured",
+    "blob.created",
+    "blob.written",
+    "blob.synced",
+    "blob.replaced",
+    "blob.directory-synced",
+    "save.blobs-done",
+    "save.acknowledged",
+)
+DAEMON_POINTS = (
+    "commit.received",
+    "manifest.created",
+    "manifest.written",
+    "manifest.synced",
+    "manifest.replaced",
+    "manifest.directory-synced",
+    "index.begun",
+    "index.inserted",
+    "index.committed",
+)
+CRASH_POINTS = SDK_POINTS + DAEMON_POINTS
+
+
+def no_checkpoint(name: str) -> None:
+    """Pass a crash point without effect."""

@@ -1,0 +1,220 @@
+"""The one error tree.
+
+TorporError
+├── BadInput                 the caller gave something we cannot take
+│   ├── InvalidId
+│   ├── InvalidManifest
+│   ├── InvalidSettings
+│   ├── TooLarge
+│   └── UnsupportedState     a value, dtype or cache that has no lossless form here
+├── NotFound
+│   ├── SessionNotFound
+│   ├── BackupNotFound
+│   └── BlobNotFound
+├── Refused                  understood, and not done
+│   ├── Unauthorized
+│   ├── HostNotAllowed
+│   ├── VersionMismatch
+│   ├── Conflict
+│   ├── MissingBlobs
+│   ├── DaemonAlreadyRunning
+│   ├── UnsafeHome
+│   └── RestoreRefused
+├── Damaged                  bytes are not what was written
+│   ├── BlobDamaged
+│   ├── ManifestDamaged
+│   └── IndexDamaged
+├── Unavailable              may heal by itself
+│   ├── DaemonNotRunning
+│   ├── StoreFull
+│   ├── StoreFailed
+│   ├── SnapshotLost
+│   └── Timeout
+└── MissingExtra             an optional dependency is not installed
+
+Each class carries a stable `code` (the HTTP problem type), the exit status of the command line, the HTTP status,
+whether a retry can help, and a hint that says what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class TorporError(Exception):
+    """Anything that Torpor refuses or fails to do."""
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Torpor failed"
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = "See the daemon's log; `torpor status` names it."
+
+    def __init__(self, detail: str, *, hint: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint if hint is not None else self.default_hint
+
+
+class BadInput(TorporError):
+    code, title, exit_code, http_status = "bad-input", "The input cannot be used", 2, 422
+    default_hint = "Correct the input and try again; nothing was changed."
+
+
+class InvalidId(BadInput):
+    code, title = "invalid-id", "The id is not valid"
+    default_hint = (
+        "Session ids are 1 to 128 of A-Z a-z 0-9 . _ : @ + = -, starting with a letter or digit; "
+        "backup ids are listed by `torpor ls`."
+    )
+
+
+class InvalidManifest(BadInput):
+    code, title = "invalid-manifest", "The manifest is not valid"
+    default_hint = "The file was not written by Torpor, or by a newer version of it."
+
+
+class InvalidSettings(BadInput):
+    code, title = "invalid-settings", "A setting is not valid"
+    default_hint = "Check config.toml and the TORPOR_* environment variables."
+
+
+class TooLarge(BadInput):
+    code, title, http_status = "too-large", "The request is too large", 413
+    default_hint = "Tensors go into blobs of their own; a manifest stays small."
+
+
+class UnsupportedState(BadInput):
+    code, title = "unsupported-state", "The state holds something that cannot be saved without loss"
+    default_hint = "Convert the named value to JSON, a numpy array or a torch tensor first."
+
+
+class NotFound(TorporError):
+    code, title, exit_code, http_status = "not-found", "Not found", 3, 404
+    default_hint = "`torpor ls` lists what there is."
+
+
+class SessionNotFound(NotFound):
+    code, title = "session-not-found", "There is no such session"
+
+
+class BackupNotFound(NotFound):
+    code, title = "backup-not-found", "There is no such backup"
+
+
+class BlobNotFound(NotFound):
+    code, title = "blob-not-found", "A blob is missing from the store"
+    default_hint = "Part of this backup is gone; `torpor ls` shows older backups of the session."
+
+
+class Refused(TorporError):
+    code, title, exit_code, http_status = "refused", "Refused", 4, 409
+    default_hint = "Nothing was changed."
+
+
+class Unauthorized(Refused):
+    code, title, exit_code, http_status = "unauthorized", "The token is missing or wrong", 5, 401
+    default_hint = "The token is in the file `token` of the home folder; set TORPOR_TOKEN or TORPOR_HOME."
+
+
+class HostNotAllowed(Refused):
+    code, title, exit_code, http_status = "host-not-allowed", "The Host or Origin header is not allowed", 5, 403
+    default_hint = "Call the daemon as 127.0.0.1 or localhost, or add the name to TORPOR_ALLOWED_HOSTS."
+
+
+class VersionMismatch(Refused):
+    code, title, http_status = "version-mismatch", "Client and daemon do not speak the same API version", 426
+    default_hint = "Install the same version of torpor in both environments and restart the daemon."
+
+
+class Conflict(Refused):
+    code, title = "conflict", "The id is already used for something else"
+
+
+class MissingBlobs(Refused):
+    code, title, retryable = "missing-blobs", "The manifest names blobs that the store does not have", True
+    default_hint = "The SDK writes them again by itself; a direct caller uploads them first."
+
+    def __init__(self, detail: str, *, hint: str | None = None, digests: tuple[str, ...] = ()) -> None:
+        super().__init__(detail, hint=hint)
+        self.digests = digests
+
+
+class DaemonAlreadyRunning(Refused):
+    code, title, exit_code = "daemon-already-running", "Another daemon owns this home folder", 6
+    default_hint = "Use the running one (`torpor status`), or set TORPOR_HOME to another folder."
+
+
+class UnsafeHome(Refused):
+    code, title = "unsafe-home", "The home folder cannot be trusted"
+    default_hint = "The folder must belong to you and must not be a symbolic link."
+
+
+class RestoreRefused(Refused):
+    code, title = "restore-refused", "The restore that was asked for is not possible"
+    default_hint = "`torpor plan` shows what can be restored and why the rest cannot."
+
+
+class Damaged(TorporError):
+    code, title, exit_code, http_status = "damaged", "Stored data is damaged", 7, 500
+    default_hint = "Restore an older backup of the session (`torpor ls`); nothing was handed over."
+
+
+class BlobDamaged(Damaged):
+    code, title = "blob-damaged", "A blob does not match its digest"
+
+
+class ManifestDamaged(Damaged):
+    code, title = "manifest-damaged", "A manifest does not match its checksum"
+
+
+class IndexDamaged(Damaged):
+    code, title = "index-damaged", "The SQLite index cannot be used"
+    default_hint = "Move `index.sqlite` away and start again: the index is rebuilt from the manifests."
+
+
+class Unavailable(TorporError):
+    code, title, exit_code, http_status, retryable = "unavailable", "Not available now", 8, 503, True
+    default_hint = "Try again."
+
+
+class DaemonNotRunning(Unavailable):
+    code, title = "daemon-not-running", "The daemon is not running"
+    default_hint = "Start it with `torpor serve`."
+
+
+class StoreFull(Unavailable):
+    code, title, http_status = "store-full", "The disk of the store is full", 507
+    default_hint = "Free space on the disk of the home folder, or remove backups with `torpor rm`; nothing was changed."
+
+
+class StoreFailed(Unavailable):
+    code, title, http_status = "store-failed", "The store could not read or write a file", 500
+    default_hint = "Check the disk and the permissions of the home folder."
+
+
+class SnapshotLost(Unavailable):
+    code, title = "snapshot-lost", "The live cache changed before the save had read it"
+    default_hint = "Save again."
+
+
+class Timeout(Unavailable):
+    code, title, http_status = "timeout", "It took too long", 504
+
+
+class MissingExtra(TorporError):
+    code, title, exit_code, http_status = "missing-extra", "An optional dependency is not installed", 9, 501
+    default_hint = "Install the extra that the message names, e.g. pip install 'torpor[daemon]'."
+
+
+def _tree(root: type[TorporError]) -> Iterator[type[TorporError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+def error_classes() -> dict[str, type[TorporError]]:
+    """Return every class of the tree by its code."""
+    return {cls.code: cls for cls in _tree(TorporError)}

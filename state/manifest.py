@@ -1,0 +1,178 @@
+"""The manifest of one backup: what it holds, where its bytes lie, and what may reuse them.
+
+A manifest is immutable and written last. Layers other than `kv_cache` are JSON trees whose special values are tags
+(see codec/tree.py); blobs are named by the BLAKE3 digest of their raw bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import InvalidManifest
+from .fingerprint import Fingerprint
+from .ids import parse_backup_id, parse_digest, parse_session_id
+from .tensors import DTYPE_SIZES
+
+FORMAT = "qwen-state/v2"
+BLOCK_TOKENS = 64
+
+LayerName = Literal["metadata", "text_context", "tokens", "media", "vision_cache", "kv_cache", "config_snapshot"]
+LAYER_NAMES: tuple[LayerName, ...] = (
+    "metadata", "text_context", "tokens", "media", "vision_cache", "kv_cache", "config_snapshot",
+)  # fmt: skip
+
+MAX_BLOBS = 1 << 20  # a 64-token block each: 64 million tokens, far beyond any context window
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """A blob by content: BLAKE3 of its raw bytes, and their count."""
+
+    digest: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        parse_digest(self.digest)
+        if self.size_bytes < 0:
+            raise InvalidManifest("a blob of negative size")
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayer:
+    """One layer's part of the cache: heads, and the width of a key and of a value."""
+
+    heads: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """Geometry of a KV cache.
+
+    A block holds `[layer, (K, V), batch, head, token, dim]`, all little endian and without padding, so a segment
+    (one head of one batch row, K or V, of one layer) is contiguous in the block and in the live tensor alike.
+    """
+
+    dtype: str
+    batch: int
+    layers: tuple[KVLayer, ...]
+    block_tokens: int = BLOCK_TOKENS
+
+    def __post_init__(self) -> None:
+        numbers = [self.batch, self.block_tokens, *(n for x in self.layers for n in (x.heads, x.key_dim, x.value_dim))]
+        if self.dtype not in DTYPE_SIZES or not self.layers or min(numbers) < 1 or max(numbers) > 1 << 20:
+            raise InvalidManifest("the KV layout is impossible")
+
+    def token_bytes(self) -> int:
+        """Return the bytes that one token (of every batch row) takes in all layers."""
+        per_row = sum(x.heads * (x.key_dim + x.value_dim) for x in self.layers)
+        return per_row * self.batch * DTYPE_SIZES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """The `kv_cache` layer: `tokens` positions, cut into blocks of `layout.block_tokens`, the last one partial."""
+
+    layout: KVLayout
+    tokens: int
+    cache_class: str
+    blocks: tuple[BlobRef, ...]
+
+    def __post_init__(self) -> None:
+        sizes = [stop - start for start, stop in block_ranges(self.tokens, self.layout.block_tokens)]
+        if len(sizes) != len(self.blocks):
+            raise InvalidManifest(f"{self.tokens} tokens need {len(sizes)} KV blocks, not {len(self.blocks)}")
+        width = self.layout.token_bytes()
+        if any(ref.size_bytes != n * width for ref, n in zip(self.blocks, sizes, strict=True)):
+            raise InvalidManifest("a KV block's size does not follow from its layout")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that one backup is."""
+
+    id: str
+    session_id: str
+    created_at: float  # seconds since the epoch, UTC
+    adapter: str
+    layers: dict[str, Any]
+    tokens: int = 0
+    parent_id: str | None = None
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+    kv_cache: KVCache | None = None
+    omitted: dict[str, str] = field(default_factory=dict)  # layer -> why it was not saved
+    bytes_written: int = 0  # bytes of blobs that this backup was the first to write
+    format: str = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise InvalidManifest(f"unknown format {self.format[:40]!r}, expected {FORMAT!r}")
+        parse_backup_id(self.id)
+        parse_session_id(self.session_id)
+        if self.parent_id is not None:
+            parse_backup_id(self.parent_id)
+        if not 0 <= self.created_at < 1e11 or self.tokens < 0 or self.bytes_written < 0:
+            raise InvalidManifest("a time or a count is out of range")
+        unknown = set(self.layers) - set(LAYER_NAMES) | ({"kv_cache"} & set(self.layers))
+        if unknown:
+            raise InvalidManifest(f"unknown layers {sorted(unknown)!r:.120}")
+
+    def present_layers(self) -> tuple[LayerName, ...]:
+        """Return the layers that this backup holds, in canonical order."""
+        return tuple(n for n in LAYER_NAMES if n in self.layers or (n == "kv_cache" and self.kv_cache is not None))
+
+
+def block_ranges(tokens: int, block_tokens: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield `(start, stop)` of every block that covers `[start, tokens)`; `start` is a multiple of `block_tokens`."""
+    for begin in range(start, tokens, block_tokens):
+        yield begin, min(begin + block_tokens, tokens)
+
+
+def layer_blobs(tree: Any) -> Iterator[BlobRef]:
+    """Yield the blobs that a layer's encoded tree names (tags with `blocks`, see codec/tree.py)."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(reversed(node))
+        elif isinstance(node, dict):
+            for tag in ("$tensor", "$bytes"):
+                body = node.get(tag)
+                if isinstance(body, dict) and "blocks" in body:
+                    yield from _refs(body["blocks"])
+            stack.extend(reversed(list(node.values())))
+
+
+def _refs(blocks: Any) -> Iterator[BlobRef]:
+    if not isinstance(blocks, list):
+        raise InvalidManifest("`blocks` is not a list")
+    for ref in blocks:
+        if (
+            not isinstance(ref, dict)
+            or not isinstance(ref.get("digest"), str)
+            or type(ref.get("size_bytes")) is not int
+        ):
+            raise InvalidManifest("a block is not {digest, size_bytes}")
+        yield BlobRef(ref["digest"], ref["size_bytes"])
+
+
+def manifest_blobs(manifest: Manifest) -> dict[str, tuple[int, str]]:
+    """Return every blob of a manifest: digest -> (size in bytes, layer). Raises: InvalidManifest."""
+    found: dict[str, tuple[int, str]] = {}
+
+    def add(ref: BlobRef, layer: str) -> None:
+        if found.setdefault(ref.digest, (ref.size_bytes, layer))[0] != ref.size_bytes:
+            raise InvalidManifest(f"blob {ref.digest[:16]} is named with two sizes")
+        if len(found) > MAX_BLOBS:
+            raise InvalidManifest(f"more than {MAX_BLOBS} blobs")
+
+    for name, tree in manifest.layers.items():
+        for ref in layer_blobs(tree):
+            add(ref, name)
+    if manifest.kv_cache is not None:
+        for ref in manifest.kv_cache.blocks:
+            add(ref, "kv_cache")
+    return found

@@ -1,0 +1,36 @@
+"""Errors as RFC 9457 problems and back, so that a failure keeps its class across HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import MissingBlobs, TorporError, error_classes
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:torpor:error:"
+
+
+def to_problem(error: TorporError) -> dict[str, Any]:
+    """Describe an error as a problem object (RFC 9457)."""
+    problem: dict[str, Any] = {
+        "type": TYPE_PREFIX + error.code,
+        "title": error.title,
+        "status": error.http_status,
+        "detail": error.detail,
+        "code": error.code,
+        "hint": error.hint,
+        "retryable": error.retryable,
+    }
+    if isinstance(error, MissingBlobs):
+        problem["digests"] = list(error.digests)
+    return problem
+
+
+def from_problem(problem: Mapping[str, Any]) -> TorporError:
+    """Rebuild the error that a problem object describes; an unknown code becomes the root class."""
+    cls = error_classes().get(str(problem.get("code")), TorporError)
+    detail, hint = str(problem.get("detail") or problem.get("title") or "unknown error"), problem.get("hint")
+    if cls is MissingBlobs:
+        return MissingBlobs(detail, hint=hint, digests=tuple(problem.get("digests", ())))
+    return cls(detail, hint=hint)
