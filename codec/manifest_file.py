@@ -1,0 +1,70 @@
+"""Manifests as bytes: canonical JSON (sorted keys, UTF-8), and on disk an LZ4 frame of it with a content checksum."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import lz4.frame
+import orjson
+from blake3 import blake3
+from pydantic import TypeAdapter, ValidationError
+
+from ..state.errors import InvalidManifest, ManifestDamaged
+from ..state.ids import Digest
+from ..state.manifest import Manifest
+
+MAX_MANIFEST_BYTES = 256 << 20  # a million blobs at about 100 bytes each, and a long conversation beside them
+_LZ4_MAGIC = b"\x04\x22\x4d\x18"
+
+
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def dump(manifest: Manifest) -> bytes:
+    """Return the canonical JSON of a manifest: equal manifests give equal bytes."""
+    return orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)
+
+
+def load(raw: bytes | memoryview) -> Manifest:
+    """Read a manifest from its JSON, every field checked. Raises: InvalidManifest."""
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise InvalidManifest(f"the manifest has {len(raw)} bytes (at most {MAX_MANIFEST_BYTES})")
+    try:
+        return _adapter().validate_python(orjson.loads(raw))
+    except orjson.JSONDecodeError as error:
+        raise InvalidManifest(f"the manifest is not JSON: {error}") from error
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidManifest(f"the manifest is not valid at {where or 'its root'}: {first['msg']}") from error
+
+
+def digest_of(raw: bytes | memoryview) -> Digest:
+    """Return the BLAKE3 digest of a manifest's JSON."""
+    return Digest(blake3(raw).hexdigest())
+
+
+def pack(raw: bytes | memoryview) -> bytes:
+    """Return the file form of a manifest's JSON."""
+    packed: bytes = lz4.frame.compress(raw, content_checksum=True, store_size=True)
+    return packed
+
+
+def unpack(packed: bytes) -> bytes:
+    """Return the JSON of a manifest file. Raises: ManifestDamaged when the frame is torn, altered or too large."""
+    if packed[:4] != _LZ4_MAGIC:
+        raise ManifestDamaged("the manifest file is not an LZ4 frame")
+    try:
+        declared = lz4.frame.get_frame_info(packed)["content_size"]
+        if declared > MAX_MANIFEST_BYTES:
+            raise ManifestDamaged(f"the manifest file declares {declared} bytes")
+        reader = lz4.frame.LZ4FrameDecompressor()
+        raw = reader.decompress(packed, max_length=MAX_MANIFEST_BYTES + 1)
+    except RuntimeError as error:
+        raise ManifestDamaged(f"the manifest file is damaged: {error}") from error
+    if not reader.eof or reader.unused_data or len(raw) != declared:
+        raise ManifestDamaged("the manifest file is cut short or has bytes after its end")
+    return bytes(raw)

@@ -1,0 +1,219 @@
+"""Nested Python values as JSON trees with tags, so that nothing is silently changed.
+
+JSON values stand for themselves. Everything else is an object with one key that starts with `$`:
+
+    {"$float": "nan" | "inf" | "-inf"}            {"$int": "<decimal>"}           beyond 64 bits
+    {"$tuple": [...]}                             {"$map": [[key, value], ...]}   keys that are not plain strings
+    {"$tensor": {"shape", "dtype", "kind", DATA}} {"$bytes": {"size_bytes", DATA}}
+
+DATA is `"data": base64` for small values, else `"blocks": [{"digest", "size_bytes"}, ...]`, cut every `CHUNK_BYTES`.
+`kind` is the library the tensor came from (`torch`, `numpy`, or `numpy-scalar`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..state.errors import InvalidManifest, UnsupportedState
+from ..state.manifest import BlobRef
+from ..state.tensors import DTYPE_SIZES, TensorSpec
+
+INLINE_BYTES = 4 << 10  # below this a durable file of its own costs more than the bytes
+CHUNK_BYTES = 4 << 20  # of large values: bounds memory, lets unchanged chunks be shared
+ARRAY_CHUNK_BYTES = 16 << 10  # of one-dimensional integer tensors, which grow at the end (token ids, masks)
+MAX_DEPTH = 200  # well under Python's recursion limit; real conversations nest about ten deep
+
+_INT64 = range(-(1 << 63), 1 << 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """Raw bytes that a tree refers to: a tensor (`spec`) or plain bytes (`spec` is None).
+
+    `data` is a C-contiguous buffer; the caller must not change it until the save is done.
+    `memo` is a key under which the digests may be remembered, or None.
+    """
+
+    data: memoryview
+    spec: TensorSpec | None = None
+    kind: str = "bytes"
+    memo: object | None = None
+
+
+# Turns a foreign value (a tensor) into a leaf, or returns None when it is not one of its own.
+ToLeaf = Callable[[Any], Leaf | None]
+FromLeaf = Callable[[Leaf], Any]
+
+
+@dataclass(slots=True)
+class EncodedTree:
+    """A JSON tree whose large leaves wait for their blobs: `pending` pairs each leaf with the body to fill in."""
+
+    value: Any
+    pending: list[tuple[Leaf, dict[str, Any]]] = field(default_factory=list)
+
+
+def encode(value: Any, to_leaf: ToLeaf) -> EncodedTree:
+    """Copy a value into its JSON tree; later changes to the value do not reach the tree.
+
+    Raises: UnsupportedState, with the path of the value that has no lossless form.
+    """
+    tree = EncodedTree(None)
+    tree.value = _Encoder(to_leaf, tree.pending).encode(value, "$", 0)
+    return tree
+
+
+class _Encoder:
+    def __init__(self, to_leaf: ToLeaf, pending: list[tuple[Leaf, dict[str, Any]]]) -> None:
+        self._to_leaf, self._pending = to_leaf, pending
+
+    def encode(self, value: Any, path: str, depth: int) -> Any:
+        if value is None or value is True or value is False:
+            return value
+        kind = type(value)
+        if kind is str:
+            return self._text(value, path)
+        if kind is int:
+            return value if value in _INT64 else {"$int": str(value)}
+        if kind is float:
+            return value if math.isfinite(value) else {"$float": str(value)}
+        if depth >= MAX_DEPTH:
+            raise UnsupportedState(f"{path[:80]}… is nested more than {MAX_DEPTH} deep")
+        if kind is list:
+            return [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+        if kind is tuple:
+            return {"$tuple": [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]}
+        if kind is dict:
+            return self._mapping(value, path, depth)
+        if kind in (bytes, bytearray):
+            return self._leaf(Leaf(memoryview(bytes(value))))
+        leaf = self._to_leaf(value)
+        if leaf is None:
+            raise UnsupportedState(f"{path}: a {kind.__module__}.{kind.__qualname__} has no lossless form here")
+        return self._leaf(leaf)
+
+    def _text(self, value: str, path: str) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UnsupportedState(f"{path}: the text holds a lone surrogate, which no UTF-8 file can carry") from None
+        return value
+
+    def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {self._text(k, path): self.encode(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
+        pairs = []
+        for key, item in value.items():
+            if key is not None and type(key) not in (str, int, float, bool, tuple):
+                raise UnsupportedState(f"{path}: a {type(key).__name__} cannot be a key")
+            pairs.append([self.encode(key, f"{path}.<key>", depth + 1), self.encode(item, f"{path}.{key}", depth + 1)])
+        return {"$map": pairs}
+
+    def _leaf(self, leaf: Leaf) -> dict[str, Any]:
+        body: dict[str, Any]
+        if leaf.spec is None:
+            tag, body = "$bytes", {"size_bytes": leaf.data.nbytes}
+        else:
+            tag, body = "$tensor", {"shape": list(leaf.spec.shape), "dtype": leaf.spec.dtype, "kind": leaf.kind}
+        if leaf.data.nbytes <= INLINE_BYTES:
+            body["data"] = base64.b64encode(leaf.data).decode()
+        else:
+            self._pending.append((leaf, body))
+        return {tag: body}
+
+
+def chunks(leaf: Leaf) -> list[memoryview]:
+    """Cut a leaf's bytes into the chunks that become its blobs."""
+    flat = leaf.data.cast("B") if leaf.data.format != "B" or leaf.data.ndim != 1 else leaf.data
+    grows = leaf.spec is not None and len(leaf.spec.shape) - leaf.spec.shape.count(1) <= 1
+    step = ARRAY_CHUNK_BYTES if grows and "float" not in (leaf.spec.dtype if leaf.spec else "") else CHUNK_BYTES
+    return [flat[at : at + step] for at in range(0, flat.nbytes, step)]
+
+
+def fill(body: dict[str, Any], refs: list[BlobRef]) -> None:
+    """Write the blobs of a pending leaf into its body."""
+    body["blocks"] = [{"digest": ref.digest, "size_bytes": ref.size_bytes} for ref in refs]
+
+
+def decode(tree: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: FromLeaf) -> Any:
+    """Rebuild the value of a tree. `read` returns the joined, verified bytes of some blobs.
+
+    Raises: InvalidManifest on an unknown tag, a size that disagrees with its shape, or data that is not base64.
+    """
+    return _decode(tree, read, from_leaf, 0)
+
+
+def _decode(node: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: FromLeaf, depth: int) -> Any:
+    if depth > 2 * MAX_DEPTH + 2:
+        raise InvalidManifest("a layer is nested too deep")
+    if isinstance(node, list):
+        return [_decode(item, read, from_leaf, depth + 1) for item in node]
+    if not isinstance(node, dict):
+        return node
+    tag = next(iter(node), "")
+    if not tag.startswith("$"):
+        return {key: _decode(item, read, from_leaf, depth + 1) for key, item in node.items()}
+    if len(node) != 1:
+        raise InvalidManifest(f"a {tag[:20]!r} tag with more than one key")
+    body = node[tag]
+    if tag == "$float" and body in ("nan", "inf", "-inf"):
+        return float(body)
+    if tag == "$int" and isinstance(body, str) and len(body) < 4000 and body.lstrip("-").isdecimal():
+        return int(body)
+    if tag == "$tuple" and isinstance(body, list):
+        return tuple(_decode(item, read, from_leaf, depth + 1) for item in body)
+    if tag == "$map" and isinstance(body, list):
+        return {_pair(p, 0, read, from_leaf, depth): _pair(p, 1, read, from_leaf, depth) for p in body}
+    if tag == "$bytes" and isinstance(body, dict):
+        return bytes(_body_bytes(body, _size(body), read))
+    if tag == "$tensor" and isinstance(body, dict):
+        spec = _spec(body)
+        return from_leaf(Leaf(_body_bytes(body, spec.size_bytes, read), spec, str(body.get("kind"))))
+    raise InvalidManifest(f"unknown or malformed tag {tag[:20]!r}")
+
+
+def _pair(pair: Any, at: int, read: Callable[[list[BlobRef]], memoryview], from_leaf: FromLeaf, depth: int) -> Any:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise InvalidManifest("a `$map` entry is not a pair")
+    value = _decode(pair[at], read, from_leaf, depth + 1)
+    if at == 0 and isinstance(value, (list, dict)):
+        raise InvalidManifest("a `$map` key is not a scalar")
+    return value
+
+
+def _size(body: dict[str, Any]) -> int:
+    size = body.get("size_bytes")
+    if type(size) is not int or size < 0:
+        raise InvalidManifest("`$bytes` without a size")
+    return size
+
+
+def _spec(body: dict[str, Any]) -> TensorSpec:
+    shape, dtype = body.get("shape"), body.get("dtype")
+    if not isinstance(shape, list) or not isinstance(dtype, str) or dtype not in DTYPE_SIZES:
+        raise InvalidManifest("`$tensor` without a shape or a known dtype")
+    return TensorSpec(tuple(shape), dtype)
+
+
+def _body_bytes(body: dict[str, Any], size_bytes: int, read: Callable[[list[BlobRef]], memoryview]) -> memoryview:
+    if "data" in body:
+        try:
+            raw = memoryview(base64.b64decode(body["data"], validate=True))
+        except (binascii.Error, TypeError, ValueError):
+            raise InvalidManifest("`data` is not base64") from None
+    else:
+        blocks = body.get("blocks")
+        if not isinstance(blocks, list) or not all(isinstance(b, dict) for b in blocks):
+            raise InvalidManifest("a value without data")
+        refs = [BlobRef(str(b.get("digest")), int(b.get("size_bytes", -1))) for b in blocks]
+        if sum(ref.size_bytes for ref in refs) != size_bytes:
+            raise InvalidManifest("a value's blocks do not add up to its size")
+        return read(refs)
+    if raw.nbytes != size_bytes:
+        raise InvalidManifest(f"a value declares {size_bytes} bytes and holds {raw.nbytes}")
+    return raw

@@ -1,0 +1,178 @@
+"""The blob store: immutable files named by the BLAKE3 digest of their bytes.
+
+Write order (MUST): a new file in staging (`O_EXCL`), written, its length checked, fsync, `os.replace` into place,
+fsync of the folder. Only then may a manifest name it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from ..state.crash_points import Checkpoint, no_checkpoint
+from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed, StoreFull
+from ..state.ids import Digest, parse_digest
+from ..state.manifest import BlobRef
+from .files import create_exclusive, make_private_folder, read_all, store_error, sync_folder, translated, write_all
+from .staging import Staging
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """A blob that is in the store, and whether this call wrote it."""
+
+    ref: BlobRef
+    written: bool
+
+
+def digest_buffers(buffers: Iterable[memoryview]) -> Digest:
+    """Return the BLAKE3 digest of buffers taken one after the other."""
+    hasher = blake3()
+    for buffer in buffers:
+        hasher.update(buffer)
+    return Digest(hasher.hexdigest())
+
+
+class BlobStore:
+    """Blobs under one folder. Safe to use from several threads and processes at once."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
+        self._folder, self._checkpoint = folder, checkpoint
+
+    def path(self, digest: str) -> Path:
+        """Return where a blob lies. Raises: BadInput when it is not a digest."""
+        checked = parse_digest(digest)
+        return self._folder / checked[:2] / checked
+
+    def has(self, ref: BlobRef) -> bool:
+        """Tell whether a blob of the right size is in the store (its bytes are not read)."""
+        try:
+            status = os.lstat(self.path(ref.digest))
+        except FileNotFoundError:
+            return False
+        return status.st_size == ref.size_bytes
+
+    def put(self, staging: Staging, buffers: Sequence[memoryview], unsynced: set[Path]) -> PutResult:
+        """Store the bytes of some buffers under their digest, unless they are there already.
+
+        Durability: the bytes are on disk on return; the name is once `sync_folders(unsynced)` has returned.
+        Raises: StoreFull, StoreFailed.
+        """
+        ref = BlobRef(digest_buffers(buffers), sum(b.nbytes for b in buffers))
+        if self._touch(ref) and self._is_sound(ref):
+            # Found, but perhaps renamed a moment ago by another writer that has not synced the folder yet.
+            unsynced.add(self.path(ref.digest).parent)
+            return PutResult(ref, written=False)
+        temporary = staging.new_path()
+        try:
+            self._write(temporary, buffers, ref)
+            self.publish(temporary, ref, unsynced)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise store_error(error, "write a blob under", self._folder) from error
+        except (StoreFull, StoreFailed):
+            temporary.unlink(missing_ok=True)
+            raise
+        return PutResult(ref, written=True)
+
+    def _write(self, temporary: Path, buffers: Sequence[memoryview], ref: BlobRef) -> None:
+        fd = create_exclusive(temporary)
+        try:
+            self._checkpoint("blob.created")
+            write_all(fd, buffers)
+            self._checkpoint("blob.written")
+            if os.fstat(fd).st_size != ref.size_bytes:
+                raise StoreFailed(f"a blob of {ref.size_bytes} bytes came out with another length")
+            os.fsync(fd)
+            self._checkpoint("blob.synced")
+        finally:
+            os.close(fd)
+
+    def publish(self, temporary: Path, ref: BlobRef, unsynced: set[Path]) -> None:
+        """Move a synced staging file to its name. The caller has checked its digest and length."""
+        target = self.path(ref.digest)
+        if not target.parent.is_dir():
+            make_private_folder(target.parent)
+            unsynced.add(self._folder)
+        os.replace(temporary, target)
+        unsynced.add(target.parent)
+        self._checkpoint("blob.replaced")
+
+    def sync_folders(self, unsynced: set[Path]) -> None:
+        """Make the names of published blobs durable. Raises: StoreFailed."""
+        for folder in sorted(unsynced):
+            with translated("sync", folder):
+                sync_folder(folder)
+        self._checkpoint("blob.directory-synced")
+
+    def _touch(self, ref: BlobRef) -> bool:
+        """Renew a blob's mtime, so that the collector's grace time starts again; False when it is not there."""
+        if not self.has(ref):
+            return False
+        try:
+            os.utime(self.path(ref.digest), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _is_sound(self, ref: BlobRef) -> bool:
+        """Read a blob that a new backup is about to share; a damaged one is written anew, which heals it."""
+        try:
+            with self.path(ref.digest).open("rb", buffering=0) as file:
+                hasher, buffer = blake3(), bytearray(1 << 20)
+                while count := file.readinto(buffer):
+                    hasher.update(memoryview(buffer)[:count])
+        except OSError:
+            return False
+        return hasher.hexdigest() == ref.digest
+
+    def missing(self, refs: Iterable[BlobRef]) -> list[str]:
+        """Return the digests that are not in the store at their right size."""
+        return [ref.digest for ref in refs if not self.has(ref)]
+
+    def open(self, digest: str) -> int:
+        """Open a blob for reading; the caller closes it. Raises: BlobNotFound, StoreFailed."""
+        path = self.path(digest)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise BlobNotFound(f"blob {digest[:16]}… is not in the store") from error
+        except OSError as error:
+            raise store_error(error, "open", path) from error
+
+    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+        """Read a blob into buffers and check it; what the buffers hold is worthless when this raises.
+
+        Raises: BlobNotFound, BlobDamaged (size or digest), StoreFailed (the disk).
+        """
+        fd = self.open(ref.digest)
+        try:
+            with translated("read blob", ref.digest[:16]):
+                size = os.fstat(fd).st_size
+                if size != ref.size_bytes:
+                    raise BlobDamaged(f"blob {ref.digest[:16]}… has {size} bytes instead of {ref.size_bytes}")
+                count = read_all(fd, buffers)
+        finally:
+            os.close(fd)
+        if count != ref.size_bytes or digest_buffers(buffers) != ref.digest:
+            raise BlobDamaged(f"blob {ref.digest[:16]}… does not match its digest")
+
+    def read(self, ref: BlobRef) -> memoryview:
+        """Read a whole blob into fresh memory, checked. Raises: as `read_into`."""
+        if not self.has(ref):
+            os.close(self.open(ref.digest))
+        buffer = memoryview(bytearray(ref.size_bytes))
+        self.read_into(ref, [buffer])
+        return buffer
+
+    def digests(self) -> Iterator[str]:
+        """Yield the digest of every blob in the store."""
+        with os.scandir(self._folder) as shards:
+            for shard in shards:
+                if shard.is_dir(follow_symlinks=False):
+                    with os.scandir(shard.path) as files:
+                        yield from (f.name for f in files if len(f.name) == 64)

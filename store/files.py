@@ -1,0 +1,116 @@
+"""Durable file operations. After `publish` and `sync_folder` have returned, the file survives power loss."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..codec.kv_blocks import batches
+from ..state.errors import StoreFailed, StoreFull, TorporError, UnsafeHome
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def store_error(error: OSError, action: str, path: Path | str) -> TorporError:
+    """Translate an OSError into the tree."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _FULL:
+        return StoreFull(f"cannot {action} {path}: {reason}")
+    return StoreFailed(f"cannot {action} {path}: {reason}")
+
+
+@contextlib.contextmanager
+def translated(action: str, path: Path | str) -> Iterator[None]:
+    """Run a block of file operations, translating what it raises. Raises: StoreFull, StoreFailed."""
+    try:
+        yield
+    except OSError as error:
+        raise store_error(error, action, path) from error
+
+
+def make_private_folder(path: Path) -> None:
+    """Create a folder (and its parents) for the owner alone. Raises: UnsafeHome, StoreFailed."""
+    with translated("create folder", path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise UnsafeHome(f"{path} is a symbolic link or not a folder")
+        if status.st_uid != os.geteuid():
+            raise UnsafeHome(f"{path} belongs to user {status.st_uid}, not to you ({os.geteuid()})")
+        if status.st_mode & 0o077:
+            os.chmod(path, 0o700)
+
+
+def create_exclusive(path: Path) -> int:
+    """Open a new file for writing, mode 0600. It must not exist; links are not followed."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def write_all(fd: int, buffers: Sequence[memoryview]) -> int:
+    """Write buffers one after the other from the start of a file; return the bytes written."""
+    offset = 0
+    for run in batches(buffers):
+        offset += _write_run(fd, list(run), offset)
+    return offset
+
+
+def _write_run(fd: int, run: list[memoryview], offset: int) -> int:
+    wanted = sum(b.nbytes for b in run)
+    done = os.pwritev(fd, run, offset)
+    while done < wanted:  # a short write: go on behind it
+        done += os.pwritev(fd, _behind(run, done), offset + done)
+    return wanted
+
+
+def read_all(fd: int, buffers: Sequence[memoryview]) -> int:
+    """Fill buffers one after the other from the start of a file; return the bytes read, fewer at its end."""
+    offset = 0
+    for run in batches(buffers):
+        wanted, done = sum(b.nbytes for b in run), 0
+        while done < wanted:
+            count = os.preadv(fd, _behind(run, done) if done else list(run), offset + done)
+            if count == 0:
+                return offset + done
+            done += count
+        offset += wanted
+    return offset
+
+
+def _behind(run: Sequence[memoryview], done: int) -> list[memoryview]:
+    rest: list[memoryview] = []
+    for buffer in run:
+        if done >= buffer.nbytes:
+            done -= buffer.nbytes
+        else:
+            rest.append(buffer[done:])
+            done = 0
+    return rest
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames and unlinks in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a small file of the owner's alone, durably. Raises: StoreFull, StoreFailed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with translated("write", path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        fd = create_exclusive(temporary)
+        try:
+            write_all(fd, [memoryview(data)])
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+        sync_folder(path.parent)

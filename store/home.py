@@ -1,0 +1,79 @@
+"""Where everything lies: one home folder, and no file outside it.
+
+token            bearer token, 0600                     daemon.json   where the running daemon listens, 0600
+daemon.lock      held by the running daemon             torpor.sock   its Unix socket, 0600
+index.sqlite     the index (can be rebuilt)             logs/         rotating log
+store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
+store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
+store/sessions/<digest>.json      pins, TTLs and titles of one session
+store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
+store/trash/                      removed manifests
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from .files import make_private_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths under one home folder."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Home:
+        """Return the home that `TORPOR_HOME` names, else the platform's data folder for torpor."""
+        named = environment.get("TORPOR_HOME")
+        folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("torpor", appauthor=False))
+        return cls(Path(os.path.abspath(folder)))
+
+    @property
+    def token(self) -> Path:
+        """Return the path of the bearer token."""
+        return self.root / "token"
+
+    @property
+    def daemon_json(self) -> Path:
+        """Return the path of the file that says where the daemon listens."""
+        return self.root / "daemon.json"
+
+    @property
+    def lock(self) -> Path:
+        """Return the path of the instance lock."""
+        return self.root / "daemon.lock"
+
+    @property
+    def socket(self) -> Path:
+        """Return the path of the Unix socket."""
+        return self.root / "torpor.sock"
+
+    @property
+    def index(self) -> Path:
+        """Return the path of the SQLite index."""
+        return self.root / "index.sqlite"
+
+    @property
+    def logs(self) -> Path:
+        """Return the folder of the logs."""
+        return self.root / "logs"
+
+    @property
+    def store(self) -> Path:
+        """Return the folder of the store."""
+        return self.root / "store"
+
+    def create(self) -> None:
+        """Make the folders that are missing, for the owner alone. Raises: UnsafeHome, StoreFailed, StoreFull."""
+        make_private_folder(self.root)
+        make_private_folder(self.store)
+        for name in ("blobs", "manifests", "sessions", "staging", "trash"):
+            make_private_folder(self.store / name)
+        make_private_folder(self.logs)

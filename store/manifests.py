@@ -1,0 +1,88 @@
+"""Manifest files. The presence of `<id>.qwnbak` under its name is what commits a backup."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..codec import manifest_file
+from ..state.crash_points import Checkpoint, no_checkpoint
+from ..state.errors import BackupNotFound
+from ..state.ids import BackupId, is_backup_id, parse_backup_id
+from .files import create_exclusive, store_error, sync_folder, translated, write_all
+from .staging import Staging
+
+SUFFIX = ".qwnbak"
+
+
+class ManifestStore:
+    """Manifests under one folder."""
+
+    def __init__(self, folder: Path, trash: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
+        self._folder, self._trash, self._checkpoint = folder, trash, checkpoint
+
+    def path(self, backup_id: str) -> Path:
+        """Return where a manifest lies. Raises: InvalidId."""
+        return self._folder / (parse_backup_id(backup_id) + SUFFIX)
+
+    def write(self, staging: Staging, backup_id: str, raw: bytes) -> None:
+        """Commit a manifest's JSON. Durability: on return it survives power loss. Raises: StoreFull, StoreFailed."""
+        target, temporary = self.path(backup_id), staging.new_path()
+        try:
+            fd = create_exclusive(temporary)
+            try:
+                self._checkpoint("manifest.created")
+                write_all(fd, [memoryview(manifest_file.pack(raw))])
+                self._checkpoint("manifest.written")
+                os.fsync(fd)
+                self._checkpoint("manifest.synced")
+            finally:
+                os.close(fd)
+            os.replace(temporary, target)
+            self._checkpoint("manifest.replaced")
+            sync_folder(self._folder)
+            self._checkpoint("manifest.directory-synced")
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise store_error(error, "write manifest", target) from error
+
+    def read(self, backup_id: str) -> bytes:
+        """Return a manifest's JSON. Raises: BackupNotFound, ManifestDamaged, StoreFailed."""
+        path = self.path(backup_id)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise BackupNotFound(f"backup {backup_id} has no manifest") from error
+        except OSError as error:
+            raise store_error(error, "open", path) from error
+        with translated("read", path), os.fdopen(fd, "rb") as file:
+            packed = file.read(manifest_file.MAX_MANIFEST_BYTES + 1)
+        return manifest_file.unpack(packed)
+
+    def size_bytes(self, backup_id: str) -> int:
+        """Return the size of a manifest's file. Raises: BackupNotFound."""
+        try:
+            return self.path(backup_id).stat().st_size
+        except FileNotFoundError as error:
+            raise BackupNotFound(f"backup {backup_id} has no manifest") from error
+
+    def ids(self) -> Iterator[BackupId]:
+        """Yield the id of every committed manifest, in no order."""
+        with translated("list", self._folder), os.scandir(self._folder) as entries:
+            for entry in entries:
+                stem = entry.name.removesuffix(SUFFIX)
+                if stem != entry.name and is_backup_id(stem):
+                    yield BackupId(stem)
+
+    def remove(self, backup_id: str) -> None:
+        """Move a manifest to the trash, durably. Raises: BackupNotFound, StoreFailed."""
+        path = self.path(backup_id)
+        try:
+            os.replace(path, self._trash / path.name)
+            sync_folder(self._trash)
+            sync_folder(self._folder)
+        except FileNotFoundError as error:
+            raise BackupNotFound(f"backup {backup_id} has no manifest") from error
+        except OSError as error:
+            raise store_error(error, "remove", path) from error

@@ -1,0 +1,68 @@
+"""Per-session sidecars: what the user said of a session (pins, TTLs, title), so that an index rebuild loses nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from blake3 import blake3
+
+from ..state.ids import parse_session_id
+from .files import translated, write_private
+
+
+@dataclass(slots=True)
+class Sidecar:
+    """One session's choices. `expires_at` (seconds since the epoch) overrides the default TTL of a backup."""
+
+    session_id: str
+    title: str | None = None
+    pinned: set[str] = field(default_factory=set)
+    expires_at: dict[str, float] = field(default_factory=dict)
+
+
+class SidecarStore:
+    """Sidecars under one folder, named by the digest of the session id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _path(self, session_id: str) -> Path:
+        return self._folder / (blake3(parse_session_id(session_id).encode()).hexdigest()[:32] + ".json")
+
+    def read(self, session_id: str) -> Sidecar:
+        """Return a session's sidecar; an absent or unreadable one is empty (the index holds the same facts)."""
+        path = self._path(session_id)
+        try:
+            with translated("read", path):
+                raw: Any = orjson.loads(path.read_bytes()) if path.is_file() else {}
+        except orjson.JSONDecodeError:
+            raw = {}
+        if not isinstance(raw, dict):
+            raw = {}
+        title, pins, expiries = raw.get("title"), raw.get("pinned"), raw.get("expires_at")
+        return Sidecar(
+            session_id,
+            title if isinstance(title, str) else None,
+            {p for p in pins if isinstance(p, str)} if isinstance(pins, list) else set(),
+            {k: float(v) for k, v in expiries.items() if isinstance(v, (int, float))}
+            if isinstance(expiries, dict)
+            else {},
+        )
+
+    def write(self, sidecar: Sidecar) -> None:
+        """Replace a session's sidecar, durably; an empty one is removed. Raises: StoreFull, StoreFailed."""
+        path = self._path(sidecar.session_id)
+        if sidecar.title is None and not sidecar.pinned and not sidecar.expires_at:
+            with translated("remove", path):
+                path.unlink(missing_ok=True)
+            return
+        body = {
+            "session_id": sidecar.session_id,
+            "title": sidecar.title,
+            "pinned": sorted(sidecar.pinned),
+            "expires_at": sidecar.expires_at,
+        }
+        write_private(path, orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
