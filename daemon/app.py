@@ -1,0 +1,184 @@
+"""The HTTP API as a FastAPI application over a catalog."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import FileResponse
+
+from ..state.api import API_VERSION, DIGEST_HEADER
+from ..state.backup import Backup
+from ..state.errors import BadInput, NotFound, TooLarge, TorporError
+from ..state.ids import parse_backup_id, parse_digest, parse_session_id
+from ..state.manifest import BlobRef
+from ..state.problems import MEDIA_TYPE, to_problem
+from .catalog import Catalog
+from .security import MAX_BODY_BYTES
+from .upload import receive_blob
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the daemon says of itself."""
+
+    version: str
+    home: str
+    store: str
+    started_at: float
+    url: Callable[[], str]
+
+
+class BackupChange(BaseModel):
+    """A change of a backup."""
+
+    model_config = ConfigDict(extra="forbid")
+    pinned: bool
+
+
+class Digests(BaseModel):
+    """Blobs to ask for, by digest and size in bytes."""
+
+    model_config = ConfigDict(extra="forbid")
+    blobs: dict[str, int]
+
+
+def create_app(catalog: Catalog, about: About, clock: Callable[[], float]) -> FastAPI:
+    """Build the application. Security lies in front of it (daemon/security.py)."""
+    app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
+    app.add_exception_handler(TorporError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(StarletteHTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_error)
+    _add_status(app, catalog, about, clock)
+    _add_backups(app, catalog)
+    _add_blobs(app, catalog)
+    return app
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, TorporError):
+        error = TorporError(f"{type(error).__name__}: {error}")
+    return Response(orjson.dumps(to_problem(error)), error.http_status, media_type=MEDIA_TYPE)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return await _on_error(request, BadInput(f"{where}: {first['msg']}"))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
+    problem["status"] = error.status_code
+    return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
+
+
+def _add_status(app: FastAPI, catalog: Catalog, about: About, clock: Callable[[], float]) -> None:
+    @app.get("/v1/status")
+    def status() -> Response:
+        """Tell what the daemon holds and how it is."""
+        disk = os.statvfs(about.store)
+        body = {
+            "api_version": API_VERSION,
+            "version": about.version,
+            "pid": os.getpid(),
+            "url": about.url(),
+            "home": about.home,
+            "store": about.store,
+            "started_at": about.started_at,
+            "uptime_s": max(clock() - about.started_at, 0.0),
+            "disk_free_bytes": disk.f_bavail * disk.f_frsize,
+            **asdict(catalog.index.totals()),
+        }
+        return _json(body)
+
+    @app.get("/v1/events")
+    def events(limit: int = Query(50, ge=1, le=1000)) -> Response:
+        """List the newest events."""
+        return _json({"events": catalog.index.recent_events(limit)})
+
+
+def _add_backups(app: FastAPI, catalog: Catalog) -> None:
+    @app.get("/v1/backups")
+    def list_backups(
+        session_id: str | None = None, limit: int = Query(50, ge=1, le=10_000), before: str | None = None
+    ) -> Response:
+        """List backups, newest first."""
+        rows = catalog.index.list_backups(
+            session_id=None if session_id is None else parse_session_id(session_id),
+            limit=limit,
+            before=None if before is None else parse_backup_id(before),
+        )
+        return _json({"backups": [_backup(row) for row in rows]})
+
+    @app.get("/v1/backups/{ref}")
+    def get_backup(ref: str) -> Response:
+        """Return one backup, by its id or as the newest of a session."""
+        return _json(_backup(catalog.resolve(ref)))
+
+    @app.get("/v1/backups/{backup_id}/manifest")
+    def get_manifest(backup_id: str) -> Response:
+        """Return a manifest as canonical JSON."""
+        raw = catalog.manifest_json(backup_id)
+        digest = catalog.index.backup(backup_id).manifest_digest
+        return Response(raw, media_type="application/json", headers={DIGEST_HEADER: digest})
+
+    @app.put("/v1/backups/{backup_id}", status_code=201)
+    async def put_backup(backup_id: str, request: Request) -> Response:
+        """Commit a manifest; the same content a second time changes nothing."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLarge(f"a manifest of more than {MAX_BODY_BYTES} bytes")
+        record = await run_in_threadpool(catalog.commit, backup_id, bytes(body))
+        return _json(_backup(record), 201)
+
+    @app.patch("/v1/backups/{backup_id}")
+    def patch_backup(backup_id: str, change: BackupChange) -> Response:
+        """Pin or unpin a backup."""
+        return _json(_backup(catalog.set_pinned(backup_id, change.pinned)))
+
+    @app.delete("/v1/backups/{backup_id}", status_code=204)
+    def delete_backup(backup_id: str) -> Response:
+        """Remove a backup."""
+        catalog.remove(backup_id)
+        return Response(status_code=204)
+
+
+def _backup(record: Backup) -> dict[str, Any]:
+    return asdict(record)
+
+
+def _add_blobs(app: FastAPI, catalog: Catalog) -> None:
+    @app.post("/v1/blobs/missing")
+    def missing(digests: Digests) -> Response:
+        """Return which of some blobs the store lacks."""
+        refs = [BlobRef(parse_digest(digest), size) for digest, size in digests.blobs.items()]
+        return _json({"missing": catalog.blobs.missing(refs)})
+
+    @app.put("/v1/blobs/{digest}", status_code=201)
+    async def put_blob(digest: str, request: Request) -> Response:
+        """Store a blob; its bytes must have the digest."""
+        return _json(await receive_blob(catalog.blobs, catalog.staging, parse_digest(digest), request), 201)
+
+    @app.get("/v1/blobs/{digest}")
+    def get_blob(digest: str) -> Response:
+        """Return a blob's bytes (ranges are served)."""
+        os.close(catalog.blobs.open(digest))
+        return FileResponse(catalog.blobs.path(digest), media_type="application/octet-stream")

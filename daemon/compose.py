@@ -1,0 +1,151 @@
+"""Put the daemon together and run it: the one place where the parts meet."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+
+from ..db.index import Index
+from ..state.api import API_VERSION
+from ..state.errors import TorporError
+from ..store import staging as staging_folders
+from ..store.blobs import BlobStore
+from ..store.crash import from_environment
+from ..store.home import Home
+from ..store.manifests import ManifestStore
+from ..store.sidecars import SidecarStore
+from ..store.staging import Staging
+from .catalog import Catalog
+from .instance import InstanceLock, Listening, announce, load_token
+from .settings import Settings
+
+log = logging.getLogger("torpor.daemon")
+HOUSEKEEPING_S = 3600.0
+
+
+def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
+    """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
+
+    Raises: DaemonAlreadyRunning, UnsafeHome, IndexDamaged, StoreFull, StoreFailed.
+    """
+    os.umask(0o077)
+    home.create()
+    with ExitStack() as stack:
+        stack.callback(InstanceLock(home).close)
+        _log_to_file(home, settings)
+        token = load_token(home)
+        catalog = compose(home, settings, stack)
+        found = catalog.reconcile()
+        log.info("reconciled: %s", asdict(found))
+        _run(home, settings, catalog, token, on_ready, stack)
+
+
+def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
+    """Open the store and the index of a home; `stack` closes them."""
+    checkpoint = from_environment(os.environ)
+    swept = staging_folders.sweep(home.store / "staging")
+    if swept:
+        log.info("removed %d staging folders of dead writers", swept)
+    staging = Staging(home.store / "staging")
+    stack.callback(staging.close)
+    index = Index(home.index, checkpoint)
+    stack.callback(index.close)
+    return Catalog(
+        index=index,
+        blobs=BlobStore(home.store / "blobs", checkpoint),
+        manifests=ManifestStore(home.store / "manifests", home.store / "trash", checkpoint),
+        sidecars=SidecarStore(home.store / "sessions"),
+        staging=staging,
+        ttl_s=settings.ttl_s,
+        checkpoint=checkpoint,
+    )
+
+
+def _run(
+    home: Home,
+    settings: Settings,
+    catalog: Catalog,
+    token: str,
+    on_ready: Callable[[dict[str, object]], None],
+    stack: ExitStack,
+) -> None:
+    import uvicorn
+
+    from .app import About, create_app
+    from .security import Gate
+    from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
+
+    tcp, unix = bind_tcp(settings.port), bind_unix(home.socket)
+    port = tcp.getsockname()[1]
+    listening = Listening(
+        api_version=API_VERSION,
+        version=version("torpor"),
+        pid=os.getpid(),
+        url=f"http://127.0.0.1:{port}",
+        socket=str(home.socket) if unix is not None else None,
+        started_at=time.time(),
+    )
+    about = About(listening.version, str(home.root), str(home.store), listening.started_at, lambda: listening.url)
+    hosts = allowed_hosts(port, settings.allowed_hosts)
+    app = Gate(create_app(catalog, about, time.time), token=token, allowed_hosts=lambda: hosts)
+
+    class Announcing(QuietServer):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            announce(home, listening)
+            on_ready(asdict(listening))
+
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+    )
+    stack.callback(home.daemon_json.unlink, missing_ok=True)
+    stack.callback(home.socket.unlink, missing_ok=True)
+    stopping = threading.Event()
+    keeper = threading.Thread(
+        target=_housekeeping, args=(catalog, settings, stopping), name="housekeeping", daemon=True
+    )
+    keeper.start()
+    try:
+        Announcing(config).run([s for s in (tcp, unix) if s is not None])
+    finally:
+        stopping.set()
+        keeper.join(timeout=10)
+    log.info("stopped")
+
+
+def _housekeeping(catalog: Catalog, settings: Settings, stopping: threading.Event) -> None:
+    """Remove orphans once an hour; the first time an hour after the start, so that a start stays light."""
+    while not stopping.wait(HOUSEKEEPING_S):
+        try:
+            removed = catalog.remove_orphans(settings.orphan_grace_hours * 3600.0)
+            if removed:
+                log.info("removed %d blobs that no backup needs", removed)
+        except TorporError as error:
+            log.warning("housekeeping: %s", error.detail)
+
+
+def _log_to_file(home: Home, settings: Settings) -> None:
+    handler = logging.handlers.RotatingFileHandler(
+        home.logs / "daemon.log", maxBytes=2 << 20, backupCount=3, encoding="utf-8"
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    logging.getLogger("alembic").setLevel(logging.WARNING)

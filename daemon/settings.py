@@ -1,0 +1,70 @@
+"""Settings of the daemon: `config.toml` in the home folder, then `TORPOR_*` in the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ..state.errors import InvalidSettings
+from ..store.home import Home
+
+DAY_S = 86_400.0
+
+
+class Settings(BaseSettings):
+    """What the user may set. Every field has an environment variable: its name in capitals behind `TORPOR_`."""
+
+    model_config = SettingsConfigDict(env_prefix="TORPOR_", extra="ignore", frozen=True)
+
+    port: int = Field(7717, ge=0, le=65535, description="TCP port on 127.0.0.1; 0 takes any free one")
+    ttl_days: float = Field(7.0, gt=0, description="how long a backup is kept unless it is pinned")
+    allowed_hosts: list[str] = Field(
+        default_factory=list, description="further Host headers to accept, e.g. of a container"
+    )
+    orphan_grace_hours: float = Field(24.0, ge=0, description="age at which a blob that no backup needs is removed")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+    @property
+    def ttl_s(self) -> float:
+        """Return the default TTL in seconds."""
+        return self.ttl_days * DAY_S
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: explicit values, environment, then the file."""
+        home = Home.from_environment(os.environ)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home.root / "config.toml")
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings. Raises: InvalidSettings."""
+    try:
+        return Settings(**{k: v for k, v in (overrides or {}).items() if v is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidSettings(f"{name}: {first['msg']}") from error
+    except (OSError, ValueError) as error:
+        raise InvalidSettings(f"config.toml cannot be read: {error}") from error
+
+
+def config_path(home: Home) -> Path:
+    """Return where the settings file lies."""
+    return home.root / "config.toml"

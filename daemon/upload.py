@@ -1,0 +1,86 @@
+"""Receive a blob over HTTP from a client that shares no files: the same steps as a local write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from ..state.errors import BadInput, TooLarge
+from ..state.ids import Digest
+from ..state.manifest import BlobRef
+from ..store.blobs import BlobStore
+from ..store.files import create_exclusive, store_error
+from ..store.staging import Staging
+from .security import MAX_BLOB_BYTES
+
+_BUFFER_BYTES = 1 << 20  # what is collected before it is handed to a thread that hashes and writes it
+
+
+class _Incoming:
+    def __init__(self, path: Path) -> None:
+        self.path, self.size_bytes, self._hasher = path, 0, blake3()
+        self._fd = create_exclusive(path)
+
+    def write(self, data: bytes) -> None:
+        self._hasher.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self.size_bytes += len(data)
+
+    def finish(self) -> str:
+        os.fsync(self._fd)
+        return self._hasher.hexdigest()
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+async def receive_blob(blobs: BlobStore, staging: Staging, digest: Digest, request: Request) -> dict[str, Any]:
+    """Stream a request's body into the store under `digest`.
+
+    Raises: BadInput (other bytes than the digest says), TooLarge, StoreFull, StoreFailed. Nothing is kept then.
+    """
+    path = staging.new_path()
+    try:
+        incoming = _Incoming(path)
+        try:
+            async for piece in _pieces(request):
+                if incoming.size_bytes + len(piece) > MAX_BLOB_BYTES:
+                    raise TooLarge(f"a blob of more than {MAX_BLOB_BYTES} bytes")
+                await run_in_threadpool(incoming.write, piece)
+            actual = await run_in_threadpool(incoming.finish)
+        finally:
+            incoming.close()
+        if actual != digest:
+            raise BadInput(f"the body has digest {actual[:16]}…, not {digest[:16]}…", hint="Send the bytes again.")
+        ref = BlobRef(digest, incoming.size_bytes)
+        await run_in_threadpool(_publish, blobs, path, ref)
+    except OSError as error:
+        raise store_error(error, "receive a blob into", path.parent) from error
+    finally:
+        if path.exists():
+            path.unlink()
+    return {"digest": ref.digest, "size_bytes": ref.size_bytes}
+
+
+def _publish(blobs: BlobStore, path: Path, ref: BlobRef) -> None:
+    unsynced: set[Path] = set()
+    blobs.publish(path, ref, unsynced)
+    blobs.sync_folders(unsynced)
+
+
+async def _pieces(request: Request) -> Any:
+    buffer = bytearray()
+    async for chunk in request.stream():
+        buffer += chunk
+        if len(buffer) >= _BUFFER_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)

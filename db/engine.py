@@ -1,0 +1,49 @@
+"""SQLite connections: exactly one that writes and checkpoints, and read-only ones beside it.
+
+SQLite before 3.51.3 can reset its WAL wrongly when two connections checkpoint at once; with one writer it cannot.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import QueuePool, StaticPool
+
+BUSY_TIMEOUT_S = 10.0
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rwc"
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
+    )
+    try:
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA cache_size = -4096")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def writer_engine(path: Path) -> Engine:
+    """Return the engine of the one connection that writes. Its transactions are `BEGIN IMMEDIATE`."""
+    engine = create_engine("sqlite://", creator=lambda: _connect(path, read_only=False), poolclass=StaticPool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def reader_engine(path: Path) -> Engine:
+    """Return the engine of the connections that only read."""
+    engine = create_engine(
+        "sqlite://", creator=lambda: _connect(path, read_only=True), poolclass=QueuePool, pool_size=4, max_overflow=4
+    )
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine

@@ -1,0 +1,229 @@
+"""The index over SQLAlchemy: one class that owns the file, one transaction a change."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from ..state.backup import Backup
+from ..state.crash_points import Checkpoint, no_checkpoint
+from ..state.errors import BackupNotFound, Conflict, IndexDamaged, SessionNotFound, StoreFailed, StoreFull, TorporError
+from . import queries
+from .engine import reader_engine, writer_engine
+from .migrate import migrate
+from .records import Totals
+from .schema import backup_blobs, backups, blobs, events, outbox, sessions
+
+# Text and tokens go up before vision, vision before KV; media with the text, since nothing can rebuild it.
+_PRIORITY = {"metadata": 0, "text_context": 0, "tokens": 0, "config_snapshot": 0, "media": 1, "vision_cache": 2}
+_KV_PRIORITY = 3
+EVENTS_KEPT = 10_000
+
+
+class Index:
+    """The open index. Reads may run beside the one writer. Raises on opening: IndexDamaged, StoreFull, StoreFailed."""
+
+    def __init__(self, path: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
+        self._checkpoint, self._write_lock = checkpoint, threading.Lock()
+        self._writer, self._reader = writer_engine(path), reader_engine(path)
+        with _translated():
+            self.migrated = migrate(self._writer, path)
+
+    def close(self) -> None:
+        """Checkpoint and close."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._write_lock, _translated(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with _translated(), self._reader.begin() as connection:
+            yield connection
+
+    def commit_backup(
+        self, record: Backup, blob_sizes: dict[str, tuple[int, str]], *, now: float, enqueue: bool
+    ) -> bool:
+        """Insert a backup, its blobs and (with `enqueue`) its outbox rows in one transaction.
+
+        Returns False when the same backup is there already. Durability: on return it survives power loss.
+        Raises: Conflict when the id is taken by another manifest.
+        """
+        with self._writing() as connection:
+            self._checkpoint("index.begun")
+            known = connection.scalar(select(backups.c.manifest_digest).where(backups.c.id == record.id))
+            if known is not None:
+                if known.hex() != record.manifest_digest:
+                    raise Conflict(f"backup {record.id} exists with other content")
+                return False
+            _insert_session(connection, record)
+            _insert_backup(connection, record, blob_sizes, now)
+            if enqueue:
+                _insert_outbox(connection, record, now)
+            self._checkpoint("index.inserted")
+        self._checkpoint("index.committed")
+        return True
+
+    def remove_backup(self, backup_id: str) -> None:
+        """Remove a backup, the links to its blobs, and the session when it was the last one. Raises: BackupNotFound."""
+        with self._writing() as connection:
+            session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
+            if session_id is None:
+                raise BackupNotFound(f"there is no backup {backup_id}")
+            connection.execute(delete(backups).where(backups.c.id == backup_id))
+            used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
+            connection.execute(delete(blobs).where(~used.exists()))
+            left = connection.scalar(select(func.count()).where(backups.c.session_id == session_id))
+            if not left:
+                connection.execute(delete(sessions).where(sessions.c.id == session_id))
+
+    def set_pinned(self, backup_id: str, pinned: bool) -> None:
+        """Pin or unpin a backup. Raises: BackupNotFound."""
+        with self._writing() as connection:
+            if not connection.execute(update(backups).where(backups.c.id == backup_id).values(pinned=pinned)).rowcount:
+                raise BackupNotFound(f"there is no backup {backup_id}")
+
+    def set_title(self, session_id: str, title: str | None) -> None:
+        """Name a session. Raises: SessionNotFound."""
+        with self._writing() as connection:
+            if not connection.execute(update(sessions).where(sessions.c.id == session_id).values(title=title)).rowcount:
+                raise SessionNotFound(f"there is no session {session_id}")
+
+    def add_event(
+        self,
+        *,
+        at: float,
+        level: str,
+        kind: str,
+        detail: str,
+        session_id: str | None = None,
+        backup_id: str | None = None,
+    ) -> None:
+        """Note an event; the oldest beyond `EVENTS_KEPT` go."""
+        with self._writing() as connection:
+            row = {"at": at, "level": level, "kind": kind, "detail": detail}
+            key = connection.execute(
+                insert(events).values(**row, session_id=session_id, backup_id=backup_id)
+            ).inserted_primary_key
+            if key is not None:
+                connection.execute(delete(events).where(events.c.id <= key[0] - EVENTS_KEPT))
+
+    def backup(self, backup_id: str) -> Backup:
+        """Return one backup. Raises: BackupNotFound."""
+        with self._reading() as connection:
+            return queries.backup(connection, backup_id)
+
+    def newest(self, session_id: str) -> Backup:
+        """Return the newest backup of a session. Raises: SessionNotFound."""
+        with self._reading() as connection:
+            return queries.newest(connection, session_id)
+
+    def list_backups(
+        self, *, session_id: str | None = None, limit: int = 50, before: str | None = None
+    ) -> list[Backup]:
+        """Return backups, newest first, optionally of one session and older than the backup `before`."""
+        with self._reading() as connection:
+            return queries.list_backups(connection, session_id, limit, before)
+
+    def all_ids(self) -> set[str]:
+        """Return the id of every backup."""
+        with self._reading() as connection:
+            return set(connection.scalars(select(backups.c.id)))
+
+    def needs_blob(self, digest: str) -> bool:
+        """Tell whether some backup needs a blob."""
+        with self._reading() as connection:
+            return connection.scalar(select(blobs.c.layer).where(blobs.c.digest == bytes.fromhex(digest))) is not None
+
+    def totals(self) -> Totals:
+        """Return counts over the whole index."""
+        with self._reading() as connection:
+            return queries.totals(connection)
+
+    def recent_events(self, limit: int = 50) -> list[dict[str, object]]:
+        """Return the newest events, newest first."""
+        with self._reading() as connection:
+            rows = connection.execute(select(events).order_by(events.c.id.desc()).limit(limit))
+            return [dict(row._mapping) for row in rows]
+
+
+def _insert_session(connection: Connection, record: Backup) -> None:
+    row = {"id": record.session_id, "title": record.title}
+    statement = upsert(sessions).values(**row, created_at=record.created_at, updated_at=record.created_at)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[sessions.c.id],
+            set_={"updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at)},
+        )
+    )
+
+
+def _insert_backup(connection: Connection, record: Backup, blob_sizes: dict[str, tuple[int, str]], now: float) -> None:
+    row = asdict(record)
+    del row["title"]
+    row["layers"] = " ".join(record.layers)
+    row["manifest_digest"] = bytes.fromhex(record.manifest_digest)
+    connection.execute(insert(backups).values(**row))
+    if not blob_sizes:
+        return
+    keys = {digest: bytes.fromhex(digest) for digest in blob_sizes}
+    connection.execute(
+        upsert(blobs).on_conflict_do_nothing(),
+        [
+            {"digest": keys[digest], "size_bytes": size, "layer": layer, "created_at": now}
+            for digest, (size, layer) in blob_sizes.items()
+        ],
+    )
+    connection.execute(insert(backup_blobs), [{"backup_id": record.id, "digest": key} for key in keys.values()])
+
+
+def _insert_outbox(connection: Connection, record: Backup, now: float) -> None:
+    rows = [
+        {
+            "backup_id": record.id,
+            "layer": layer,
+            "priority": _PRIORITY.get(layer, _KV_PRIORITY),
+            "state": "pending",
+            "attempts": 0,
+            "next_at": now,
+            "created_at": now,
+        }
+        for layer in record.layers
+    ]
+    if rows:
+        connection.execute(insert(outbox), rows)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Translate SQLite's errors into the tree."""
+    try:
+        yield
+    except TorporError:
+        raise
+    except (DatabaseError, sqlite3.DatabaseError) as error:
+        raise _index_error(error) from error
+
+
+def _index_error(error: Exception) -> TorporError:
+    origin = getattr(error, "orig", None) or error
+    code = getattr(origin, "sqlite_errorcode", None)
+    primary = code & 0xFF if isinstance(code, int) else None
+    if primary == sqlite3.SQLITE_FULL:
+        return StoreFull(f"the index cannot grow: {origin}")
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return IndexDamaged(f"the index is damaged: {origin}")
+    if isinstance(error, OperationalError) or isinstance(origin, sqlite3.OperationalError):
+        return StoreFailed(f"the index cannot be used: {origin}")
+    return IndexDamaged(f"the index refused a change: {origin}")

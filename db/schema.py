@@ -1,0 +1,105 @@
+"""Tables of the index. Times are seconds since the epoch (UTC), digests 32 raw bytes, sizes bytes."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+# The newest migration under migrations/versions; a test compares the two.
+REVISION = "0001"
+
+metadata = MetaData()
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("title", Text),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+backups = Table(
+    "backups",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("session_id", Text, ForeignKey("sessions.id"), nullable=False),
+    Column("parent_id", Text),  # no foreign key: a parent may be removed, or live on another machine
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("pinned", Boolean, nullable=False),
+    Column("adapter", Text, nullable=False),
+    Column("model_name", Text),
+    Column("weights_hash", Text),
+    Column("encoder_hash", Text),
+    Column("tokenizer_hash", Text),
+    Column("layers", Text, nullable=False),  # names, separated by spaces
+    Column("tokens", Integer, nullable=False),
+    Column("bytes_total", Integer, nullable=False),
+    Column("bytes_written", Integer, nullable=False),
+    Column("manifest_digest", LargeBinary(32), nullable=False),
+    Column("manifest_bytes", Integer, nullable=False),
+    Index("ix_backups_session", "session_id", "created_at", "id"),
+    Index("ix_backups_created", "created_at", "id"),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("layer", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+backup_blobs = Table(
+    "backup_blobs",
+    metadata,
+    Column("backup_id", Text, ForeignKey("backups.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", LargeBinary(32), ForeignKey("blobs.digest"), primary_key=True),
+    Index("ix_backup_blobs_digest", "digest"),
+    sqlite_with_rowid=False,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("backup_id", Text, ForeignKey("backups.id", ondelete="CASCADE"), nullable=False),
+    Column("layer", Text, nullable=False),
+    Column("priority", Integer, nullable=False),  # lower goes first
+    Column("state", Text, nullable=False),  # pending | leased | done | dead
+    Column("lease_owner", Text),  # boot id and pid
+    Column("lease_until", Float),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float, nullable=False),
+    Column("error_class", Text),
+    Column("error", Text),
+    Column("created_at", Float, nullable=False),
+    Index("ix_outbox_due", "state", "next_at", "priority"),
+    Index("ix_outbox_backup", "backup_id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("level", Text, nullable=False),  # info | warning | error
+    Column("kind", Text, nullable=False),
+    Column("session_id", Text),
+    Column("backup_id", Text),
+    Column("detail", Text, nullable=False),
+    Index("ix_events_at", "at"),
+)
