@@ -1,0 +1,1 @@
+"""One file per inference engine: how its session is captured and put back."""

@@ -1,0 +1,196 @@
+"""KV caches of the transformers library as the SDK's ports: capture, blocks, and back.
+
+Layers hold `keys` and `values` of shape `[batch, head, token, dim]`. Only plain full-attention layers (DynamicLayer and
+StaticLayer) have a block form here; what is not is named by `why_unsupported` and its tokens are prefilled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+
+from ..codec.torch_bridge import byte_view
+from ..state.errors import SnapshotLost, UnsupportedState
+from ..state.manifest import BLOCK_TOKENS, KVCache, KVLayer, KVLayout
+from ..state.tensors import DTYPE_SIZES
+from .cache_watch import plain_class, watch
+
+if TYPE_CHECKING:
+    from ..client.capture import KVView
+
+Tensors = list[torch.Tensor]  # K0, V0, K1, V1, …
+
+
+def why_unsupported(cache: Any) -> str | None:
+    """Return why a cache has no block form here, or None when it has one."""
+    if not isinstance(cache, Cache):
+        return f"a {type(cache).__name__} is not a transformers Cache"
+    if not cache.layers:
+        return "the cache is empty"
+    for i, layer in enumerate(cache.layers):
+        if type(layer) not in (DynamicLayer, StaticLayer):
+            return f"layer {i} is a {type(layer).__name__}, which is not kept in token blocks"
+        if not layer.is_initialized:
+            return f"layer {i} holds nothing yet"
+    lengths = {int(layer.get_seq_length()) for layer in cache.layers}
+    if len(lengths) != 1:
+        return f"the cache is torn: its layers hold {sorted(lengths)} tokens"
+    return "the cache is empty" if lengths == {0} else None
+
+
+def layout_of(cache: Any) -> KVLayout:
+    """Return the geometry of a supported cache. Raises: UnsupportedState on mixed dtypes or batch sizes."""
+    layers, dtypes, batches = [], set(), set()
+    for layer in cache.layers:
+        batch, heads, _, key_dim = layer.keys.shape
+        layers.append(KVLayer(heads, key_dim, layer.values.shape[-1]))
+        dtypes |= {layer.keys.dtype, layer.values.dtype}
+        batches.add(batch)
+    name = str(next(iter(dtypes))).removeprefix("torch.")
+    if len(dtypes) != 1 or len(batches) != 1 or name not in DTYPE_SIZES:
+        raise UnsupportedState(f"a cache of dtypes {sorted(map(str, dtypes))} and batch sizes {sorted(batches)}")
+    return KVLayout(name, batches.pop(), tuple(layers), BLOCK_TOKENS)
+
+
+def _tensors(cache: Any) -> Tensors:
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+
+
+def _segments(views: Sequence[numpy.ndarray[Any, Any]], start: int, stop: int) -> list[memoryview]:
+    """Cut the segments of a block out of byte views `[batch, head, token, bytes]`, in block order."""
+    return [
+        view[row, head, start:stop].reshape(-1).data
+        for view in views
+        for row in range(view.shape[0])
+        for head in range(view.shape[1])
+    ]
+
+
+class LiveCache:
+    """A supported transformers cache as a `LiveKV`."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache, self.layout = cache, layout_of(cache)
+        self.tokens = int(cache.get_seq_length())
+        self.cache_class = plain_class(cache).__name__
+        self._appends_only = all(type(layer) is DynamicLayer for layer in cache.layers)
+
+    @property
+    def cache(self) -> object:
+        """Return the live cache object."""
+        return self._cache
+
+    @property
+    def appends_only(self) -> bool:
+        """Whether every layer replaces its tensors instead of writing into them."""
+        return self._appends_only
+
+    def unchanged_tokens(self) -> int:
+        """Return how many leading tokens survived since the last mark."""
+        return watch(self._cache).unchanged if self._appends_only else 0
+
+    def mark(self) -> None:
+        """Watch the cache from its present length on."""
+        if self._appends_only:
+            watch(self._cache).unchanged = self.tokens
+
+    def witness(self, token: int) -> bytes:
+        """Return one token's keys and values of every layer."""
+        rows = [t[:, :, token].detach().reshape(-1).view(torch.uint8) for t in _tensors(self._cache)]
+        return bytes(torch.cat(rows).cpu().numpy())
+
+    def copy(self, start: int, stop: int, into: memoryview) -> None:
+        """Copy tokens into a block image."""
+        image, at = torch.frombuffer(into, dtype=torch.uint8), 0
+        for tensor in _tensors(self._cache):
+            part = tensor.detach()[:, :, start:stop]
+            size = part.numel() * part.element_size()
+            image[at : at + size].view(part.dtype).view(part.shape).copy_(part)
+            at += size
+
+    def hold(self) -> KVView:
+        """Keep the present tensors until they are written."""
+        return _Held([t.detach() for t in _tensors(self._cache)])
+
+    def follow(self) -> KVView:
+        """Read the live tensors block by block."""
+        follower = _Following(self._cache)
+        watch(self._cache).follow(follower)
+        return follower
+
+
+class _Held:
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        on_host = all(t.device.type == "cpu" for t in tensors)
+        self._views = [byte_view(t) for t in tensors] if on_host else None
+
+    def block(self, start: int, stop: int) -> Sequence[memoryview]:
+        if self._views is not None:
+            return _segments(self._views, start, stop)
+        parts = [byte_view(t[:, :, start:stop].to("cpu").contiguous()) for t in self._tensors]
+        return _segments(parts, 0, stop - start)
+
+
+class _Following:
+    """Reads tokens that were in the cache at the capture; whoever is about to change them calls `freeze` first."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self._frozen: _Held | None = None
+
+    def freeze(self) -> None:
+        self._frozen = _Held([t.detach() for t in _tensors(self._cache)])
+        self._cache = None
+
+    def block(self, start: int, stop: int) -> Sequence[memoryview]:
+        frozen, cache = self._frozen, self._cache
+        if frozen is not None or cache is None:
+            assert self._frozen is not None
+            return self._frozen.block(start, stop)
+        segments: list[memoryview] = []
+        for layer in list(cache.layers):
+            for tensor in (layer.keys, layer.values):
+                if tensor is None or tensor.shape[-2] < stop:
+                    if self._frozen is not None:
+                        return self._frozen.block(start, stop)
+                    raise SnapshotLost("the live cache was cut before the save had read it")
+                copy = tensor.detach()[:, :, start:stop].to("cpu", copy=True).contiguous()
+                segments.extend(_segments([byte_view(copy)], 0, stop - start))
+        # A change between the first and the last layer froze the tensors as they were: read those instead.
+        return segments if self._frozen is None else self._frozen.block(start, stop)
+
+
+class CacheSink:
+    """Fresh host memory for a cache: one tensor for each K and V, filled block by block."""
+
+    def __init__(self, kv: KVCache) -> None:
+        dtype = getattr(torch, kv.layout.dtype)
+        self.tensors: Tensors = [
+            torch.empty((kv.layout.batch, layer.heads, kv.tokens, dim), dtype=dtype)
+            for layer in kv.layout.layers
+            for dim in (layer.key_dim, layer.value_dim)
+        ]
+        self._views = [byte_view(tensor) for tensor in self.tensors]
+
+    def block(self, start: int, stop: int) -> Sequence[memoryview]:
+        """Return the writable segments of a block."""
+        return _segments(self._views, start, stop)
+
+    def to_cache(self, config: Any, device: Any) -> DynamicCache:
+        """Make a DynamicCache of the filled tensors; on the CPU they are taken over, not copied."""
+        cache = DynamicCache(config=config)
+        for i in range(len(self.tensors) // 2):
+            keys, values = (t.to(device) for t in self.tensors[2 * i : 2 * i + 2])
+            while len(cache.layers) <= i:
+                cache.layers.append(DynamicLayer())
+            layer = cache.layers[i]
+            if type(layer) is not DynamicLayer:
+                raise UnsupportedState(f"layer {i} of this model is a {type(layer).__name__}, not a DynamicLayer")
+            layer.lazy_initialization(keys, values)  # sets dtype, device and the flag; it copies nothing
+            layer.keys, layer.values = keys, values
+        return cache

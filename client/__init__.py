@@ -1,0 +1,24 @@
+"""The SDK that an inference process uses: `connect()`, then `save`, `plan` and `restore`."""
+
+from ..state.backup import Backup
+from ..state.plan import RestorePlan, TargetState
+from .capture import Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
+from .keeper import Keeper, connect
+from .save import SaveHandle
+
+__all__ = [
+    "Backup",
+    "Capture",
+    "KVSink",
+    "KVView",
+    "Keeper",
+    "LiveKV",
+    "RestorePlan",
+    "RestoreTarget",
+    "Restored",
+    "SaveHandle",
+    "SessionSource",
+    "TargetState",
+    "Woken",
+    "connect",
+]

@@ -1,0 +1,125 @@
+"""Calls of the daemon's API, with its errors as the classes that they were there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import orjson
+
+from ..codec.manifest_file import digest_of
+from ..state.api import API_VERSION, DIGEST_HEADER, VERSION_HEADER
+from ..state.backup import Backup
+from ..state.errors import DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
+from ..state.ids import is_backup_id, parse_session_id
+from ..state.problems import from_problem
+from .discover import Endpoint
+
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+
+
+class Api:
+    """The daemon's API. After a restart of the daemon it is looked for once more. Safe to use from several threads."""
+
+    def __init__(self, find: Callable[[], Endpoint]) -> None:
+        self._find, self._lock = find, threading.Lock()
+        self.endpoint, self._http = self._open()
+
+    def _open(self) -> tuple[Endpoint, httpx.Client]:
+        endpoint = self._find()
+        transport = httpx.HTTPTransport(uds=endpoint.socket) if endpoint.socket else None
+        http = httpx.Client(
+            base_url="http://localhost" if endpoint.socket else endpoint.url,
+            headers={"Authorization": f"Bearer {endpoint.token}", VERSION_HEADER: str(API_VERSION)},
+            transport=transport,
+            timeout=TIMEOUT,
+            trust_env=False,
+        )
+        return endpoint, http
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request; a daemon that moved is found again once.
+
+        Raises: DaemonNotRunning, Timeout, and whatever the daemon answers.
+        """
+        used = self._http
+        try:
+            return self._checked(used.request(method, path, **options))
+        except httpx.TimeoutException as error:
+            raise Timeout(f"{method} {path}: no answer in {TIMEOUT.read:.0f} s") from error
+        except httpx.TransportError:
+            http = self._reopen(used)
+        try:
+            return self._checked(http.request(method, path, **options))
+        except httpx.TransportError as error:
+            raise DaemonNotRunning(f"the daemon does not answer: {error}") from error
+
+    def _reopen(self, broken: httpx.Client) -> httpx.Client:
+        with self._lock:
+            if self._http is broken:
+                self.endpoint, self._http = self._open()
+            return self._http
+
+    @staticmethod
+    def _checked(response: httpx.Response) -> httpx.Response:
+        if response.is_success:
+            return response
+        try:
+            problem = orjson.loads(response.read())
+        except orjson.JSONDecodeError:
+            problem = None
+        if not isinstance(problem, dict):
+            raise TorporError(f"HTTP {response.status_code} without a problem: is this a torpor daemon?")
+        raise from_problem(problem)
+
+    def json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a request and return its JSON object."""
+        value: dict[str, Any] = orjson.loads(self.call(method, path, **options).content)
+        return value
+
+    def status(self) -> dict[str, Any]:
+        """Return the daemon's status. Raises: VersionMismatch."""
+        status = self.json("GET", "/v1/status")
+        if status.get("api_version") != API_VERSION:
+            raise VersionMismatch(
+                f"this SDK speaks API version {API_VERSION}, the daemon version {status.get('api_version')}"
+            )
+        return status
+
+    def backup(self, ref: str) -> Backup:
+        """Return a backup by its id, or the newest of a session. Raises: InvalidId, BackupNotFound, SessionNotFound."""
+        checked = ref if is_backup_id(ref) else parse_session_id(ref)
+        return Backup.from_dict(self.json("GET", f"/v1/backups/{checked}"))
+
+    def backups(self, *, session_id: str | None = None, limit: int = 50, before: str | None = None) -> list[Backup]:
+        """Return backups, newest first."""
+        query = {"session_id": session_id, "limit": limit, "before": before}
+        rows = self.json("GET", "/v1/backups", params={k: v for k, v in query.items() if v is not None})
+        return [Backup.from_dict(row) for row in rows["backups"]]
+
+    def manifest(self, backup_id: str) -> bytes:
+        """Return a manifest's JSON, checked. Raises: ManifestDamaged."""
+        response = self.call("GET", f"/v1/backups/{backup_id}/manifest")
+        if digest_of(response.content) != response.headers.get(DIGEST_HEADER):
+            raise ManifestDamaged(f"the manifest of backup {backup_id} changed on its way")
+        return response.content
+
+    def commit(self, backup_id: str, raw: bytes, *, patience_s: float = 10.0) -> Backup:
+        """Commit a manifest, waiting a while for a daemon that is being restarted (a repeated commit is harmless)."""
+        deadline, delay_s = time.monotonic() + patience_s, 0.1
+        while True:
+            try:
+                headers = {"Content-Type": "application/json"}
+                return Backup.from_dict(self.json("PUT", f"/v1/backups/{backup_id}", content=raw, headers=headers))
+            except DaemonNotRunning:
+                if time.monotonic() + delay_s > deadline:
+                    raise
+                time.sleep(delay_s)
+                delay_s = min(delay_s * 2, 2.0)

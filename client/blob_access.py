@@ -1,0 +1,138 @@
+"""Two ways to the blobs with one contract: through shared files, or over HTTP.
+
+Contract of a `BlobAccess` (tests/contract runs one suite over both):
+- `put` stores bytes under their digest; equal bytes are stored once, and it says whether it wrote;
+- after `settle`, everything put before survives power loss;
+- `read_into` fills buffers with exactly the bytes of the digest or raises; several threads may call it at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ..state.crash_points import Checkpoint
+from ..state.errors import BlobDamaged
+from ..state.manifest import BlobRef
+from ..store.blobs import BlobStore, PutResult, digest_buffers
+from ..store.home import Home
+from ..store.staging import Staging
+from .api import Api
+
+
+class BlobAccess(Protocol):
+    """Blobs of one store."""
+
+    def put(self, buffers: Sequence[memoryview]) -> PutResult:
+        """Store the joined bytes of some buffers. Raises: StoreFull, StoreFailed, DaemonNotRunning."""
+        ...
+
+    def settle(self) -> None:
+        """Make everything that was put durable."""
+        ...
+
+    def missing(self, refs: Iterable[BlobRef]) -> list[str]:
+        """Return the digests that the store lacks."""
+        ...
+
+    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+        """Fill buffers with a blob. Raises: BlobNotFound, BlobDamaged, StoreFailed, DaemonNotRunning."""
+        ...
+
+    def read(self, ref: BlobRef) -> memoryview:
+        """Return a blob in fresh memory. Raises: as `read_into`."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held."""
+        ...
+
+
+class SharedFiles:
+    """Blobs through the file system that the daemon uses too."""
+
+    def __init__(self, home: Home, checkpoint: Checkpoint) -> None:
+        self._blobs = BlobStore(home.store / "blobs", checkpoint)
+        self._parent = home.store / "staging"
+        self._staging: Staging | None = None
+        self._unsynced: set[Path] = set()
+        self._lock = threading.Lock()
+
+    def put(self, buffers: Sequence[memoryview]) -> PutResult:
+        """Store bytes. The staging folder is made on first use, so a process that only reads leaves no trace."""
+        with self._lock:
+            if self._staging is None:
+                self._staging = Staging(self._parent)
+            staging = self._staging
+        return self._blobs.put(staging, buffers, self._unsynced)
+
+    def settle(self) -> None:
+        """Sync the folders that got new names."""
+        with self._lock:
+            folders, self._unsynced = self._unsynced, set()
+        self._blobs.sync_folders(folders)
+
+    def missing(self, refs: Iterable[BlobRef]) -> list[str]:
+        """Return the digests that the store lacks."""
+        return self._blobs.missing(refs)
+
+    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+        """Read and check a blob."""
+        self._blobs.read_into(ref, buffers)
+
+    def read(self, ref: BlobRef) -> memoryview:
+        """Read and check a blob into fresh memory."""
+        return self._blobs.read(ref)
+
+    def close(self) -> None:
+        """Remove the staging folder."""
+        with self._lock:
+            if self._staging is not None:
+                self._staging.close()
+                self._staging = None
+
+
+class OverHttp:
+    """Blobs through the API, for a process that shares no files with the daemon."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def put(self, buffers: Sequence[memoryview]) -> PutResult:
+        """Upload bytes unless the store has them. The daemon makes them durable before it answers."""
+        ref = BlobRef(digest_buffers(buffers), sum(b.nbytes for b in buffers))
+        if not self.missing([ref]):
+            return PutResult(ref, written=False)
+        headers = {"Content-Type": "application/octet-stream"}
+        self._api.call("PUT", f"/v1/blobs/{ref.digest}", content=b"".join(buffers), headers=headers)
+        return PutResult(ref, written=True)
+
+    def settle(self) -> None:
+        """Do nothing: each upload was durable when it was answered."""
+
+    def missing(self, refs: Iterable[BlobRef]) -> list[str]:
+        """Return the digests that the store lacks."""
+        wanted = {ref.digest: ref.size_bytes for ref in refs}
+        if not wanted:
+            return []
+        found: list[str] = self._api.json("POST", "/v1/blobs/missing", json={"blobs": wanted})["missing"]
+        return found
+
+    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+        """Download and check a blob, then copy it where it belongs."""
+        body, at = self.read(ref), 0
+        for buffer in buffers:
+            buffer[:] = body[at : at + buffer.nbytes]
+            at += buffer.nbytes
+
+    def read(self, ref: BlobRef) -> memoryview:
+        """Download and check a blob."""
+        body = memoryview(self._api.call("GET", f"/v1/blobs/{ref.digest}").content)
+        if body.nbytes != ref.size_bytes or digest_buffers([body]) != ref.digest:
+            raise BlobDamaged(f"blob {ref.digest[:16]}… does not match its digest")
+        return body
+
+    def close(self) -> None:
+        """Do nothing: the connections are the API's."""

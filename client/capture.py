@@ -1,0 +1,145 @@
+"""What an adapter hands to the SDK and takes from it: the ports between an inference engine and a keeper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..codec.tree import FromLeaf, ToLeaf
+from ..state.backup import Backup
+from ..state.fingerprint import Fingerprint
+from ..state.manifest import KVCache, KVLayout, LayerName
+from ..state.plan import Mode, RestorePlan, TargetState
+
+S = TypeVar("S", covariant=True)
+
+
+class KVView(Protocol):
+    """A readable KV cache that does not change."""
+
+    def block(self, start: int, stop: int) -> Sequence[memoryview]:
+        """Return the segments of tokens `[start, stop)` in block order (codec/kv_blocks.py). Raises: SnapshotLost."""
+        ...
+
+
+class LiveKV(Protocol):
+    """The KV cache of a running session, `tokens` long at the time of the capture."""
+
+    layout: KVLayout
+    tokens: int
+    cache_class: str
+
+    @property
+    def cache(self) -> object:
+        """The live cache object itself; blocks are reused unread only for the same object."""
+        ...
+
+    @property
+    def appends_only(self) -> bool:
+        """Whether tokens, once in, are never written again in place, so that holding the tensors is a snapshot."""
+        ...
+
+    def unchanged_tokens(self) -> int:
+        """Return how many leading tokens are as they were at the last `mark`; 0 if there was none."""
+        ...
+
+    def mark(self) -> None:
+        """Start to watch the cache: from now on `unchanged_tokens` counts from its present length."""
+        ...
+
+    def witness(self, token: int) -> bytes:
+        """Return the bytes of one token's keys and values, to notice a change that nothing announced."""
+        ...
+
+    def copy(self, start: int, stop: int, into: memoryview) -> None:
+        """Copy tokens `[start, stop)` into a buffer, in block order."""
+        ...
+
+    def hold(self) -> KVView:
+        """Return a view that keeps the present tensors alive. Only where `appends_only`."""
+        ...
+
+    def follow(self) -> KVView:
+        """Return a view that reads the live tensors a block at a time, pinning none. Only where `appends_only`."""
+        ...
+
+
+@dataclass(slots=True)
+class Capture:
+    """A consistent picture of a session, taken by an adapter in the calling thread.
+
+    `layers` are nested values of JSON, bytes and whatever `to_leaf` takes; they are encoded before `save` returns.
+    `fingerprint` is called later, in the background: it may have to read all weights.
+    """
+
+    adapter: str
+    layers: Mapping[LayerName, Any]
+    to_leaf: ToLeaf
+    tokens: int = 0
+    kv: LiveKV | None = None
+    fingerprint: Callable[[], Fingerprint] = Fingerprint
+    omitted: dict[str, str] = field(default_factory=dict)
+
+
+class SessionSource(Protocol):
+    """Something that can be saved."""
+
+    def capture(self) -> Capture:
+        """Take a consistent picture, quickly."""
+        ...
+
+
+class KVSink(Protocol):
+    """Memory that a KV cache is read into."""
+
+    def block(self, start: int, stop: int) -> Sequence[memoryview]:
+        """Return writable segments of tokens `[start, stop)` in block order."""
+        ...
+
+
+@dataclass(slots=True)
+class Woken:
+    """Verified layers, ready to be handed to a target. `kv` is the filled sink, None when KV is not reused."""
+
+    plan: RestorePlan
+    layers: dict[LayerName, Any]
+    tokens: int
+    kv_cache: KVCache | None
+    kv: KVSink | None
+
+
+class RestoreTarget(Protocol[S]):
+    """Something that a session can be woken in."""
+
+    @property
+    def from_leaf(self) -> FromLeaf:
+        """How tensors of the small layers come back."""
+        ...
+
+    def describe(self) -> TargetState:
+        """Tell what the target is. It may have to read all weights."""
+        ...
+
+    def allocate(self, kv: KVCache) -> KVSink:
+        """Return fresh memory for a KV cache. The target itself is not touched. Raises: UnsupportedState."""
+        ...
+
+    def adopt(self, woken: Woken) -> S:
+        """Make a live session of verified layers. The first call that may change the target."""
+        ...
+
+    def live(self, session: Any) -> LiveKV | None:
+        """Return the live cache of an adopted session, so that its next save writes only what is new."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Generic[S]):
+    """What `Keeper.restore` gives back."""
+
+    mode: Mode
+    session: S
+    backup: Backup
+    plan: RestorePlan
+    layers: Mapping[LayerName, Any]

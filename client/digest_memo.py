@@ -1,0 +1,59 @@
+"""Remember the digests of tensors that do not change between saves, so that they are neither hashed nor written again.
+
+A leaf carries `memo = (tensor, version)`: torch counts every in-place change of a tensor in `_version`. An entry
+counts only for the same living tensor at the same version.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from ..codec.tree import Leaf
+from ..state.errors import SnapshotLost
+from ..state.manifest import BlobRef
+
+
+class DigestMemo:
+    """Blobs of living tensors."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref[Any], int, list[BlobRef]]] = {}
+        self._lock = threading.Lock()
+
+    def known(self, leaf: Leaf) -> list[BlobRef] | None:
+        """Return the blobs of a leaf that was stored before, or None."""
+        if not isinstance(leaf.memo, tuple):
+            return None
+        tensor, version = leaf.memo
+        with self._lock:
+            entry = self._entries.get(id(tensor))
+        if entry is None or entry[0]() is not tensor or entry[1] != version:
+            return None
+        return entry[2]
+
+    def remember(self, leaf: Leaf, refs: list[BlobRef]) -> None:
+        """Note the blobs of a leaf. Raises: SnapshotLost when the tensor was changed while it was written."""
+        if not isinstance(leaf.memo, tuple):
+            return
+        tensor, version = leaf.memo
+        if tensor._version != version:
+            raise SnapshotLost("a tensor of the session was changed in place while it was being saved")
+        key = id(tensor)
+
+        def drop(_: object) -> None:
+            with self._lock:
+                self._entries.pop(key, None)
+
+        with self._lock:
+            self._entries[key] = (weakref.ref(tensor, drop), version, refs)
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Forget every entry that names one of some blobs."""
+        gone = set(digests)
+        with self._lock:
+            for key, (_, _, refs) in list(self._entries.items()):
+                if any(ref.digest in gone for ref in refs):
+                    del self._entries[key]

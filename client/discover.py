@@ -1,0 +1,61 @@
+"""Find the daemon: by `TORPOR_URL`, else by the home folder's `daemon.json`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..state.errors import DaemonNotRunning, Unauthorized
+from ..store.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and how to call the daemon. `home` is None when no files are shared with it."""
+
+    url: str
+    token: str
+    socket: str | None = None
+    home: Home | None = None
+
+
+def find_endpoint(
+    environment: Mapping[str, str], *, home: str | Path | None = None, url: str | None = None, token: str | None = None
+) -> Endpoint:
+    """Return the endpoint that arguments or the environment name. Raises: DaemonNotRunning, Unauthorized."""
+    token = token or environment.get("TORPOR_TOKEN")
+    url = url or (environment.get("TORPOR_URL") if home is None else None)
+    if url:
+        if not token:
+            raise Unauthorized("TORPOR_URL is set without a token", hint="Set TORPOR_TOKEN to the daemon's token.")
+        return Endpoint(url.rstrip("/"), token)
+    place = Home(Path(home).absolute()) if home is not None else Home.from_environment(environment)
+    listening = _read_json(place)
+    socket = listening.get("socket")
+    if not isinstance(socket, str) or not os.path.exists(socket):
+        socket = None
+    return Endpoint(str(listening.get("url")), token or _read_token(place), socket, place)
+
+
+def _read_json(home: Home) -> dict[str, Any]:
+    try:
+        value = orjson.loads(home.daemon_json.read_bytes())
+    except FileNotFoundError:
+        raise DaemonNotRunning(f"no daemon is running for {home.root}") from None
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise DaemonNotRunning(f"{home.daemon_json} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise DaemonNotRunning(f"{home.daemon_json} is not a JSON object")
+    return value
+
+
+def _read_token(home: Home) -> str:
+    try:
+        return home.token.read_text().strip()
+    except OSError as error:
+        raise Unauthorized(f"the token in {home.token} cannot be read: {error.strerror}") from error

@@ -1,0 +1,195 @@
+"""The keeper: the one object that an inference process needs."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ulid import ULID
+
+from ..codec import manifest_file, tree
+from ..state.backup import Backup
+from ..state.errors import TorporError
+from ..state.ids import parse_session_id
+from ..state.manifest import Manifest
+from ..state.plan import Mode, RestorePlan, plan_restore
+from ..store.crash import from_environment
+from .api import Api
+from .blob_access import BlobAccess, OverHttp, SharedFiles
+from .capture import Restored, RestoreTarget, SessionSource
+from .digest_memo import DigestMemo
+from .discover import find_endpoint
+from .kv_save import SavedCaches, capture_kv
+from .memory import Pool, available_bytes
+from .restore import read_backup
+from .save import SaveHandle, SaveJob, SaveWorker
+
+S = TypeVar("S")
+WRITERS = 4  # enough to keep a disk busy while others hash; each needs no memory of its own
+
+
+def connect(
+    *, home: str | Path | None = None, url: str | None = None, token: str | None = None, pool: Pool | None = None
+) -> Keeper:
+    """Connect to the daemon of a home folder (argument, `TORPOR_HOME`, or the platform's data folder).
+
+    With `url` and `token` (or `TORPOR_URL` and `TORPOR_TOKEN`) no files are shared and blobs go over HTTP.
+    Raises: DaemonNotRunning, Unauthorized, VersionMismatch.
+    """
+    api = Api(lambda: find_endpoint(os.environ, home=home, url=url, token=token))
+    try:
+        api.status()
+    except BaseException:
+        api.close()
+        raise
+    return Keeper(api, pool=pool)
+
+
+class Keeper:
+    """Saves sessions in the background and restores them. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        pool: Pool | None = None,
+        free_memory: Callable[[], int] = available_bytes,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        checkpoint = from_environment(os.environ)
+        self.api, self._clock, self._free_memory = api, clock, free_memory
+        shared = api.endpoint.home
+        self.blobs: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
+        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
+        self._pool, self._caches = pool or Pool(), SavedCaches()
+        self._parents: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
+        self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
+        self._saver: threading.Thread | None = None
+        self._lock, self._closed = threading.Lock(), False
+
+    def save(self, session_id: str, source: SessionSource) -> SaveHandle:
+        """Capture a session and write it in the background; returns in milliseconds.
+
+        Raises: InvalidId, UnsupportedState. What fails later is raised by `handle.wait()`.
+        """
+        started = time.perf_counter()
+        parse_session_id(session_id)
+        now = self._clock()
+        handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
+        with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
+            capture = source.capture()
+            trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
+            kv = None
+            if capture.kv is not None:
+                kv = capture_kv(capture.kv, self._caches, self._pool, self._free_memory)
+                handle.snapshot = kv.way
+            job = SaveJob(
+                handle=handle,
+                adapter=capture.adapter,
+                created_at=now,
+                parent_id=self._parents.get(source),
+                tokens=capture.tokens,
+                trees=trees,
+                fingerprint=capture.fingerprint,
+                omitted=dict(capture.omitted),
+                kv=kv,
+            )
+            self._parents[source] = handle.backup_id
+            self._start_saver()
+            self._jobs.put((job, source))
+        handle.stall_s = time.perf_counter() - started
+        return handle
+
+    def _start_saver(self) -> None:
+        if self._closed:
+            raise TorporError("the keeper is closed")
+        if self._saver is None:
+            self._saver = threading.Thread(target=self._save_loop, name="torpor-save", daemon=True)
+            self._saver.start()
+
+    def _save_loop(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, source = item
+            try:
+                backup = self._worker.run(job)
+            except BaseException as error:
+                self._forget_parent(source, job)
+                job.handle.fail(error)
+            else:
+                job.handle.finish(backup)
+                if job.kv is not None:
+                    self._pool.warm(2 * job.kv.layout.block_tokens * job.kv.layout.token_bytes())
+            del job, source, item
+
+    def _forget_parent(self, source: SessionSource, job: SaveJob) -> None:
+        """Take back a failed backup: it is nobody's parent."""
+        with self._lock:
+            if self._parents.get(source) == job.handle.backup_id:
+                if job.parent_id is None:
+                    del self._parents[source]
+                else:
+                    self._parents[source] = job.parent_id
+
+    def plan(
+        self, ref: str, target: RestoreTarget[Any], *, require: Mode | None = None, at_most: Mode = "full"
+    ) -> RestorePlan:
+        """Tell what a restore would do, and why; changes nothing. `ref` is a backup id or a session id.
+
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged.
+        """
+        return plan_restore(self.manifest(ref)[1], target.describe(), require=require, at_most=at_most)
+
+    def manifest(self, ref: str) -> tuple[Backup, Manifest]:
+        """Return a backup and its manifest. Raises: BackupNotFound, SessionNotFound, ManifestDamaged."""
+        backup = self.api.backup(ref)
+        return backup, manifest_file.load(self.api.manifest(backup.id))
+
+    def restore(
+        self, ref: str, target: RestoreTarget[S], *, require: Mode | None = None, at_most: Mode = "full"
+    ) -> Restored[S]:
+        """Wake a session in a target: the newest backup of a session, or a backup by its id.
+
+        Everything is read and checked before the target is touched; a failure leaves it as it was.
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused, BlobDamaged, BlobNotFound, ManifestDamaged.
+        """
+        backup, manifest = self.manifest(ref)
+        plan = plan_restore(manifest, target.describe(), require=require, at_most=at_most)
+        woken = read_backup(manifest, plan, target, self.blobs, self._threads)
+        session = target.adopt(woken)
+        with self._lock:
+            live = target.live(session) if woken.kv_cache is not None else None
+            if live is not None and woken.kv_cache is not None:
+                self._caches.note(live, woken.kv_cache.blocks)
+            self._parents[session] = backup.id
+        return Restored(plan.mode, session, backup, plan, woken.layers)
+
+    def close(self) -> None:
+        """Finish the saves that were started, then free everything."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            saver = self._saver
+            self._jobs.put(None)
+        if saver is not None:
+            saver.join()
+        self._threads.shutdown()
+        self.blobs.close()
+        self.api.close()
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,184 @@
+"""The background half of a save: blobs, then the manifest, then the daemon's word that it is committed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+
+from ..codec import manifest_file, tree
+from ..state.backup import Backup
+from ..state.crash_points import Checkpoint
+from ..state.errors import MissingBlobs, Timeout
+from ..state.fingerprint import Fingerprint
+from ..state.manifest import BlobRef, KVCache, LayerName, Manifest, block_ranges
+from .api import Api
+from .blob_access import BlobAccess
+from .digest_memo import DigestMemo
+from .kv_save import KVJob
+
+MAX_ATTEMPTS = 3  # a commit may find blobs gone that were there a moment ago; each attempt writes what is missing
+
+
+class SaveHandle:
+    """A save that was started. The session may go on; what it does from now on is not part of this backup."""
+
+    def __init__(self, backup_id: str, session_id: str) -> None:
+        self.backup_id, self.session_id = backup_id, session_id
+        self.stall_s = 0.0  # how long `save` held the caller
+        self.snapshot = "none"  # how the KV cache was captured: copied, held, followed
+        self._future: Future[Backup] = Future()
+
+    def wait(self, timeout_s: float | None = None) -> Backup:
+        """Wait until the backup is durable and committed. Raises: Timeout, and whatever the save failed with."""
+        try:
+            return self._future.result(timeout_s)
+        except FutureTimeout as error:
+            if self._future.done():
+                raise
+            raise Timeout(f"backup {self.backup_id} is still being written") from error
+
+    def done(self) -> bool:
+        """Tell whether the save has ended, well or not."""
+        return self._future.done()
+
+    def finish(self, backup: Backup) -> None:
+        """Note the committed backup."""
+        self._future.set_result(backup)
+
+    def fail(self, error: BaseException) -> None:
+        """Note the failure."""
+        self._future.set_exception(error)
+
+
+@dataclass(slots=True)
+class SaveJob:
+    """Everything that a save needs once `save` has returned."""
+
+    handle: SaveHandle
+    adapter: str
+    created_at: float
+    parent_id: str | None
+    tokens: int
+    trees: dict[LayerName, tree.EncodedTree]
+    fingerprint: Callable[[], Fingerprint]
+    omitted: dict[str, str]
+    kv: KVJob | None = None
+    _written: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class SaveWorker:
+    """Runs save jobs one after the other; the blocks of one job are hashed and written by several threads."""
+
+    def __init__(
+        self, api: Api, blobs: BlobAccess, threads: ThreadPoolExecutor, memo: DigestMemo, checkpoint: Checkpoint
+    ) -> None:
+        self._api, self._blobs, self._threads = api, blobs, threads
+        self._memo, self._checkpoint = memo, checkpoint
+
+    def run(self, job: SaveJob) -> Backup:
+        """Write a job and commit it. Raises: StoreFull, StoreFailed, SnapshotLost, DaemonNotRunning, Refused."""
+        self._checkpoint("save.captured")
+        manifest = None
+        try:
+            backup, manifest = self._attempts(job)
+        finally:
+            if job.kv is not None:
+                done = manifest.kv_cache if manifest is not None else None
+                job.kv.finish(done.blocks if done is not None else None)
+        return backup
+
+    def _attempts(self, job: SaveJob) -> tuple[Backup, Manifest]:
+        gone: frozenset[str] = frozenset()
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            manifest = self._write(job, gone)
+            try:
+                backup = self._api.commit(manifest.id, manifest_file.dump(manifest))
+            except MissingBlobs as error:
+                if attempt == MAX_ATTEMPTS:
+                    raise
+                gone = frozenset(error.digests)
+                self._memo.forget(gone)
+                continue
+            self._checkpoint("save.acknowledged")
+            return backup, manifest
+        raise AssertionError("unreachable")
+
+    def _write(self, job: SaveJob, gone: frozenset[str]) -> Manifest:
+        leaves = [(body, self._put_leaf(job, leaf)) for encoded in job.trees.values() for leaf, body in encoded.pending]
+        kv = None if job.kv is None else self._write_kv(job, job.kv, gone)
+        for body, refs in leaves:
+            tree.fill(body, refs())
+        self._blobs.settle()
+        self._checkpoint("save.blobs-done")
+        return Manifest(
+            id=job.handle.backup_id,
+            session_id=job.handle.session_id,
+            created_at=job.created_at,
+            adapter=job.adapter,
+            layers={name: encoded.value for name, encoded in job.trees.items()},
+            tokens=job.tokens,
+            parent_id=job.parent_id,
+            fingerprint=job.fingerprint(),
+            kv_cache=kv,
+            omitted=job.omitted,
+            bytes_written=job._written,
+        )
+
+    def _put_leaf(self, job: SaveJob, leaf: tree.Leaf) -> Callable[[], list[BlobRef]]:
+        known = self._memo.known(leaf)
+        if known is not None:
+            return lambda: known
+        futures = [self._threads.submit(self._put, job, [chunk]) for chunk in tree.chunks(leaf)]
+
+        def refs() -> list[BlobRef]:
+            found = _results(futures)
+            self._memo.remember(leaf, found)
+            return found
+
+        return refs
+
+    def _write_kv(self, job: SaveJob, kv: KVJob, gone: frozenset[str]) -> KVCache:
+        layout, reusable = kv.layout, kv.reusable()
+        futures: list[Future[BlobRef] | BlobRef] = []
+        for i, (start, stop) in enumerate(block_ranges(kv.tokens, layout.block_tokens)):
+            if start < kv.start and i < len(reusable) and reusable[i].digest not in gone:
+                futures.append(reusable[i])
+            else:
+                read = kv.again if start < kv.start else kv.view.block
+                futures.append(self._threads.submit(self._put_block, job, read, start, stop))
+        blocks = _results(futures)
+        return KVCache(layout, kv.tokens, kv.cache_class, tuple(blocks))
+
+    def _put_block(
+        self, job: SaveJob, read: Callable[[int, int], Sequence[memoryview]], start: int, stop: int
+    ) -> BlobRef:
+        return self._put(job, read(start, stop))
+
+    def _put(self, job: SaveJob, buffers: Sequence[memoryview]) -> BlobRef:
+        result = self._blobs.put(buffers)
+        if result.written:
+            with job._lock:
+                job._written += result.ref.size_bytes
+        return result.ref
+
+
+def _results(futures: Sequence[Future[BlobRef] | BlobRef]) -> list[BlobRef]:
+    """Return all results; the first failure is raised only after every thread has let go of its buffers."""
+    errors: list[BaseException] = []
+    found: list[BlobRef] = []
+    for future in futures:
+        if isinstance(future, BlobRef):
+            found.append(future)
+            continue
+        error = future.exception()
+        if error is not None:
+            errors.append(error)
+        else:
+            found.append(future.result())
+    if errors:
+        raise errors[0]
+    return found
