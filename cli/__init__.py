@@ -1,0 +1,1 @@
+"""The command line: arguments, tables, progress and exit codes over the SDK."""

@@ -1,0 +1,21 @@
+"""The `torpor` command. Says which extra is missing before anything is imported that needs it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Run the command line."""
+    missing = [name for name in ("typer", "rich") if find_spec(name) is None]
+    if missing:
+        print(f"torpor: {' and '.join(missing)} not installed: pip install 'torpor[cli]'", file=sys.stderr)
+        raise SystemExit(9)
+    from .main import run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

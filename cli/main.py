@@ -1,0 +1,274 @@
+"""Commands. Each takes `--json` and ends with the exit status of its error's class."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from click.exceptions import ClickException
+
+from ..client import Keeper, TargetState, connect
+from ..state.errors import BadInput, DaemonNotRunning, MissingExtra, TorporError
+from ..state.fingerprint import Fingerprint
+from ..state.manifest import Manifest
+from ..state.plan import check_mode, plan_restore
+from . import output
+from .output import reporting, show, size, table, when
+
+app = typer.Typer(
+    name="torpor",
+    help="Puts a running multimodal model session to sleep on disk and wakes it again, bit for bit.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Ref = Annotated[str, typer.Argument(help="A backup id, or a session id for its newest backup.")]
+
+
+def run() -> None:
+    """Run the command line; usage errors end with status 2, and no traceback is shown."""
+    as_json = "--json" in sys.argv
+    with reporting(as_json):
+        try:
+            app(standalone_mode=False)
+        except ClickException as error:
+            if not as_json:
+                error.show()
+                raise SystemExit(2) from None
+            raise BadInput(error.format_message(), hint="`torpor --help` lists the commands.") from None
+        except typer.Abort:
+            raise SystemExit(130) from None
+        except TorporError:
+            raise
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except OSError as error:
+            raise TorporError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _keeper() -> Iterator[Keeper]:
+    with connect() as keeper:
+        yield keeper
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="TCP port on 127.0.0.1; another is taken when it is busy.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
+    try:
+        from ..daemon.compose import serve as run_daemon
+        from ..daemon.settings import load_settings
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
+    from ..store.home import Home
+
+    home = Home.from_environment(os.environ)
+
+    def ready(listening: dict[str, object]) -> None:
+        if as_json:
+            output.print_json(listening)
+        else:
+            print(f"torpor {listening['version']} listens on {listening['url']} for {home.root}")
+        sys.stdout.flush()
+
+    run_daemon(home, load_settings({"port": port}), ready)
+
+
+@app.command()
+def status(
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a daemon that is just starting.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Say whether the daemon runs and what it holds."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            with _keeper() as keeper:
+                found = keeper.api.status()
+            break
+        except DaemonNotRunning:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
+
+    def render() -> Any:
+        rows = table("", "")
+        rows.add_row("daemon", f"{found['version']}, pid {found['pid']}, {found['url']}")
+        rows.add_row("home", found["home"])
+        rows.add_row("backups", f"{found['backups']} of {found['sessions']} sessions")
+        rows.add_row("last backup", when(found["last_backup_at"]))
+        free = size(found["disk_free_bytes"])
+        rows.add_row("stored", f"{size(found['blob_bytes'])} in {found['blobs']} blobs, {free} free on this disk")
+        return rows
+
+    show(found, as_json, render)
+
+
+@app.command("ls")
+def list_backups(
+    session: Annotated[str | None, typer.Argument(help="Only this session.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List backups, newest first."""
+    with _keeper() as keeper:
+        found = keeper.api.backups(session_id=session, limit=limit)
+    if not found and not as_json:
+        output.console.print("No backups yet.")
+        return
+    show({"backups": [asdict(b) for b in found]}, as_json, lambda: output.backups_table(found, time.time()))
+
+
+@app.command("show")
+def show_backup(ref: Ref, as_json: Json = False) -> None:
+    """Describe one backup: its layers, model and sizes."""
+    with _keeper() as keeper:
+        backup, manifest = keeper.manifest(ref)
+    value = {**asdict(backup), "omitted": manifest.omitted, "fingerprint": manifest.fingerprint.to_dict()}
+    kv = manifest.kv_cache
+    if kv is not None:
+        value["kv_cache"] = {"tokens": kv.tokens, "blocks": len(kv.blocks), "dtype": kv.layout.dtype}
+
+    def render() -> Any:
+        rows = table("", "")
+        for name in ("id", "session_id", "parent_id", "model_name", "adapter", "tokens"):
+            rows.add_row(name.replace("_", " "), str(value[name]))
+        rows.add_row("created", when(backup.created_at))
+        rows.add_row("expires", "never (pinned)" if backup.pinned else when(backup.expires_at))
+        rows.add_row("size", f"{size(backup.bytes_total)}, {size(backup.bytes_written)} of it new")
+        for name in backup.layers:
+            rows.add_row(f"layer {name}", _describe_layer(name, manifest))
+        for name, why in manifest.omitted.items():
+            rows.add_row(f"layer {name}", f"not saved: {why}")
+        return rows
+
+    show(value, as_json, render)
+
+
+def _describe_layer(name: str, manifest: Manifest) -> str:
+    if name != "kv_cache" or manifest.kv_cache is None:
+        return output.describe_tree(manifest.layers.get(name))
+    kv = manifest.kv_cache
+    layers, first = len(kv.layout.layers), kv.layout.layers[0]
+    shape = f"{layers} layers x {first.heads} heads x {first.key_dim}"
+    return f"{kv.tokens} tokens in {len(kv.blocks)} blocks, {shape}, {kv.layout.dtype}, {kv.cache_class}"
+
+
+@app.command()
+def plan(
+    ref: Ref,
+    target: Annotated[
+        str | None,
+        typer.Option(help="What to restore into: a backup or session id (its model), or a JSON file of a fingerprint."),
+    ] = None,
+    require: Annotated[str | None, typer.Option(help="Fail unless at least this mode is possible.")] = None,
+    at_most: Annotated[str, typer.Option(help="Use no better mode than this.")] = "full",
+    as_json: Json = False,
+) -> None:
+    """Say what a restore would bring back, and why; nothing is changed. Without --target: into the same model."""
+    with _keeper() as keeper:
+        manifest = keeper.manifest(ref)[1]
+        wanted = _target(keeper, target, manifest)
+    wish = None if require is None else check_mode(require)
+    found = plan_restore(manifest, wanted, require=wish, at_most=check_mode(at_most))
+
+    def render() -> Any:
+        rows = table("layer", "decision", "reason", title=f"{found.backup_id}: {found.mode}")
+        for name, (decision, reason) in found.layers.items():
+            rows.add_row(name, decision, reason)
+        prefill = f"{found.tokens_reused} tokens reused, {found.tokens_prefill} to prefill"
+        rows.caption = f"{size(found.bytes_read)} to read, {prefill}"
+        return rows
+
+    show(asdict(found), as_json, render)
+
+
+def _target(keeper: Keeper, target: str | None, manifest: Manifest) -> TargetState:
+    if target is None:
+        return TargetState(manifest.fingerprint, as_stored=manifest.adapter == "plain")
+    if not os.path.isfile(target):
+        return TargetState(keeper.manifest(target)[1].fingerprint)
+    try:
+        value = orjson.loads(Path(target).read_bytes())
+        return TargetState(Fingerprint(**value))
+    except (OSError, TypeError, orjson.JSONDecodeError) as error:
+        raise BadInput(f"{target} is not a fingerprint: {error}", hint="`torpor show ID --json` prints one.") from error
+
+
+@app.command()
+def pin(
+    ref: Ref,
+    off: Annotated[bool, typer.Option("--off", help="Unpin instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Keep a backup for ever, whatever its TTL."""
+    with _keeper() as keeper:
+        backup = keeper.api.backup(ref)
+        changed = keeper.api.json("PATCH", f"/v1/backups/{backup.id}", json={"pinned": not off})
+    show(changed, as_json, lambda: f"{backup.id} is {'no longer pinned' if off else 'pinned'}")
+
+
+@app.command()
+def rm(
+    ref: Annotated[str, typer.Argument(help="A backup id, or with --session a session id.")],
+    session: Annotated[bool, typer.Option("--session", help="Remove every backup of the session.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Pinned backups too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove a backup. What others share stays; the rest is freed after a grace time."""
+    with _keeper() as keeper:
+        found = keeper.api.backups(session_id=ref, limit=10_000) if session else [_exact(keeper, ref)]
+        if not found:
+            keeper.api.backup(ref)  # says why
+        pinned = [b.id for b in found if b.pinned]
+        if pinned and not force:
+            raise BadInput(f"{pinned[0]} is pinned", hint="Unpin it (`torpor pin --off ID`) or add --force.")
+        for backup in found:
+            keeper.api.call("DELETE", f"/v1/backups/{backup.id}")
+    show({"removed": [b.id for b in found]}, as_json, lambda: f"removed {len(found)} backup(s)")
+
+
+def _exact(keeper: Keeper, ref: str) -> Any:
+    backup = keeper.api.backup(ref)
+    if backup.id != ref:
+        raise BadInput(f"{ref} is a session", hint=f"Add --session to remove all of it, or name {backup.id}.")
+    return backup
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        str | None, typer.Option(help="A folder of real weights (or a .gguf file); else a small Qwen3-VL is built.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=8, max=4096, help="Tokens to generate before and after each save.")] = 48,
+    as_json: Json = False,
+) -> None:
+    """Kill a session and its daemon in mid-conversation, wake both, and compare with an uninterrupted run."""
+    try:
+        from .demo import run_demo
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[all]'") from error
+    raise SystemExit(run_demo(model, tokens, as_json))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        print(version("torpor"))
+        raise typer.Exit

@@ -1,0 +1,131 @@
+"""How results and failures reach a person or a program: tables, or one JSON object on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from ..state.backup import Backup
+from ..state.errors import TorporError
+from ..state.problems import to_problem
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+
+
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """Turn a failure into a message (or, with `--json`, its problem) and the exit status of its class."""
+    try:
+        yield
+    except TorporError as error:
+        if as_json:
+            print_json(to_problem(error))
+        else:
+            errors.print(f"[bold red]error[/] [dim]({error.code})[/] ", end="")
+            errors.print(error.detail, markup=False, highlight=False)
+            errors.print(f"  {error.hint}", style="dim", markup=False, highlight=False)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def show(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
+    """Print a value as JSON, or what `render` makes of it."""
+    if as_json:
+        print_json(value)
+    else:
+        console.print(render())
+
+
+def size(count: float) -> str:
+    """Write a number of bytes for a person."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def when(at: float | None) -> str:
+    """Write a time for a person, in local time."""
+    return "–" if at is None else datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def age(at: float, now: float) -> str:
+    """Write how long ago something was."""
+    seconds = max(now - at, 0.0)
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name} ago"
+    return f"{seconds / 86_400:.0f} days ago"
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table; columns that start with `>` are aligned to the right, those with `!` never wrap."""
+    made = Table(
+        title=title, box=None, header_style="bold", pad_edge=False, title_justify="left", caption_justify="left"
+    )
+    for name in columns:
+        right = name.startswith(">")
+        made.add_column(
+            name.lstrip(">!"), justify="right" if right else "left", no_wrap=name[:1] in ">!", overflow="fold"
+        )
+    return made
+
+
+def backups_table(backups: list[Backup], now: float) -> Table:
+    """Lay out backups, one a line."""
+    made = table("!id", "session", ">saved", ">tokens", ">total", ">written", "")
+    for b in backups:
+        pin = "pinned" if b.pinned else ""
+        total, written = size(b.bytes_total), size(b.bytes_written)
+        made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, pin)
+    return made
+
+
+def describe_tree(tree: Any) -> str:
+    """Summarise a layer's encoded tree: its own names, then its tensors and byte strings."""
+    tensors = [f"{path} {body['dtype']}{body['shape']}" for path, tag, body in _leaves(tree, "") if tag == "$tensor"]
+    blobs = [body["size_bytes"] for _, tag, body in _leaves(tree, "") if tag == "$bytes"]
+    parts = []
+    if isinstance(tree, dict):
+        plain = [f"{k}: {_short(v)}" for k, v in tree.items() if not any(True for _ in _leaves(v, ""))]
+        parts.extend(plain[:6])
+    if tensors:
+        more = f" and {len(tensors) - 4} more" if len(tensors) > 4 else ""
+        parts.append(f"{len(tensors)} tensors ({', '.join(tensors[:4])}{more})")
+    if blobs:
+        parts.append(f"{len(blobs)} file(s), {size(sum(blobs))}")
+    return ", ".join(parts) or "empty"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} item(s)"
+    text = str(value)
+    return text if len(text) <= 48 else text[:47] + "…"
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            yield from _leaves(item, f"{path}[{i}]")
+    elif isinstance(node, dict):
+        for key, item in node.items():
+            if key in ("$tensor", "$bytes") and isinstance(item, dict):
+                yield path, key, item
+            else:
+                yield from _leaves(item, f"{path}.{key}" if path else key)

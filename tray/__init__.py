@@ -1,0 +1,1 @@
+"""The tray: a process of its own, and a client of the daemon's API."""
