@@ -25,7 +25,8 @@ def _adapter() -> TypeAdapter[Manifest]:
 
 def dump(manifest: Manifest) -> bytes:
     """Return the canonical JSON of a manifest: equal manifests give equal bytes."""
-    return orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)
+    plain = orjson.loads(orjson.dumps(manifest))  # orjson sorts the keys of dicts, not the fields of dataclasses
+    return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
 
 
 def load(raw: bytes | memoryview) -> Manifest:

@@ -46,7 +46,8 @@ def _array_leaf(value: Any, numpy: Any) -> Leaf:
     kind = "numpy-scalar" if isinstance(value, numpy.generic) else "numpy"
     array = numpy.asarray(value)
     name = array.dtype.name
-    if name not in DTYPE_SIZES or not array.dtype.isnative or type(array) is not numpy.ndarray:
+    plain = kind == "numpy-scalar" or type(value) in (numpy.ndarray, numpy.memmap)
+    if not plain or name not in DTYPE_SIZES or not array.dtype.isnative:
         raise UnsupportedState(f"a numpy {type(value).__name__} of dtype {array.dtype} has no lossless form here")
     flat = numpy.array(array, order="C", copy=True).reshape(-1).view(numpy.uint8)
     return Leaf(memoryview(flat), TensorSpec(tuple(array.shape), name), kind)

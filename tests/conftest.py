@@ -1,0 +1,48 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from support.daemon import Daemon
+
+SOAK = bool(os.environ.get("TORPOR_SOAK"))
+settings.register_profile(
+    "torpor",
+    deadline=None,
+    max_examples=400 if SOAK else 40,
+    derandomize=not SOAK,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("torpor")
+
+
+@pytest.fixture(autouse=True)
+def _no_torpor_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("TORPOR_") and n != "TORPOR_SOAK"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home folder with a short path (Unix sockets allow about 100 characters)."""
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder:
+        yield Path(folder) / "home"
+
+
+@pytest.fixture
+def daemon(home: Path) -> Iterator[Daemon]:
+    with Daemon(home) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_daemon() -> Iterator[Daemon]:
+    """One daemon for tests that only need somewhere to save."""
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+        yield running

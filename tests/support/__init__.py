@@ -1,0 +1,1 @@
+"""Real things for the tests: daemons, caches, workers."""

@@ -1,0 +1,102 @@
+"""A real daemon in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from torpor.client import Keeper, connect
+
+READY_S = 30
+
+
+class Daemon:
+    """`torpor serve` on a home folder; use as a context manager or call `start`, `stop`, `kill`."""
+
+    def __init__(self, home: Path, *, crash_at: str = "", port: int = 0, prefix: tuple[str, ...] = ()) -> None:
+        self.home, self.crash_at, self.port, self.prefix = home, crash_at, port, prefix
+        self.process: subprocess.Popen[bytes] | None = None
+        self.listening: dict[str, Any] = {}
+
+    def environment(self) -> dict[str, str]:
+        found = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")}
+        found |= {"TORPOR_HOME": str(self.home), "TORPOR_PORT": str(self.port), "TORPOR_CRASH_AT": self.crash_at}
+        return found
+
+    def start(self) -> Daemon:
+        self.errors = tempfile.TemporaryFile()
+        command = [*self.prefix, sys.executable, "-m", "torpor.cli.entry", "serve", "--json"]
+        self.process = subprocess.Popen(
+            command, env=self.environment(), stdout=subprocess.PIPE, stderr=self.errors, cwd="/"
+        )
+        text = b""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            text += line
+            if line == b"}\n":
+                break
+        self.listening = orjson.loads(text) if text else {}
+        return self
+
+    def output(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read().decode(errors="replace")
+
+    def signal(self, number: int) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.join()
+
+    def join(self, timeout_s: float = READY_S) -> int:
+        assert self.process is not None
+        status = self.process.wait(timeout_s)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def kill(self) -> int:
+        return self.signal(signal.SIGKILL)
+
+    def stop(self) -> int:
+        return self.signal(signal.SIGTERM)
+
+    def __enter__(self) -> Daemon:
+        self.start()
+        assert "url" in self.listening, self.output()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.kill()
+        self.errors.close()
+
+    @property
+    def url(self) -> str:
+        return str(self.listening["url"])
+
+    @property
+    def token(self) -> str:
+        return (self.home / "token").read_text()
+
+    def keeper(self, **options: Any) -> Keeper:
+        return connect(home=self.home, **options)
+
+    def remote_keeper(self) -> Keeper:
+        return connect(url=self.url, token=self.token)
+
+    def request(self, method: str, path: str, *, token: str | None = None, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token or self.token}", **options.pop("headers", {})}
+        return httpx.request(method, self.url + path, headers=headers, trust_env=False, **options)
+
+    def blob_files(self) -> list[Path]:
+        return sorted(p for p in (self.home / "store" / "blobs").rglob("*") if p.is_file())
