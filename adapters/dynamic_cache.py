@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
+from blake3 import blake3
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from ..codec.torch_bridge import byte_view
@@ -98,10 +99,21 @@ class LiveCache:
         if self._appends_only:
             watch(self._cache).unchanged = self.tokens
 
-    def witness(self, token: int) -> bytes:
-        """Return one token's keys and values of every layer."""
-        rows = [t[:, :, token].detach().reshape(-1).view(torch.uint8) for t in _tensors(self._cache)]
-        return bytes(torch.cat(rows).cpu().numpy())
+    def witnesses(self, first: int, stop: int) -> list[bytes]:
+        """Digest the last token of each full block, in the first and the last layer.
+
+        Whatever rewrites tokens rewrites all that come after, and all layers: enough to see it, and it costs little.
+        """
+        if first >= stop:
+            return []
+        size, layers = self.layout.block_tokens, [self._cache.layers[0], self._cache.layers[-1]]
+        rows = [
+            t.detach()[:, :, (first + 1) * size - 1 : stop * size : size]
+            for layer in layers
+            for t in (layer.keys, layer.values)
+        ]
+        by_block = [r.movedim(2, 0).flatten(1).contiguous().view(torch.uint8).cpu().numpy() for r in rows]
+        return [blake3(b"".join(part[i].data for part in by_block)).digest(length=16) for i in range(stop - first)]
 
     def copy(self, start: int, stop: int, into: memoryview) -> None:
         """Copy tokens into a block image."""

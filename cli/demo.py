@@ -109,8 +109,8 @@ def _worker(part: str, home: Path, model: str | None, tokens: int) -> Iterator[I
                 yield orjson.loads(line)
             process.wait()
             noise.seek(0)
-            said = noise.read()[-2000:].decode(errors="replace").strip()
-            raise TorporError(f"the inference process ended with status {process.returncode}: {said}")
+            said = noise.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise TorporError(f"the inference process ended with status {process.returncode}: {said[-1][:500]}")
 
         try:
             yield lines()

@@ -29,11 +29,15 @@ def say(kind: str, **values: Any) -> None:
 
 def _options(session: TransformersSession, tokens: int) -> dict[str, Any]:
     pad = session.tokenizer.pad_token_id if session.tokenizer.pad_token_id is not None else 0
+    # A model with random weights may sample a picture's placeholder; one without its picture is an error.
+    names = ("image_token_id", "video_token_id")
+    placeholders = [i for i in (getattr(session.model.config, name, None) for name in names) if i is not None]
     return {
         "do_sample": True,
         "temperature": 1.0,
         "max_new_tokens": tokens,
         "min_new_tokens": tokens,
+        "suppress_tokens": placeholders or None,
         "pad_token_id": pad,
     }
 

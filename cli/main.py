@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from click.exceptions import ClickException
 
 from ..client import Keeper, TargetState, connect
 from ..state.errors import BadInput, DaemonNotRunning, MissingExtra, TorporError
@@ -32,6 +31,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+# typer brings its own copy of click from 0.24 on, and uses the installed one before.
+_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Ref = Annotated[str, typer.Argument(help="A backup id, or a session id for its newest backup.")]
 
@@ -42,7 +44,7 @@ def run() -> None:
     with reporting(as_json):
         try:
             app(standalone_mode=False)
-        except ClickException as error:
+        except _UsageError as error:
             if not as_json:
                 error.show()
                 raise SystemExit(2) from None

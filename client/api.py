@@ -65,6 +65,7 @@ class Api:
         with self._lock:
             if self._http is broken:
                 self.endpoint, self._http = self._open()
+                broken.close()
             return self._http
 
     @staticmethod

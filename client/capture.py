@@ -48,8 +48,8 @@ class LiveKV(Protocol):
         """Start to watch the cache: from now on `unchanged_tokens` counts from its present length."""
         ...
 
-    def witness(self, token: int) -> bytes:
-        """Return the bytes of one token's keys and values, to notice a change that nothing announced."""
+    def witnesses(self, first: int, stop: int) -> list[bytes]:
+        """Return a small digest of each full block `first` to `stop`, to notice a change that nothing announced."""
         ...
 
     def copy(self, start: int, stop: int, into: memoryview) -> None:

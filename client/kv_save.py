@@ -30,7 +30,7 @@ class Saved:
     """One capture of a live cache, and its blocks once they are durable (a prefix if the save failed)."""
 
     tokens: int
-    witness: bytes
+    witnesses: list[bytes]  # one for each full block
     layout: KVLayout
     blocks: list[BlobRef] = field(default_factory=list)
 
@@ -45,11 +45,12 @@ class SavedCaches:
         """Return the last capture of a live cache."""
         return self._by_cache.get(live.cache)
 
-    def note(self, live: LiveKV, blocks: Sequence[BlobRef] = ()) -> Saved:
+    def note(self, live: LiveKV, blocks: Sequence[BlobRef] = (), reused: Sequence[bytes] = ()) -> Saved:
         """Note a capture, or (with `blocks`) a cache just filled from verified blocks; watch it from now on."""
         live.mark()
-        witness = live.witness(live.tokens - 1) if live.tokens else b""
-        saved = self._by_cache[live.cache] = Saved(live.tokens, witness, live.layout, list(blocks))
+        full = live.tokens // live.layout.block_tokens
+        known = [*reused[:full], *live.witnesses(min(len(reused), full), full)]
+        saved = self._by_cache[live.cache] = Saved(live.tokens, known, live.layout, list(blocks))
         return saved
 
 
@@ -93,7 +94,7 @@ def capture_kv(live: LiveKV, caches: SavedCaches, pool: Pool, available_bytes: C
     unsaved_bytes = (live.tokens - start) * live.layout.token_bytes()
     way, view, lease = _snapshot(live, start, unsaved_bytes, pool, available_bytes)
     fallback = live.follow() if start and live.appends_only else None
-    saved = caches.note(live)
+    saved = caches.note(live, reused=before.witnesses[: start // live.layout.block_tokens] if before else ())
     return KVJob(live.layout, live.cache_class, live.tokens, start, way, view, saved, before, fallback, lease)
 
 
@@ -101,11 +102,11 @@ def _unsaved_from(live: LiveKV, before: Saved | None) -> int:
     """Return the first token, at a block's start, that must be written."""
     if before is None or before.layout != live.layout:
         return 0
-    same = min(before.tokens, live.unchanged_tokens(), live.tokens)
-    if same == before.tokens and same and live.witness(same - 1) != before.witness:
-        return 0  # the cache was changed behind the watch
     block = live.layout.block_tokens
-    return same // block * block
+    full = min(before.tokens, live.unchanged_tokens(), live.tokens) // block
+    if full and live.witnesses(full - 1, full) != before.witnesses[full - 1 : full]:
+        return 0  # the cache was changed behind the watch
+    return full * block
 
 
 def _snapshot(

@@ -1,135 +1,135 @@
-"""Random lives of caches: they grow, are cropped, forked, saved and damaged, and every backup stays bit-exact."""
+"""Random lives of caches: they grow, are cropped, forked, saved and damaged, and every backup stays bit-exact.
+
+A walk is decided by its seed alone, so a failure is repeated by its number. (A Hypothesis machine was tried first: it
+spent its steps on walks in which nothing was saved twice, and let most of the planted bugs pass.)
+"""
 
 from __future__ import annotations
 
 import copy
+import os
 import random
-import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
 
-from torpor.client import Backup, Keeper
+from torpor.client import Backup
 from torpor.client.memory import Pool
 from torpor.state.errors import TorporError
 
-_place = tempfile.TemporaryDirectory(prefix="torpor-")
-_daemon: list[Daemon] = []
+WALKS, STEPS = (400, 120) if os.environ.get("TORPOR_SOAK") else (24, 60)
+TOKEN_BYTES = 3 * 2 * 2 * 8 * 2
+# The pool holds a message's worth of tokens and not a session's, so that all three ways of capturing are taken.
+POOL = 150 * TOKEN_BYTES
+
+WEIGHTS = {
+    "grow": 10,
+    "save": 12,
+    "save_and_crop_at_once": 3,
+    "save_fails": 3,
+    "crop": 3,
+    "crop_and_grow_back": 3,
+    "rewrite_behind_the_watch": 1,
+    "reset": 1,
+    "deep_copy": 1,
+    "restore_and_fork": 3,
+    "memory_changes": 2,
+    "lose_a_blob": 2,
+}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_daemon() -> Any:
-    with Daemon(Path(_place.name) / "home") as running:
-        _daemon.append(running)
-        yield
-    _daemon.clear()
-    _place.cleanup()
-
-
-class Lives(RuleBasedStateMachine):
+class Lives:
     """A few sessions on one store. The model: for each backup, the tensors that it must give back."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.daemon = _daemon[0]
-        self.seed = random.Random(0)
-        self.memory = 1 << 40
-        api_keeper = self.daemon.keeper()
-        self.keeper = Keeper(api_keeper.api, pool=Pool(70 * 192), free_memory=lambda: self.memory)
+    def __init__(self, daemon: Daemon, seed: int) -> None:
+        self.daemon, self.random, self.memory = daemon, random.Random(seed), 1 << 40
+        self.keeper = daemon.keeper(pool=Pool(POOL), free_memory=lambda: self.memory)
         self.sessions = [CacheSession()]
+        self.sessions[0].grow(200, seed)
         self.expected: dict[str, list[torch.Tensor]] = {}
-        self.ways: set[str] = set()
+        self.seen: Counter[str] = Counter()
 
-    def teardown(self) -> None:
-        self.settle(self.sessions[0])
+    def walk(self, steps: int) -> None:
+        choices, weights = zip(*WEIGHTS.items(), strict=True)
+        for name in self.random.choices(choices, weights, k=steps):
+            self.seen[name] += 1
+            getattr(self, name)(self.random.choice(self.sessions))
+        self.settle()
         for backup_id in self.expected:
-            woken = self.keeper.restore(backup_id, CacheTarget(), require="full")
-            assert self.same(woken.session, backup_id)
-        self.keeper.close()
+            self.check(backup_id)
 
-    def pick(self, which: int) -> CacheSession:
-        return self.sessions[which % len(self.sessions)]
+    def check(self, backup_id: str) -> CacheSession:
+        woken = self.keeper.restore(backup_id, CacheTarget(), require="full")
+        found, wanted = woken.session.tensors(), self.expected[backup_id]
+        assert len(found) == len(wanted)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        return woken.session
 
-    @rule(which=st.integers(0, 9), count=st.sampled_from([1, 1, 1, 7, 63, 64, 65, 130]))
-    def grow(self, which: int, count: int) -> None:
-        if self.pick(which).tokens < 500:
-            self.pick(which).grow(count, self.seed.randrange(1 << 30))
+    def seed(self) -> int:
+        return self.random.randrange(1 << 30)
 
-    @rule(which=st.integers(0, 9), keep=st.floats(0, 1))
-    def crop(self, which: int, keep: float) -> None:
-        session = self.pick(which)
+    def grow(self, session: CacheSession) -> None:
+        if session.tokens < 700:
+            session.grow(self.random.choice([1, 1, 2, 30, 63, 64, 65, 130]), self.seed())
+
+    def crop(self, session: CacheSession) -> None:
         if session.tokens > 1:
-            session.crop_to(max(1, int(session.tokens * keep)))
+            session.crop_to(self.random.randrange(1, session.tokens))
 
-    @rule(which=st.integers(0, 9), keep=st.floats(0, 1))
-    def crop_and_grow_back(self, which: int, keep: float) -> None:
-        """The same length again with other bytes: nothing but the watch can tell."""
-        session = self.pick(which)
-        if session.tokens > 1:
-            before, kept = session.tokens, max(1, int(session.tokens * keep))
-            session.crop_to(kept)
-            if before > kept:
-                session.grow(before - kept, self.seed.randrange(1 << 30))
+    def crop_and_grow_back(self, session: CacheSession) -> None:
+        before = session.tokens
+        self.crop(session)
+        if before > session.tokens:
+            session.grow(before - session.tokens, self.seed())
 
-    @rule(which=st.integers(0, 9))
-    def rewrite_behind_the_watch(self, which: int) -> None:
-        """Tensors assigned from outside: the witness notices."""
-        session = self.pick(which)
-        if session.tokens:
-            generator = torch.Generator().manual_seed(self.seed.randrange(1 << 30))
-            for layer in session.cache.layers:
-                layer.keys = torch.randn(layer.keys.shape, generator=generator).to(layer.keys.dtype)
+    def rewrite_behind_the_watch(self, session: CacheSession) -> None:
+        """Tensors assigned from outside: only the witness can notice."""
+        self.settle()  # a save that follows the live tensors cannot be protected from this
+        generator = torch.Generator().manual_seed(self.seed())
+        for layer in session.cache.layers if session.tokens else []:
+            layer.keys = torch.randn(layer.keys.shape, generator=generator).to(layer.keys.dtype)
 
-    @rule(which=st.integers(0, 9))
-    def reset(self, which: int) -> None:
-        self.pick(which).cache.reset()
+    def reset(self, session: CacheSession) -> None:
+        session.cache.reset()
 
-    @rule(which=st.integers(0, 9))
-    def deep_copy(self, which: int) -> None:
-        """A copy of a watched cache is a cache of its own."""
+    def deep_copy(self, session: CacheSession) -> None:
+        """A copy of a watched cache is an ordinary cache of its own."""
         if len(self.sessions) < 4:
-            session = self.pick(which)
-            twin = CacheSession(copy.deepcopy(session.cache), dict(session.note))
-            assert type(twin.cache).__name__ == "DynamicCache"
+            twin = CacheSession(copy.deepcopy(session.cache))
+            assert not hasattr(type(twin.cache), "_torpor_base")
             self.sessions.append(twin)
 
-    @rule(free=st.sampled_from([1 << 40, 0]))
-    def memory_changes(self, free: int) -> None:
-        self.memory = free
+    def memory_changes(self, _: CacheSession) -> None:
+        self.memory = self.random.choice([0, 1 << 40])
 
-    @rule(which=st.integers(0, 9), wait=st.booleans(), crop_at_once=st.booleans())
-    def save(self, which: int, wait: bool, crop_at_once: bool) -> None:
-        session = self.pick(which)
-        if not session.tokens:
-            return
-        session.note = {"tokens": session.tokens}
-        expected = session.copy_tensors()
-        handle = self.keeper.save("s", session)
-        self.ways.add(handle.snapshot)
-        self.expected[handle.backup_id] = expected
-        if crop_at_once and session.tokens > 2:
-            session.crop_to(session.tokens // 2)
-        if wait:
-            handle.wait(60)
+    def save(self, session: CacheSession) -> None:
+        if session.tokens:
+            expected = session.copy_tensors()
+            handle = self.keeper.save("s", session)
+            self.seen[handle.snapshot] += 1
+            self.expected[handle.backup_id] = expected
+            if self.random.random() < 0.3:
+                handle.wait(60)
 
-    @rule(which=st.integers(0, 9))
-    def save_fails(self, which: int) -> None:
-        """A save that fails on its way: nobody may count on its blocks."""
-        session, worker = self.pick(which), self.keeper._worker
+    def save_and_crop_at_once(self, session: CacheSession) -> None:
+        self.save(session)
+        self.crop_and_grow_back(session)
+
+    def save_fails(self, session: CacheSession) -> None:
+        """A save that fails on its way: nobody may count on what it would have written."""
         if not session.tokens:
             return
 
         def refuse(*_: Any) -> Backup:
             raise TorporError("refused by the test")
 
-        self.settle(session)
+        self.settle()
+        worker = self.keeper._worker
         real, worker._api = worker._api, type("Api", (), {"commit": staticmethod(refuse)})()  # type: ignore[assignment]
         try:
             handle = self.keeper.save("s", session)
@@ -138,44 +138,59 @@ class Lives(RuleBasedStateMachine):
         finally:
             worker._api = real
 
-    def settle(self, session: CacheSession) -> None:
-        """Wait until everything that was started is written."""
-        probe = CacheSession(note={})
-        self.keeper.save("probe", probe).wait(60)
+    def settle(self) -> None:
+        """Wait until everything that was started is written: saves run in order."""
+        self.keeper.save("probe", CacheSession()).wait(60)
 
-    @precondition(lambda self: self.expected)
-    @rule(which=st.integers(0, 99))
-    def restore_and_fork(self, which: int) -> None:
-        self.settle(self.sessions[0])
-        backup_id = sorted(self.expected)[which % len(self.expected)]
-        woken = self.keeper.restore(backup_id, CacheTarget(), require="full")
-        assert self.same(woken.session, backup_id)
-        if len(self.sessions) < 4:
-            self.sessions.append(woken.session)
+    def restore_and_fork(self, _: CacheSession) -> None:
+        self.settle()
+        if self.expected:
+            fork = self.check(self.random.choice(sorted(self.expected)))
+            self.sessions[1:] = [*self.sessions[1:], fork][-3:]
 
-    @rule(which=st.integers(0, 999))
-    def lose_a_blob(self, which: int) -> None:
-        """A blob vanishes: old backups that need it are gone, new ones must be whole again."""
-        self.settle(self.sessions[0])
-        files = self.daemon.blob_files()
-        if not files:
+    def lose_a_blob(self, _: CacheSession) -> None:
+        """A blob vanishes: backups that need it are gone, and later ones must be whole all the same."""
+        self.settle()
+        needed = {
+            ref.digest: backup_id
+            for backup_id in self.expected
+            for ref in (self.keeper.manifest(backup_id)[1].kv_cache or _NOTHING).blocks
+        }
+        if not needed:
             return
-        lost = files[which % len(files)]
-        lost.unlink()
+        lost = self.random.choice(sorted(needed))
+        (self.daemon.home / "store" / "blobs" / lost[:2] / lost).unlink()
         for backup_id in list(self.expected):
-            _, manifest = self.keeper.manifest(backup_id)
-            if manifest.kv_cache and any(ref.digest == lost.name for ref in manifest.kv_cache.blocks):
+            kv = self.keeper.manifest(backup_id)[1].kv_cache
+            if kv is not None and any(ref.digest == lost for ref in kv.blocks):
                 del self.expected[backup_id]
 
-    def same(self, session: CacheSession, backup_id: str) -> bool:
-        found, wanted = session.tensors(), self.expected[backup_id]
-        return len(found) == len(wanted) and all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
-    @invariant()
-    def sessions_are_ordinary_caches(self) -> None:
-        for session in self.sessions:
-            assert session.tokens >= 0
+class _NOTHING:
+    blocks = ()
 
 
-TestLives = Lives.TestCase
-TestLives.settings = settings(settings.get_profile("torpor"), stateful_step_count=40)
+@pytest.fixture(scope="module")
+def seen() -> Counter[str]:
+    return Counter()
+
+
+@pytest.mark.parametrize("seed", range(WALKS))
+def test_a_random_life(seed: int, daemon_of_walks: Daemon, seen: Counter[str]) -> None:
+    lives = Lives(daemon_of_walks, seed)
+    try:
+        lives.walk(STEPS)
+    finally:
+        seen.update(lives.seen)
+        lives.keeper.close()
+
+
+def test_the_walks_went_everywhere(seen: Counter[str]) -> None:
+    assert set(seen) == set(WEIGHTS) | {"copied", "held", "followed"}, seen
+
+
+@pytest.fixture(scope="module")
+def daemon_of_walks(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("walks")
+    with Daemon(folder / "home") as running:
+        yield running

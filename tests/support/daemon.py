@@ -14,6 +14,8 @@ import httpx
 import orjson
 
 from torpor.client import Keeper, connect
+from torpor.client.api import Api
+from torpor.client.discover import find_endpoint
 
 READY_S = 30
 
@@ -89,7 +91,10 @@ class Daemon:
         return (self.home / "token").read_text()
 
     def keeper(self, **options: Any) -> Keeper:
-        return connect(home=self.home, **options)
+        """A keeper; `pool` and `free_memory` may be the test's own."""
+        if not options:
+            return connect(home=self.home)
+        return Keeper(Api(lambda: find_endpoint({}, home=self.home)), **options)
 
     def remote_keeper(self) -> Keeper:
         return connect(url=self.url, token=self.token)

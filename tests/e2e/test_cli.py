@@ -1,0 +1,196 @@
+"""Every command, as a process: its JSON, its exit status, its words, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+from support.caches import CacheSession
+from support.daemon import Daemon
+
+from torpor.adapters.plain import PlainSession
+from torpor.state.errors import error_classes
+
+
+def run(home: Path, *words: str, status: int | None = 0) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")} | {"TORPOR_HOME": str(home)}
+    environment |= {"COLUMNS": "140", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torpor.cli.entry", *words], env=environment, capture_output=True, text=True, cwd="/"
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    if status is not None:
+        assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if "--json" in words else done.stdout + done.stderr
+
+
+def as_json(home: Path, *words: str, status: int | None = 0) -> Any:
+    return orjson.loads(run(home, *words, "--json", status=status))
+
+
+@pytest.fixture
+def ids(daemon: Daemon) -> list[str]:
+    session = CacheSession()
+    found = []
+    with daemon.keeper() as keeper:
+        for step in range(3):
+            session.grow(70, step)
+            found.append(keeper.save("chat-42", session).wait(60).id)
+        state = {"metadata": {"model_name": "m"}, "text_context": {"t": torch.zeros(3000)}}
+        found.append(keeper.save("plain", PlainSession(state)).wait(60).id)
+    return found
+
+
+def test_status(daemon: Daemon, ids: list[str]) -> None:
+    found = as_json(daemon.home, "status")
+    assert (found["backups"], found["sessions"], found["pid"]) == (4, 2, daemon.listening["pid"])
+    assert "4 of 2 sessions" in run(daemon.home, "status")
+
+
+def test_ls_lists_newest_first(daemon: Daemon, ids: list[str]) -> None:
+    rows = as_json(daemon.home, "ls")["backups"]
+    assert [row["id"] for row in rows] == ids[::-1]
+    for name in ("id", "session_id", "created_at", "tokens", "bytes_total", "bytes_written"):
+        assert name in rows[0]
+    assert [row["id"] for row in as_json(daemon.home, "ls", "chat-42", "--limit", "2")["backups"]] == [ids[2], ids[1]]
+    text = run(daemon.home, "ls")
+    assert all(backup_id in text for backup_id in ids)
+
+
+def test_an_empty_store_lists_nothing(daemon: Daemon) -> None:
+    assert as_json(daemon.home, "ls") == {"backups": []}
+    assert "No backups yet" in run(daemon.home, "ls")
+
+
+def test_show(daemon: Daemon, ids: list[str]) -> None:
+    by_session = as_json(daemon.home, "show", "chat-42")
+    assert by_session["id"] == ids[2]
+    assert by_session["kv_cache"] == {"tokens": 210, "blocks": 4, "dtype": "bfloat16"}
+    assert as_json(daemon.home, "show", ids[0])["tokens"] == 71
+    assert "210 tokens in 4 blocks" in run(daemon.home, "show", "chat-42")
+    assert "float32[3000]" in run(daemon.home, "show", "plain")
+
+
+def test_plan(daemon: Daemon, ids: list[str], tmp_path: Path) -> None:
+    assert as_json(daemon.home, "plan", "chat-42")["mode"] == "full"
+    assert as_json(daemon.home, "plan", "plain")["mode"] == "full"
+    other = as_json(daemon.home, "show", "chat-42")["fingerprint"] | {"weights": "other"}
+    (tmp_path / "target.json").write_bytes(orjson.dumps(other))
+    found = as_json(daemon.home, "plan", "chat-42", "--target", str(tmp_path / "target.json"))
+    assert found["layers"]["kv_cache"] == ["rebuild", "differs: weights"]
+    assert "differs: weights" in run(daemon.home, "plan", "chat-42", "--target", str(tmp_path / "target.json"))
+    refused = as_json(
+        daemon.home, "plan", "chat-42", "--target", str(tmp_path / "target.json"), "--require", "full", status=4
+    )
+    assert refused["code"] == "restore-refused"
+    assert as_json(daemon.home, "plan", "chat-42", "--at-most", "text-only")["mode"] == "text-only"
+    (tmp_path / "bad.json").write_text('{"colour": "blue"}')
+    assert as_json(daemon.home, "plan", "chat-42", "--target", str(tmp_path / "bad.json"), status=2)["hint"]
+
+
+def test_pin_and_rm(daemon: Daemon, ids: list[str]) -> None:
+    assert as_json(daemon.home, "pin", ids[0])["pinned"]
+    assert as_json(daemon.home, "rm", ids[0], status=2)["detail"].endswith("is pinned")
+    assert not as_json(daemon.home, "pin", ids[0], "--off")["pinned"]
+    assert as_json(daemon.home, "rm", ids[0]) == {"removed": [ids[0]]}
+    assert as_json(daemon.home, "rm", ids[0], status=3)["code"] == "backup-not-found"
+    assert as_json(daemon.home, "rm", "chat-42", status=2)["hint"]
+    run(daemon.home, "pin", "chat-42")
+    assert set(as_json(daemon.home, "rm", "--session", "--force", "chat-42")["removed"]) == {ids[1], ids[2]}
+    assert as_json(daemon.home, "rm", "--session", "chat-42", status=3)["code"] == "session-not-found"
+    assert [row["id"] for row in as_json(daemon.home, "ls")["backups"]] == [ids[3]]
+
+
+@pytest.mark.parametrize("command", [["status"], ["ls"], ["show", "x"], ["plan", "x"], ["pin", "x"], ["rm", "x"]])
+def test_without_a_daemon_every_command_says_how_to_start_it(home: Path, command: list[str]) -> None:
+    problem = as_json(home, *command, status=8)
+    assert problem["code"] == "daemon-not-running"
+    assert "torpor serve" in problem["hint"]
+    assert "torpor serve" in run(home, *command, status=8)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["show", "../../etc/passwd"], 2), (["show", "nope"], 3), (["rm", "a/b"], 2), (["pin", "\u202e"], 2),
+        (["ls", "a b"], 2), (["ls", "--limit", "0"], 2), (["frobnicate"], 2), (["show"], 2),
+        (["plan", "chat-42", "--require", "nearly"], 2), (["show", "01M81P35719XNDZ4R57NMV6DYZ"], 3),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_failures_are_problems_with_the_exit_status_of_their_class(
+    daemon: Daemon, ids: list[str], words: list[str], status: int
+) -> None:
+    problem = as_json(daemon.home, *words, status=status)
+    assert error_classes()[problem["code"]].exit_code == status
+    assert problem["hint"]
+    text = run(daemon.home, *words, status=status)
+    assert text.strip()
+
+
+def test_version_and_help(home: Path) -> None:
+    from importlib.metadata import version
+
+    assert run(home, "--version").strip() == version("torpor")
+    for command in ("serve", "status", "ls", "show", "plan", "pin", "rm", "demo"):
+        assert command in run(home, "--help")
+        assert "--json" in run(home, command, "--help")
+
+
+def test_status_waits_for_a_daemon_that_is_starting(home: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(as_json, home, "status", "--wait", "20")
+        with Daemon(home) as daemon:
+            assert waiting.result(30)["pid"] == daemon.listening["pid"]
+
+
+def test_the_demonstration(home: Path) -> None:
+    """The main job: kill -9 of the session's process and of the daemon, and not a bit is lost."""
+    report = as_json(home, "demo", "--tokens", "16")
+    assert report["identical"]
+    assert report["restore"]["mode"] == "full"
+    assert report["compared_tokens"] == 16
+    assert report["second_save"]["bytes_written"] < report["first_save"]["bytes_written"] / 4
+
+
+def test_the_demonstration_on_weights_from_a_folder(home: Path, tmp_path: Path) -> None:
+    from torpor.cli.demo_model import small_model
+
+    loaded = small_model(seed=5)
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    loaded.image_processor.save_pretrained(tmp_path)
+    report = as_json(home, "demo", "--tokens", "8", "--model", str(tmp_path))
+    assert report["identical"]
+    assert report["restore"]["images"] == 1
+
+
+def test_the_demonstration_of_a_model_that_is_not_there(home: Path) -> None:
+    assert as_json(home, "demo", "--model", "/nowhere", status=2)["code"] == "bad-input"
+
+
+def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demonstration fails when the woken session goes on differently."""
+    from torpor.cli import demo
+
+    real = demo._wait
+
+    def lying(lines: Any, kind: str) -> dict[str, Any]:
+        line = real(lines, kind)
+        if kind == "result" and "restored" in seen:
+            line["logits"][3] = "another digest"
+        seen.add(kind)
+        return line
+
+    seen: set[str] = set()
+    monkeypatch.setattr(demo, "_wait", lying)
+    assert demo.run_demo(None, 8, as_json=True) == 1
+    assert not orjson.loads(capsys.readouterr().out)["identical_logits"]

@@ -1,0 +1,158 @@
+"""kill -9 of the SDK and of the daemon, at every named crash point and at random times.
+
+After each kill: every acknowledged backup is listed and comes back bit for bit, and whatever else is listed is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.caches import CacheTarget
+from support.daemon import Daemon
+from support.workers import messages, start_worker
+
+from torpor.state.crash_points import CRASH_POINTS, DAEMON_POINTS, SDK_POINTS
+from torpor.state.errors import InvalidSettings
+from torpor.store.crash import from_environment
+
+RANDOM_ROUNDS = 200 if os.environ.get("TORPOR_SOAK") else 10
+TIMES = (1, 4) if os.environ.get("TORPOR_SOAK") else (2,)
+
+
+class Ledger:
+    """What was acknowledged on one home, over all rounds."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.acknowledged: set[str] = set()
+        self.checked: set[str] = set()
+        self.unacknowledged_seen = 0
+
+    def verify(self, daemon: Daemon, *, everything: bool = False) -> None:
+        with daemon.keeper() as keeper:
+            listed = {b.id for b in keeper.api.backups(limit=10_000)}
+            assert self.acknowledged <= listed, f"lost: {self.acknowledged - listed}"
+            for backup_id in sorted(listed if everything else listed - self.checked):
+                woken = keeper.restore(backup_id, CacheTarget(), require="full").session
+                assert woken.note["kv"] == woken.digest()
+                assert woken.note["tokens"] == woken.tokens
+                self.checked.add(backup_id)
+            self.unacknowledged_seen = len(listed - self.acknowledged)
+
+    def note(self, said: list[tuple[str, str]]) -> None:
+        self.acknowledged |= {text for kind, text in said if kind == "acknowledged"}
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    yield Ledger(tmp_path_factory.mktemp("kill") / "home")
+
+
+def no_leftovers(home: Path, daemon: Daemon) -> None:
+    """Half-written files of dead writers are gone once a daemon has started."""
+    pid = daemon.listening["pid"]
+    deadline = time.monotonic() + 5
+    while True:
+        left = [p for p in (home / "store" / "staging").iterdir() if not p.name.startswith(f"w{pid}-")]
+        if not left:
+            return
+        assert time.monotonic() < deadline, left
+        from torpor.store.staging import sweep
+
+        sweep(home / "store" / "staging")  # folders younger than a second are left for the next sweep
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("point", SDK_POINTS)
+def test_the_sdk_is_killed(ledger: Ledger, point: str, times: int) -> None:
+    with Daemon(ledger.home) as daemon:
+        process, pipe = start_worker(ledger.home, f"{point}:{times}", seed=hash_of(point, times), saves=6)
+        said = messages(pipe, process, 60)
+        assert process.exitcode == -9, said
+        ledger.note(said)
+        ledger.verify(daemon)
+        daemon.stop()
+    with Daemon(ledger.home) as daemon:
+        no_leftovers(ledger.home, daemon)
+        ledger.verify(daemon)
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("point", DAEMON_POINTS)
+def test_the_daemon_is_killed(ledger: Ledger, point: str, times: int) -> None:
+    """The SDK waits for the daemon to come back, and its save is committed all the same."""
+    with Daemon(ledger.home, crash_at=f"{point}:{times}") as daemon:
+        process, pipe = start_worker(ledger.home, "", seed=hash_of(point, times), saves=5)
+        assert daemon.join(60) == -9
+    with Daemon(ledger.home) as daemon:
+        said = messages(pipe, process, 60)
+        assert said[-1] == ("done", "")
+        assert len([kind for kind, _ in said if kind == "acknowledged"]) == 5
+        ledger.note(said)
+        ledger.verify(daemon)
+
+
+def test_killed_at_random_times(ledger: Ledger) -> None:
+    """Daemon, SDK or both, at any moment; again and again on the same home."""
+    rng = random.Random(4)
+    started = kills = 0
+    for round_number in range(RANDOM_ROUNDS):
+        victim = rng.choice(["daemon", "sdk", "both"])
+        with Daemon(ledger.home) as daemon:
+            process, pipe = start_worker(ledger.home, "", seed=round_number, saves=1000)
+            time.sleep(rng.uniform(0.05, 0.8))
+            if victim != "sdk":
+                daemon.kill()
+            if victim != "daemon":
+                process.kill()
+                process.join()
+            else:
+                with Daemon(ledger.home):
+                    time.sleep(rng.uniform(0, 0.3))
+                    process.kill()
+                    process.join()
+            kills += 2 if victim == "both" else 1
+            said = messages(pipe, process, 30)
+            started += len([kind for kind, _ in said if kind == "started"])
+            ledger.note(said)
+        with Daemon(ledger.home) as daemon:
+            ledger.verify(daemon)
+    with Daemon(ledger.home) as daemon:
+        ledger.verify(daemon, everything=True)
+    print(
+        f"\nkill -9: {RANDOM_ROUNDS} random rounds, {kills} kills, {started} saves begun in them; in all "
+        f"{len(ledger.acknowledged)} backups acknowledged, 0 lost; {ledger.unacknowledged_seen} more listed, all whole"
+    )
+    assert started > RANDOM_ROUNDS // 2
+
+
+def hash_of(point: str, times: int) -> int:
+    return CRASH_POINTS.index(point) * 10 + times
+
+
+def test_every_crash_point_of_the_code_is_named() -> None:
+    """A point that the code passes and the list lacks would never be tested, and the other way round."""
+    import re
+
+    root = Path(__file__).parents[2]
+    passed = {
+        name
+        for folder in ("client", "store", "db", "daemon")
+        for path in (root / folder).rglob("*.py")
+        for name in re.findall(r'_checkpoint\("([a-z.-]+)"\)', path.read_text())
+    }
+    assert passed == set(CRASH_POINTS)
+
+
+@pytest.mark.parametrize("text", ["nowhere", "blob.written:x", "blob.written:"])
+def test_an_unknown_crash_point_is_refused(text: str) -> None:
+    if text.endswith(":"):
+        from_environment({"TORPOR_CRASH_AT": text})
+        return
+    with pytest.raises(InvalidSettings):
+        from_environment({"TORPOR_CRASH_AT": text})

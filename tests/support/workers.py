@@ -1,0 +1,63 @@
+"""Inference processes that are killed. They start from a server that has torch loaded, so a hundred cost little."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["support.caches", "torpor.client", "torpor.adapters.plain"])
+
+
+def start_worker(home: Path, crash_at: str, seed: int, saves: int) -> tuple[BaseProcess, Connection]:
+    """Start a process that grows and saves a session; it sends the id of each backup once it is acknowledged."""
+    here, there = _context.Pipe(duplex=False)
+    process = _context.Process(target=_work, args=(str(home), crash_at, seed, saves, there), daemon=True)
+    process.start()
+    there.close()
+    return process, here
+
+
+def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> None:
+    import torch
+    from support.caches import CacheSession
+
+    from torpor.client import connect
+    from torpor.state.errors import TorporError
+
+    os.environ["TORPOR_CRASH_AT"] = crash_at
+    torch.set_num_threads(1)
+    rng = random.Random(seed)
+    session = CacheSession(layers=2, heads=2, dim=16)
+    session.grow(300, seed)
+    try:
+        with connect(home=home) as keeper:
+            for _ in range(saves):
+                session.grow(rng.choice([1, 20, 64, 100]), rng.randrange(1 << 30))
+                if rng.random() < 0.2:
+                    session.crop_to(rng.randrange(session.tokens // 2, session.tokens))
+                session.note = {"kv": session.digest(), "tokens": session.tokens, "pad": torch.zeros(6000) + rng.random()}
+                handle = keeper.save(f"session-{seed % 3}", session)
+                out.send(("started", handle.backup_id))
+                out.send(("acknowledged", handle.wait(30).id))
+    except TorporError as error:
+        out.send(("failed", error.code))
+    out.send(("done", ""))
+
+
+def messages(pipe: Connection, process: BaseProcess, timeout_s: float) -> list[tuple[str, str]]:
+    """Return everything a worker said until it ended, however it ended."""
+    found: list[tuple[str, Any]] = []
+    process.join(timeout_s)
+    try:
+        while pipe.poll():
+            found.append(pipe.recv())
+    except EOFError:
+        pass
+    pipe.close()
+    return found
