@@ -20,6 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, MissingExtra, TorporError
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest
 from ..state.plan import check_mode, plan_restore
+from ..store.files import store_error
 from . import output
 from .output import reporting, show, size, table, when
 
@@ -56,7 +57,7 @@ def run() -> None:
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except OSError as error:
-            raise TorporError(f"{type(error).__name__}: {error}") from error
+            raise store_error(error, "use", error.filename or "a file") from error
 
 
 @contextmanager

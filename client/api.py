@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpx
@@ -15,6 +15,7 @@ from ..state.api import API_VERSION, DIGEST_HEADER, VERSION_HEADER
 from ..state.backup import Backup
 from ..state.errors import DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
 from ..state.ids import is_backup_id, parse_session_id
+from ..state.manifest import BlobRef
 from ..state.problems import from_problem
 from .discover import Endpoint
 
@@ -111,6 +112,10 @@ class Api:
         if digest_of(response.content) != response.headers.get(DIGEST_HEADER):
             raise ManifestDamaged(f"the manifest of backup {backup_id} changed on its way")
         return response.content
+
+    def discard(self, refs: Iterable[BlobRef]) -> None:
+        """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
+        self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})
 
     def commit(self, backup_id: str, raw: bytes, *, patience_s: float = 10.0) -> Backup:
         """Commit a manifest, waiting a while for a daemon that is being restarted (a repeated commit is harmless)."""

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
 from ..state.crash_points import Checkpoint
-from ..state.errors import MissingBlobs, Timeout
+from ..state.errors import MissingBlobs, Timeout, TorporError
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import BlobRef, KVCache, LayerName, Manifest, block_ranges
 from .api import Api
@@ -66,7 +67,7 @@ class SaveJob:
     fingerprint: Callable[[], Fingerprint]
     omitted: dict[str, str]
     kv: KVJob | None = None
-    _written: int = 0
+    _written: list[BlobRef] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -85,6 +86,10 @@ class SaveWorker:
         manifest = None
         try:
             backup, manifest = self._attempts(job)
+        except TorporError:
+            with suppress(TorporError):  # a disk that is full should not stay so because of this
+                self._api.discard(job._written)
+            raise
         finally:
             if job.kv is not None:
                 done = manifest.kv_cache if manifest is not None else None
@@ -125,7 +130,7 @@ class SaveWorker:
             fingerprint=job.fingerprint(),
             kv_cache=kv,
             omitted=job.omitted,
-            bytes_written=job._written,
+            bytes_written=sum(ref.size_bytes for ref in job._written),
         )
 
     def _put_leaf(self, job: SaveJob, leaf: tree.Leaf) -> Callable[[], list[BlobRef]]:
@@ -162,7 +167,7 @@ class SaveWorker:
         result = self._blobs.put(buffers)
         if result.written:
             with job._lock:
-                job._written += result.ref.size_bytes
+                job._written.append(result.ref)
         return result.ref
 
 

@@ -1,4 +1,4 @@
-"""Manifests as bytes: canonical JSON (sorted keys, UTF-8), and on disk an LZ4 frame of it with a content checksum."""
+"""Manifests as bytes: canonical JSON in UTF-8, and on disk an LZ4 frame of it with a content checksum."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ def _adapter() -> TypeAdapter[Manifest]:
 
 
 def dump(manifest: Manifest) -> bytes:
-    """Return the canonical JSON of a manifest: equal manifests give equal bytes."""
-    plain = orjson.loads(orjson.dumps(manifest))  # orjson sorts the keys of dicts, not the fields of dataclasses
-    return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
+    """Return the canonical JSON of a manifest: its own fields in the order of the schema, no white space.
+
+    Keys inside layers keep the user's order, which is part of the state: a chat template that renders a tool call's
+    arguments gives other tokens for another order.
+    """
+    return orjson.dumps(manifest)
 
 
 def load(raw: bytes | memoryview) -> Manifest:

@@ -172,6 +172,11 @@ def _add_blobs(app: FastAPI, catalog: Catalog) -> None:
         refs = [BlobRef(parse_digest(digest), size) for digest, size in digests.blobs.items()]
         return _json({"missing": catalog.blobs.missing(refs)})
 
+    @app.post("/v1/blobs/discard")
+    def discard(digests: Digests) -> Response:
+        """Remove those of some blobs that no backup needs, at once: a save that failed gives its room back."""
+        return _json({"removed": catalog.discard(parse_digest(digest) for digest in digests.blobs)})
+
     @app.put("/v1/blobs/{digest}", status_code=201)
     async def put_blob(digest: str, request: Request) -> Response:
         """Store a blob; its bytes must have the digest."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -193,6 +193,21 @@ class Catalog:
         record = self._record(manifest, raw)
         self.index.commit_backup(record, manifest_blobs(manifest), now=self._clock(), enqueue=False)
 
+    def discard(self, digests: Iterable[str]) -> int:
+        """Unlink those of some blobs that no backup needs: what a failed save wrote. Return how many there were."""
+        with self._lock:
+            return sum(self._unlink_unneeded(digest, grace_s=0.0) for digest in digests)
+
+    def _unlink_unneeded(self, digest: str, grace_s: float) -> bool:
+        path = self.blobs.path(digest)
+        try:
+            if self._clock() - path.stat().st_mtime < grace_s or self.index.needs_blob(digest):
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
     def remove_orphans(self, grace_s: float, batch: int = 256) -> int:
         """Unlink blobs that no backup needs and no writer has touched for `grace_s`; return how many.
 
@@ -201,12 +216,7 @@ class Catalog:
         removed, digests = 0, self.blobs.digests()
         while group := list(islice(digests, batch)):
             with self._lock:
-                for digest in group:
-                    path = self.blobs.path(digest)
-                    with suppress(FileNotFoundError):
-                        if self._clock() - path.stat().st_mtime > grace_s and not self.index.needs_blob(digest):
-                            path.unlink()
-                            removed += 1
+                removed += sum(self._unlink_unneeded(digest, grace_s) for digest in group)
         return removed
 
     def _note(self, level: str, kind: str, detail: str, backup_id: str | None = None) -> None:

@@ -39,8 +39,9 @@ class InstanceLock:
             owner = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
             raise DaemonAlreadyRunning(f"a daemon with pid {owner} owns {home.root}") from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+        with translated("write", home.lock):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
         """Free the lock."""

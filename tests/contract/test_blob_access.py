@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 from support.daemon import Daemon
-
 from torpor.client.api import Api
 from torpor.client.blob_access import BlobAccess, OverHttp, SharedFiles
 from torpor.client.discover import Endpoint
@@ -90,9 +89,7 @@ def test_a_blob_that_is_not_there(access: BlobAccess) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "zero"])
-def test_a_damaged_blob_is_never_taken_for_whole(
-    access: BlobAccess, place: Callable[[str], Path], damage: str
-) -> None:
+def test_a_damaged_blob_is_never_taken_for_whole(access: BlobAccess, place: Callable[[str], Path], damage: str) -> None:
     data = os.urandom(5000)
     ref = access.put(views(data)).ref
     bad = bytearray(data)

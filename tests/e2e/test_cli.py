@@ -13,7 +13,6 @@ import pytest
 import torch
 from support.caches import CacheSession
 from support.daemon import Daemon
-
 from torpor.adapters.plain import PlainSession
 from torpor.state.errors import error_classes
 

@@ -17,7 +17,6 @@ import orjson
 import pytest
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
-
 from torpor.client import connect
 from torpor.state.errors import (
     BlobDamaged,
@@ -178,7 +177,9 @@ def test_a_wrong_token_in_the_sdk_is_a_typed_error(shared_daemon: Daemon) -> Non
     ],
     ids=str,
 )  # fmt: skip
-def test_foreign_hosts_and_pages_are_refused_even_with_the_token(shared_daemon: Daemon, headers: dict[str, str]) -> None:
+def test_foreign_hosts_and_pages_are_refused_even_with_the_token(
+    shared_daemon: Daemon, headers: dict[str, str]
+) -> None:
     answer = shared_daemon.request("GET", "/v1/status", headers=headers)
     assert answer.status_code == 403
     assert answer.json()["code"] == "host-not-allowed"

@@ -9,7 +9,6 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget, static_cache
 from support.daemon import Daemon
-
 from torpor.client import Keeper
 from torpor.client.memory import Pool
 

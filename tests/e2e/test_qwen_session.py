@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 from support.daemon import Daemon
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
-
 from torpor.adapters.plain import PlainTarget
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
 from torpor.cli.demo_model import Loaded, small_model, start_session
 from torpor.state.errors import RestoreRefused, UnsupportedState
+from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 
 SAMPLING = {"do_sample": True, "temperature": 1.0, "pad_token_id": 0, "eos_token_id": None}
 
@@ -34,9 +33,7 @@ def go_on(session: TransformersSession, tokens: int = 24) -> tuple[list[int], to
 
 
 def equal(a: Any, b: Any) -> bool:
-    return (
-        a[0] == b[0] and torch.equal(a[1], b[1]) and all(torch.equal(x, y) for x, y in zip(a[2], b[2], strict=True))
-    )
+    return a[0] == b[0] and torch.equal(a[1], b[1]) and all(torch.equal(x, y) for x, y in zip(a[2], b[2], strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.caches import CacheTarget
 from support.daemon import Daemon
 from support.workers import messages, start_worker
-
 from torpor.state.crash_points import CRASH_POINTS, DAEMON_POINTS, SDK_POINTS
 from torpor.state.errors import InvalidSettings
 from torpor.store.crash import from_environment
@@ -49,8 +47,8 @@ class Ledger:
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    yield Ledger(tmp_path_factory.mktemp("kill") / "home")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    return Ledger(tmp_path_factory.mktemp("kill") / "home")
 
 
 def no_leftovers(home: Path, daemon: Daemon) -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import torch
 from support.caches import CacheSession
 from support.manifests import manifest
-
 from torpor.adapters.dynamic_cache import LiveCache
 from torpor.codec import manifest_file
 
 GOLDEN = (
-    b'{"adapter":"transformers","bytes_written":0,"created_at":1.0,"fingerprint":{"adapters":"digest of part 2",'
-    b'"cache_class":"digest of part 7","chat_template":"digest of part 11","kv_dtype":"digest of part 5",'
-    b'"kv_layout":"digest of part 6","processor":"digest of part 9","quantization":"digest of part 1",'
-    b'"rope_config":"digest of part 4","text_config":"digest of part 3","tokenizer":"digest of part 10",'
-    b'"vision_weights":"digest of part 8","weights":"digest of part 0"},"format":"qwen-state/v2",'
-    b'"id":"01M81P35719XNDZ4R57NMV6DYZ","kv_cache":{"blocks":[{"digest":"' + b"a" * 64 + b'","size_bytes":4096},'
-    b'{"digest":"' + b"b" * 64 + b'","size_bytes":64}],"cache_class":"DynamicCache","layout":{"batch":1,'
-    b'"block_tokens":64,"dtype":"bfloat16","layers":[{"heads":2,"key_dim":8,"value_dim":8}]},"tokens":65},'
-    b'"layers":{"media":[],"metadata":{},"text_context":{},"tokens":{},"vision_cache":{"v":{"$tensor":{"blocks":'
-    b'[{"digest":"' + b"c" * 64 + b'","size_bytes":32}],"dtype":"uint8","shape":[32]}}}},"omitted":{},'
-    b'"parent_id":null,"session_id":"s","tokens":66}'
+    b'{"id":"01M81P35719XNDZ4R57NMV6DYZ","session_id":"s","created_at":1.0,"adapter":"transformers","layers":'
+    b'{"metadata":{},"text_context":{},"tokens":{},"media":[],"vision_cache":{"v":{"$tensor":{"shape":[32],"dtype":'
+    b'"uint8","blocks":[{"digest":"' + b"c" * 64 + b'","size_bytes":32}]}}}},"tokens":66,"parent_id":null,'
+    b'"fingerprint":{"weights":"digest of part 0","quantization":"digest of part 1","adapters":"digest of part 2",'
+    b'"text_config":"digest of part 3","rope_config":"digest of part 4","kv_dtype":"digest of part 5",'
+    b'"kv_layout":"digest of part 6","cache_class":"digest of part 7","vision_weights":"digest of part 8",'
+    b'"processor":"digest of part 9","tokenizer":"digest of part 10","chat_template":"digest of part 11"},'
+    b'"kv_cache":{"layout":{"dtype":"bfloat16","batch":1,"layers":[{"heads":2,"key_dim":8,"value_dim":8}],'
+    b'"block_tokens":64},"tokens":65,"cache_class":"DynamicCache","blocks":[{"digest":"' + b"a" * 64 + b'",'
+    b'"size_bytes":4096},{"digest":"' + b"b" * 64 + b'","size_bytes":64}]},"omitted":{},"bytes_written":0,'
+    b'"format":"qwen-state/v2"}'
 )
 
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
-
 from torpor.client import Backup
 from torpor.client.memory import Pool
 from torpor.state.errors import TorporError

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from blake3 import blake3
-from transformers import DynamicCache, StaticCache
-
 from torpor.adapters.dynamic_cache import CacheSink, LiveCache, why_unsupported
 from torpor.client import Capture, KVSink, LiveKV, TargetState, Woken
 from torpor.codec import torch_bridge
 from torpor.state.fingerprint import Fingerprint
 from torpor.state.manifest import KVCache
+from transformers import DynamicCache, StaticCache
 
 IDENTITY = Fingerprint(*(["same"] * 12))
 

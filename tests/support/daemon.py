@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import orjson
-
 from torpor.client import Keeper, connect
 from torpor.client.api import Api
 from torpor.client.discover import find_endpoint
@@ -34,7 +33,7 @@ class Daemon:
         return found
 
     def start(self) -> Daemon:
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed at exit)
         command = [*self.prefix, sys.executable, "-m", "torpor.cli.entry", "serve", "--json"]
         self.process = subprocess.Popen(
             command, env=self.environment(), stdout=subprocess.PIPE, stderr=self.errors, cwd="/"

@@ -25,10 +25,10 @@ def start_worker(home: Path, crash_at: str, seed: int, saves: int) -> tuple[Base
 
 def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> None:
     import torch
-    from support.caches import CacheSession
-
     from torpor.client import connect
     from torpor.state.errors import TorporError
+
+    from support.caches import CacheSession
 
     os.environ["TORPOR_CRASH_AT"] = crash_at
     torch.set_num_threads(1)
@@ -41,7 +41,11 @@ def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> N
                 session.grow(rng.choice([1, 20, 64, 100]), rng.randrange(1 << 30))
                 if rng.random() < 0.2:
                     session.crop_to(rng.randrange(session.tokens // 2, session.tokens))
-                session.note = {"kv": session.digest(), "tokens": session.tokens, "pad": torch.zeros(6000) + rng.random()}
+                session.note = {
+                    "kv": session.digest(),
+                    "tokens": session.tokens,
+                    "pad": torch.zeros(6000) + rng.random(),
+                }
                 handle = keeper.save(f"session-{seed % 3}", session)
                 out.send(("started", handle.backup_id))
                 out.send(("acknowledged", handle.wait(30).id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from torpor.state import errors
 from torpor.state.problems import from_problem, to_problem
 

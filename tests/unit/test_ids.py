@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from torpor.state.errors import BadInput, InvalidId
 from torpor.state.ids import is_backup_id, parse_backup_id, parse_digest, parse_session_id
 from torpor.store.blobs import BlobStore

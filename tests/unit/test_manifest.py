@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.manifests import manifest
-
 from torpor.codec import kv_blocks, manifest_file
 from torpor.state.errors import InvalidManifest, ManifestDamaged, TorporError
 from torpor.state.manifest import KVLayer, KVLayout, block_ranges, manifest_blobs
-
 
 
 def as_json(**changes: Any) -> dict[str, Any]:
@@ -108,9 +106,7 @@ def test_block_ranges_cover_every_token_once(tokens: int, block: int) -> None:
     assert covered == list(range(tokens))
 
 
-@given(
-    st.lists(st.tuples(*[st.integers(1, 5)] * 3), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 70)
-)
+@given(st.lists(st.tuples(*[st.integers(1, 5)] * 3), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 70))
 def test_segments_add_up_to_the_block(layers: list[tuple[int, int, int]], batch: int, tokens: int) -> None:
     layout = KVLayout("float32", batch, tuple(KVLayer(*layer) for layer in layers))
     sizes = kv_blocks.segment_sizes(layout, tokens)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from support.manifests import FULL, manifest
-
 from torpor.state.errors import BadInput, RestoreRefused
 from torpor.state.fingerprint import KV_PARTS, TOKEN_PARTS, VISION_PARTS, Fingerprint
 from torpor.state.plan import MODES, TargetState, check_mode, plan_restore
+
 
 def changed(*parts: str) -> Fingerprint:
     return replace(FULL, **dict.fromkeys(parts, "something else"))

@@ -12,7 +12,6 @@ import torch
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
-
 from torpor.codec import torch_bridge, tree
 from torpor.state.errors import InvalidManifest, UnsupportedState
 from torpor.state.manifest import BlobRef, layer_blobs
@@ -122,7 +121,12 @@ def test_a_parameter_comes_back_as_its_values() -> None:
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64", "float16", "float32", "float64", "complex64"])
 def test_numpy_arrays_and_scalars(dtype: str) -> None:
-    for array in (np.ones((3, 4), dtype)[:, ::2], np.zeros((), dtype), np.zeros((0, 2), dtype), np.asfortranarray(np.ones((2, 3), dtype))):
+    for array in (
+        np.ones((3, 4), dtype)[:, ::2],
+        np.zeros((), dtype),
+        np.zeros((0, 2), dtype),
+        np.asfortranarray(np.ones((2, 3), dtype)),
+    ):
         back = there_and_back([array])[0]
         assert isinstance(back, np.ndarray)
         assert (back.dtype, back.shape) == (array.dtype, array.shape)

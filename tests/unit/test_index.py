@@ -1,0 +1,172 @@
+"""The index: migrations, one transaction a change, and what its errors become."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.manifests import manifest
+from torpor.db.index import EVENTS_KEPT, Index
+from torpor.db.records import record_of
+from torpor.db.schema import REVISION
+from torpor.state.backup import Backup
+from torpor.state.errors import BackupNotFound, Conflict, IndexDamaged, SessionNotFound
+from torpor.state.manifest import manifest_blobs
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index(tmp_path / "index.sqlite")
+    yield opened
+    opened.close()
+
+
+def record(number: int = 0, session: str = "s", at: float = 1.0) -> Backup:
+    made = manifest(id=f"01M81P35719XNDZ4R57NMV{number:04d}", session_id=session, created_at=at)
+    return record_of(made, manifest_digest="d" * 64, manifest_bytes=100, pinned=False, expires_at=at + 10)
+
+
+BLOBS = manifest_blobs(manifest())
+
+
+def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from torpor.db.engine import writer_engine
+    from torpor.db.migrate import MIGRATIONS
+    from torpor.db.schema import metadata
+
+    Index(tmp_path / "i").close()
+    engine = writer_engine(tmp_path / "i")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
+
+
+def test_an_up_to_date_index_is_not_migrated(tmp_path: Path) -> None:
+    first = Index(tmp_path / "i")
+    first.close()
+    second = Index(tmp_path / "i")
+    second.close()
+    assert (first.migrated, second.migrated) == (True, False)
+
+
+def test_an_older_index_is_copied_before_it_is_migrated(tmp_path: Path) -> None:
+    """An index that is stamped older than the first revision cannot exist; an unknown one is refused uncopied."""
+    Index(tmp_path / "i").close()
+    with sqlite3.connect(tmp_path / "i") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'future'")
+    connection.close()
+    with pytest.raises(IndexDamaged, match="future"):
+        Index(tmp_path / "i")
+    assert [p.name for p in tmp_path.iterdir() if "before" in p.name] == []
+
+
+def test_a_commit_is_there_once(index: Index) -> None:
+    assert index.commit_backup(record(), BLOBS, now=5.0, enqueue=False)
+    assert not index.commit_backup(record(), BLOBS, now=6.0, enqueue=False)
+    assert index.backup(record().id) == record()
+    totals = index.totals()
+    assert (totals.backups, totals.sessions, totals.blobs) == (1, 1, 3)
+    assert totals.blob_bytes == sum(size for size, _ in BLOBS.values())
+    with pytest.raises(Conflict):
+        index.commit_backup(replace(record(), manifest_digest="e" * 64), BLOBS, now=5.0, enqueue=False)
+
+
+def test_the_outbox_is_filled_in_the_same_transaction(tmp_path: Path) -> None:
+    points: list[str] = []
+
+    def fail(name: str) -> None:
+        points.append(name)
+        if name == "index.inserted":
+            raise Conflict("stopped by the test")
+
+    index = Index(tmp_path / "i", fail)
+    with pytest.raises(Conflict):
+        index.commit_backup(record(), BLOBS, now=5.0, enqueue=True)
+    assert index.totals().backups == index.totals().outbox_waiting == index.totals().blobs == 0
+    index.close()
+    assert points == ["index.begun", "index.inserted"]
+
+
+def test_text_goes_before_vision_before_kv(index: Index, tmp_path: Path) -> None:
+    index.commit_backup(record(), BLOBS, now=5.0, enqueue=True)
+    assert index.totals().outbox_waiting == len(record().layers)
+    with sqlite3.connect(tmp_path / "index.sqlite") as connection:
+        rows = connection.execute("SELECT layer FROM outbox ORDER BY priority, id").fetchall()
+    connection.close()
+    order = [layer for (layer,) in rows]
+    assert order.index("tokens") < order.index("media") < order.index("vision_cache") < order.index("kv_cache")
+
+
+def test_removal_keeps_what_others_share(index: Index) -> None:
+    shared = dict(list(BLOBS.items())[:2])
+    index.commit_backup(record(1), BLOBS, now=5.0, enqueue=True)
+    index.commit_backup(record(2), shared, now=5.0, enqueue=False)
+    index.remove_backup(record(1).id)
+    assert [index.needs_blob(digest) for digest in BLOBS] == [True, True, False]
+    assert index.totals().outbox_waiting == 0
+    index.remove_backup(record(2).id)
+    assert index.totals().sessions == 0
+    with pytest.raises(BackupNotFound):
+        index.remove_backup(record(2).id)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5)), max_size=12))
+def test_listing_is_newest_first_and_pages_without_gaps(rows: list[tuple[str, int]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index(Path(folder) / "i")
+        made = [record(i, session, float(at)) for i, (session, at) in enumerate(rows)]
+        for each in made:
+            index.commit_backup(each, {}, now=0.0, enqueue=False)
+        expected = [r.id for r in sorted(made, key=lambda r: (r.created_at, r.id), reverse=True)]
+        paged: list[str] = []
+        while page := index.list_backups(limit=2, before=paged[-1] if paged else None):
+            paged += [r.id for r in page]
+        assert paged == expected
+        for session in "abc":
+            own = [r.id for r in index.list_backups(session_id=session, limit=100)]
+            assert own == [i for i in expected if i in {r.id for r in made if r.session_id == session}]
+            if own:
+                assert index.newest(session).id == own[0]
+            else:
+                with pytest.raises(SessionNotFound):
+                    index.newest(session)
+        index.close()
+
+
+def test_readers_cannot_write(index: Index) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection = index._reader.raw_connection()
+        try:
+            connection.cursor().execute("DELETE FROM backups")
+        finally:
+            connection.close()
+
+
+def test_durability_settings(index: Index) -> None:
+    cursor = index._writer.raw_connection().cursor()
+    values = [
+        cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous", "foreign_keys")
+    ]
+    assert values == ["wal", 2, 1]
+
+
+def test_old_events_go(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EVENTS_KEPT >= 1000
+    monkeypatch.setattr("torpor.db.index.EVENTS_KEPT", 5)
+    for i in range(9):
+        index.add_event(at=float(i), level="info", kind="k", detail=str(i))
+    assert [e["detail"] for e in index.recent_events()] == ["8", "7", "6", "5", "4"]
