@@ -1,0 +1,63 @@
+"""The README's snippets, run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_snippets_run_in_order(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TORPOR_HOME", str(daemon.home))
+    names: dict[str, object] = {}
+    assert len(blocks("python")) == 3
+    for source in blocks("python"):
+        exec(compile(source, "README.md", "exec"), names)
+    names["keeper"].close()  # type: ignore[attr-defined]
+    out = capsys.readouterr().out
+    assert "kv_cache reuse same weights fingerprint" in out
+    assert "\nfull\n" in out
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(commands) > 5
+    environment = os.environ | {"TORPOR_HOME": str(daemon.home)}
+    for line in commands:
+        words = line.split()
+        assert words[0] == "torpor"
+        done = subprocess.run(
+            [sys.executable, "-m", "torpor.cli.entry", *words[1:]], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_docs_name_every_command_and_extra() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    shown = [name for name in extras if name != "tray"]  # nothing to use yet
+    assert [name for name in shown if f"`{name}`" not in README] == []
+    assert "127.0.0.1:7717" in README
+
+
+def test_the_command_is_installed() -> None:
+    """`torpor` itself, as the wheel's entry point puts it beside the interpreter."""
+    command = Path(sys.executable).with_name("torpor")
+    assert subprocess.run([command, "--version"], capture_output=True, check=True).stdout.strip()
