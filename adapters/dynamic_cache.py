@@ -19,6 +19,7 @@ from ..state.errors import SnapshotLost, UnsupportedState
 from ..state.manifest import BLOCK_TOKENS, KVCache, KVLayer, KVLayout
 from ..state.tensors import DTYPE_SIZES
 from .cache_watch import plain_class, watch
+from .host_memory import fresh_tensors
 
 if TYPE_CHECKING:
     from ..client.capture import KVView
@@ -181,12 +182,12 @@ class CacheSink:
     """Fresh host memory for a cache: one tensor for each K and V, filled block by block."""
 
     def __init__(self, kv: KVCache) -> None:
-        dtype = getattr(torch, kv.layout.dtype)
-        self.tensors: Tensors = [
-            torch.empty((kv.layout.batch, layer.heads, kv.tokens, dim), dtype=dtype)
+        shapes = [
+            (kv.layout.batch, layer.heads, kv.tokens, dim)
             for layer in kv.layout.layers
             for dim in (layer.key_dim, layer.value_dim)
         ]
+        self.tensors: Tensors = fresh_tensors(shapes, getattr(torch, kv.layout.dtype))
         self._views = [byte_view(tensor) for tensor in self.tensors]
 
     def block(self, start: int, stop: int) -> Sequence[memoryview]:

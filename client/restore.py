@@ -12,6 +12,8 @@ from ..state.plan import RestorePlan
 from .blob_access import BlobAccess
 from .capture import KVSink, RestoreTarget, Woken
 
+READ_AHEAD = 6  # blocks on their way beyond those being read: keeps a disk busy while others are hashed
+
 
 def read_backup(
     manifest: Manifest, plan: RestorePlan, target: RestoreTarget[Any], blobs: BlobAccess, threads: ThreadPoolExecutor
@@ -39,15 +41,18 @@ def read_backup(
 
 
 def _submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobAccess, threads: ThreadPoolExecutor) -> list[Future[None]]:
+    for ref in kv.blocks[:READ_AHEAD]:
+        blobs.expect(ref)
     ranges = block_ranges(kv.tokens, kv.layout.block_tokens)
     return [
-        threads.submit(_read_block, blobs, ref, sink, start, stop)
-        for ref, (start, stop) in zip(kv.blocks, ranges, strict=True)
+        threads.submit(_read_block, blobs, kv.blocks, i, sink, start, stop) for i, (start, stop) in enumerate(ranges)
     ]
 
 
-def _read_block(blobs: BlobAccess, ref: BlobRef, sink: KVSink, start: int, stop: int) -> None:
-    segments = sink.block(start, stop)
+def _read_block(blobs: BlobAccess, refs: tuple[BlobRef, ...], i: int, sink: KVSink, start: int, stop: int) -> None:
+    if i + READ_AHEAD < len(refs):
+        blobs.expect(refs[i + READ_AHEAD])
+    ref, segments = refs[i], sink.block(start, stop)
     if sum(segment.nbytes for segment in segments) != ref.size_bytes:
         raise InvalidManifest("the target's cache has another shape than the manifest says")
     blobs.read_into(ref, segments)
