@@ -31,7 +31,10 @@ def why_unsupported(cache: Any) -> str | None:
     """Return why a cache has no block form here, or None when it has one."""
     if not isinstance(cache, Cache):
         return f"a {type(cache).__name__} is not a transformers Cache"
-    if not cache.layers:
+    layers = getattr(cache, "layers", None)  # an encoder-decoder cache has two caches instead
+    if layers is None:
+        return f"a {type(cache).__name__} is not kept in token blocks"
+    if not layers:
         return "the cache is empty"
     for i, layer in enumerate(cache.layers):
         if type(layer) not in (DynamicLayer, StaticLayer):
@@ -80,6 +83,7 @@ class LiveCache:
         self.tokens = int(cache.get_seq_length())
         self.cache_class = plain_class(cache).__name__
         self._appends_only = all(type(layer) is DynamicLayer for layer in cache.layers)
+        self._device = cache.layers[0].keys.device
 
     @property
     def cache(self) -> object:
@@ -90,6 +94,12 @@ class LiveCache:
     def appends_only(self) -> bool:
         """Whether every layer replaces its tensors instead of writing into them."""
         return self._appends_only
+
+    def free_bytes(self, host_bytes: int) -> int:
+        """Return how much memory is free where the tensors are."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self._device)[0])
+        return host_bytes
 
     def unchanged_tokens(self) -> int:
         """Return how many leading tokens survived since the last mark."""
@@ -139,12 +149,17 @@ class LiveCache:
 class _Held:
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
+        device = tensors[0].device
+        # What runs on the GPU now must be through before another thread's stream reads.
+        self._ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         on_host = all(t.device.type == "cpu" for t in tensors)
         self._views = [byte_view(t) for t in tensors] if on_host else None
 
     def block(self, start: int, stop: int) -> Sequence[memoryview]:
         if self._views is not None:
             return _segments(self._views, start, stop)
+        if self._ready is not None:
+            self._ready.synchronize()
         parts = [byte_view(t[:, :, start:stop].to("cpu").contiguous()) for t in self._tensors]
         return _segments(parts, 0, stop - start)
 
@@ -182,12 +197,11 @@ class CacheSink:
     """Fresh host memory for a cache: one tensor for each K and V, filled block by block."""
 
     def __init__(self, kv: KVCache) -> None:
-        shapes = [
-            (kv.layout.batch, layer.heads, kv.tokens, dim)
-            for layer in kv.layout.layers
-            for dim in (layer.key_dim, layer.value_dim)
-        ]
-        self.tensors: Tensors = fresh_tensors(shapes, getattr(torch, kv.layout.dtype))
+        dtype, batch = getattr(torch, kv.layout.dtype), kv.layout.batch
+        self.tensors: Tensors = []
+        for layer in kv.layout.layers:
+            shapes = [(batch, layer.heads, kv.tokens, dim) for dim in (layer.key_dim, layer.value_dim)]
+            self.tensors.extend(fresh_tensors(shapes, dtype))
         self._views = [byte_view(tensor) for tensor in self.tensors]
 
     def block(self, start: int, stop: int) -> Sequence[memoryview]:

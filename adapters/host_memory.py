@@ -1,7 +1,8 @@
-"""Fresh memory for many tensors at once, in huge pages where the system has them.
+"""Fresh memory for tensors, in huge pages where the system has them.
 
 Fresh pages are the largest single cost of a restore: each of 36,000 small ones for 1,000 tokens of Qwen3-VL is a fault
-of its own. In huge pages there are 72. The memory is one mapping, freed when the last of its tensors is.
+of its own; in huge pages there are 72. The tensors of one call share a mapping, which is freed when the last of them
+is: so one call a layer, since a DynamicCache replaces its tensors layer by layer at the first token.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def fresh_tensors(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list
     """Return uninitialised CPU tensors of some shapes."""
     sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
     total = sum(size + -size % _ALIGN_BYTES for size in sizes)
-    if total < 4 * HUGE_PAGE_BYTES or _ADVICE is None:
+    if total < HUGE_PAGE_BYTES or _ADVICE is None:
         return [torch.empty(shape, dtype=dtype) for shape in shapes]
     memory, at = _huge(total), 0
     tensors = []

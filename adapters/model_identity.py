@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -22,25 +24,46 @@ _VOLATILE = {
 }  # fmt: skip
 _ROPE = {"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "max_position_embeddings"}
 _PIECE_BYTES = 64 << 20
+_SAMPLES = 64  # elements of each parameter in a witness
 
-_known: weakref.WeakKeyDictionary[Any, tuple[tuple[int, ...], str, str]] = weakref.WeakKeyDictionary()
+Named = list[tuple[str, torch.Tensor]]
+Stamp = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Known:
+    """The digests of a model's weights, and what they were computed for."""
+
+    stamp: Stamp
+    witness: bytes
+    language: str
+    vision: str
+
+
+_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 _known_lock = threading.Lock()
 
 
+def weights_stamp(model: Any) -> Stamp:
+    """Return where a model's parameters lie and how often each was changed: cheap, and taken at every save."""
+    return tuple(n for _, t in _named(model) for n in (t.data_ptr(), 0 if t.is_inference() else t._version))
+
+
 def fingerprint_of(
-    model: Any, *, tokenizer: Any = None, processor: Any = None, kv_dtype: str | None = None
+    model: Any, *, tokenizer: Any = None, processor: Any = None, kv_dtype: str | None = None, stamp: Stamp | None = None
 ) -> Fingerprint:
     """Return what a model is. The first call for a model reads all of its parameters; later ones remember.
 
-    A parameter that was changed or replaced since is noticed by torch's version counters and addresses.
+    With `stamp`, the weights are those at the time it was taken; if they were changed since, they are unknown, and a
+    KV cache that is saved with this fingerprint is never opened. A change of weights is noticed by torch's version
+    counters, by addresses, and (for writes through `.data`, which leave no trace) by a sample of every parameter.
     """
-    weights, vision = _weights(model)
+    language, vision = _weights(model, stamp)
     config = model.config
-    text_config = config.get_text_config()
-    text = _cleaned(text_config.to_dict())
+    text = _cleaned(config.get_text_config().to_dict())
     tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
     return Fingerprint(
-        weights=weights,
+        weights=language,
         quantization=_digest_json(_as_dict(getattr(config, "quantization_config", None))),
         adapters=_digest_json({k: _as_dict(v) for k, v in (getattr(model, "peft_config", None) or {}).items()} or None),
         text_config=_digest_json({k: v for k, v in text.items() if k not in _ROPE}),
@@ -48,32 +71,61 @@ def fingerprint_of(
         kv_dtype=kv_dtype or str(model.dtype).removeprefix("torch."),
         kv_layout="layer,kv,batch,head,token,dim/1",
         cache_class="DynamicCache",
-        vision_weights=vision,
+        vision_weights=_vision_part(config, vision),
         processor=_processor(processor),
-        tokenizer=_tokenizer(tokenizer),
+        tokenizer=tokenizer_digest(tokenizer),
         chat_template=_template(tokenizer, processor),
     )
 
 
-def _weights(model: Any) -> tuple[str, str]:
-    """Return the digests of the language part and of the vision tower (`none` without one)."""
-    named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if b is not None)]
-    stamp = tuple(n for _, t in named for n in (t.data_ptr(), t._version))
+def _vision_part(config: Any, weights: str | None) -> str | None:
+    vision = getattr(config, "vision_config", None)
+    if weights is None or vision is None:
+        return weights
+    return blake3(f"{weights}\0{_digest_json(_cleaned(_as_dict(vision)))}".encode()).hexdigest()
+
+
+def _named(model: Any) -> Named:
+    return [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if b is not None)]
+
+
+def _weights(model: Any, stamp: Stamp | None) -> tuple[str | None, str | None]:
+    """Return the digests of the language part and of the vision tower (`none` without one); None where unknown."""
     with _known_lock:
-        known = _known.get(model)
-        if known is None or known[0] != stamp:
-            language = [(n, t) for n, t in named if not _is_vision(n)]
-            vision = [(n, t) for n, t in named if _is_vision(n)]
-            known = stamp, _digest_tensors(language), _digest_tensors(vision) if vision else NONE
-            _known[model] = known
-    return known[1], known[2]
+        now, named = weights_stamp(model), _named(model)
+        if stamp is not None and stamp != now:
+            return None, None
+        witness, known = _witness(named), _known.get(model)
+        if known is not None and (known.stamp, known.witness) == (now, witness):
+            return known.language, known.vision
+        language = [(n, t) for n, t in named if not _is_vision(n)]
+        vision = [(n, t) for n, t in named if _is_vision(n)]
+        found = _Known(now, witness, _digest_tensors(language), _digest_tensors(vision) if vision else NONE)
+        _known[model] = found
+        changed_silently = known is not None and known.stamp == now
+        if stamp is not None and (changed_silently or weights_stamp(model) != stamp):
+            return None, None  # it cannot be told whether the change came before or after the capture
+    return found.language, found.vision
 
 
 def _is_vision(name: str) -> bool:
     return any(part in ("visual", "vision_tower", "vision_model", "multi_modal_projector") for part in name.split("."))
 
 
-def _digest_tensors(named: list[tuple[str, torch.Tensor]]) -> str:
+def _witness(named: Named) -> bytes:
+    """Digest a sample of every parameter: strided elements and the last one."""
+    groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+    for _, tensor in named:
+        flat = tensor.detach().reshape(-1)
+        samples = groups.setdefault((flat.dtype, flat.device), [])
+        samples.extend((flat[:: max(1, flat.numel() // _SAMPLES)], flat[-1:]))
+    total = blake3()
+    for samples in groups.values():
+        total.update(tensor_leaf(torch.cat(samples), copy=False).data)
+    return total.digest()
+
+
+def _digest_tensors(named: Named) -> str:
     """Digest names, shapes, dtypes and bytes; tensors are hashed side by side."""
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         digests = list(threads.map(lambda item: _digest_tensor(item[1]), named))
@@ -106,14 +158,32 @@ def _digest_json(value: Any) -> str:
     return blake3(orjson.dumps(value, default=str, option=options)).hexdigest()
 
 
-def _tokenizer(tokenizer: Any) -> str | None:
-    """Digest what a tokenizer does: its backend where it is a fast one, else vocabulary and special tokens."""
+_tokenizers: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = weakref.WeakKeyDictionary()
+
+
+def tokenizer_digest(tokenizer: Any) -> str | None:
+    """Digest what a tokenizer does: its backend where it is a fast one, else vocabulary and special tokens.
+
+    Padding and truncation, which a call may leave set in the backend, do not count. Remembered while the number of
+    tokens and the special ones stay, since a large vocabulary takes a tenth of a second.
+    """
     if tokenizer is None:
         return None
+    stamp = (len(tokenizer), tuple(_flat(tokenizer.special_tokens_map.items())))
+    known = _tokenizers.get(tokenizer)
+    if known is not None and known[0] == stamp:
+        return known[1]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        return blake3(backend.to_str().encode()).hexdigest()
-    return _digest_json({"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map})
+        value = {**orjson.loads(backend.to_str()), "padding": None, "truncation": None}
+    else:
+        value = {"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
+    _tokenizers[tokenizer] = stamp, _digest_json(value)
+    return _tokenizers[tokenizer][1]
+
+
+def _flat(items: Iterable[tuple[str, Any]]) -> Iterable[str]:
+    return (f"{name}={value}" for name, value in items)
 
 
 def _template(tokenizer: Any, processor: Any) -> str | None:

@@ -22,7 +22,7 @@ from ..state.fingerprint import Fingerprint
 from ..state.manifest import KVCache, LayerName
 from ..state.plan import TargetState
 from .dynamic_cache import CacheSink, LiveCache, why_unsupported
-from .model_identity import fingerprint_of
+from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
 
 
 @dataclass(slots=True)
@@ -59,12 +59,14 @@ class TransformersSession:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     rope_deltas: torch.Tensor | None = None
-    rng_state: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokenizer_digest(self.tokenizer)  # here, so that no save pays for it and no other thread touches it
 
     def capture(self) -> Capture:
         """Take a consistent picture in the calling thread. Raises: UnsupportedState."""
         layers: dict[LayerName, Any] = {
-            "metadata": {"model_name": _model_name(self.model), **self.metadata},
+            "metadata": {**self.metadata, "model_name": _model_name(self.model)},
             "text_context": {
                 "conversation": self.conversation,
                 "tool_calls": self.tool_calls,
@@ -78,20 +80,22 @@ class TransformersSession:
         if self.vision:
             layers["vision_cache"] = {kind: _encoder_output(out) for kind, out in self.vision.items()}
         kv, omitted = self._kv()
-        kv_dtype = kv.layout.dtype if kv is not None else None
+        kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model)
         return Capture(
             adapter="transformers",
             layers=layers,
             to_leaf=_to_leaf,
             tokens=int(self.token_ids.shape[-1]),
             kv=kv,
-            fingerprint=lambda: self.fingerprint(kv_dtype),
+            fingerprint=lambda: self.fingerprint(kv_dtype, stamp),
             omitted=omitted,
         )
 
-    def fingerprint(self, kv_dtype: str | None = None) -> Fingerprint:
-        """Return what the session's model, tokenizer and processor are."""
-        return fingerprint_of(self.model, tokenizer=self.tokenizer, processor=self.processor, kv_dtype=kv_dtype)
+    def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
+        """Return what the session's model, tokenizer and processor are (see `fingerprint_of`)."""
+        return fingerprint_of(
+            self.model, tokenizer=self.tokenizer, processor=self.processor, kv_dtype=kv_dtype, stamp=stamp
+        )
 
     def _tokens_layer(self) -> dict[str, Any]:
         rng = {"cpu": torch.get_rng_state()}
@@ -123,18 +127,14 @@ class TransformersSession:
         return LiveCache(self.cache), {}
 
     def activate(self) -> None:
-        """Put what belongs to the session but lives in the model or the process back there: rope deltas, RNG state.
+        """Put the rope deltas, which belong to the session but live in the model, back there.
 
-        Needed after a restore (done there), and whenever another session has used the same model in between.
+        `generate` does it by itself; a loop of your own calls it when another session has used the model in between.
         """
         holder = _rope_holder(self.model)
         if holder is not None:
             deltas = self.rope_deltas
             holder.rope_deltas = None if deltas is None else deltas.to(self.token_ids.device)
-        if "cpu" in self.rng_state:
-            torch.set_rng_state(self.rng_state["cpu"])
-        if "cuda" in self.rng_state and self.token_ids.device.type == "cuda":
-            torch.cuda.set_rng_state(self.rng_state["cuda"], self.token_ids.device)
 
     def model_inputs(self) -> dict[str, Any]:
         """Return the keyword arguments with which `model.generate` goes on from here."""
@@ -154,9 +154,16 @@ class TransformersSession:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def generate(self, **options: Any) -> Any:
-        """Call `model.generate`, keep the session's fields in step, and return its output."""
+        """Call `model.generate` with the session's settings, keep its fields in step, and return the output.
+
+        Settings are those in `config` that `GenerationConfig` knows (a woken session has those it was saved with);
+        `options` go before them.
+        """
         before = self.token_ids.shape[-1]
-        out = self.model.generate(**self.model_inputs(), **options, return_dict_in_generate=True)
+        if self.rope_deltas is not None or self.cache is None:
+            self.activate()
+        settings = {**_generation_settings(self.model, self.config), **options}
+        out = self.model.generate(**self.model_inputs(), **settings, return_dict_in_generate=True)
         self.cache = out.past_key_values
         self.extend(out.sequences[:, before:])
         self.rope_deltas = _rope_deltas(self.model)
@@ -201,6 +208,7 @@ class TransformersTarget:
         """Make a live session and activate it."""
         device = self.model.device
         tokens: dict[str, Any] = woken.layers.get("tokens") or {}
+        rng = _usable_rng(tokens.get("rng_state") or {}, device)
         text: dict[str, Any] = woken.layers.get("text_context") or {}
         vision: dict[str, Any] = woken.layers.get("vision_cache") or {}
         cache = None
@@ -209,7 +217,9 @@ class TransformersTarget:
 
         def wide(name: str) -> torch.Tensor | None:
             value = tokens.get(name)
-            return None if value is None else value.to(device, torch.int64)
+            return (
+                None if value is None else value.to(device, value.dtype if value.dtype == torch.bool else torch.int64)
+            )
 
         ids = wide("ids")
         session = TransformersSession(
@@ -230,9 +240,10 @@ class TransformersTarget:
             config=woken.layers.get("config_snapshot") or {},
             metadata=woken.layers.get("metadata") or {},
             rope_deltas=tokens.get("rope_deltas") if cache is not None else None,
-            rng_state=tokens.get("rng_state") or {},
         )
         session.activate()
+        for kind, state in rng.items():
+            _rng_setters[kind](state)
         return session
 
     def live(self, session: Any) -> LiveKV | None:
@@ -240,21 +251,30 @@ class TransformersTarget:
         return LiveCache(session.cache) if session.cache is not None else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    """An output of the vision tower. Nobody writes into it, so a save may share its memory and remember its digest."""
+
+    tensor: torch.Tensor
+
+
 def _to_leaf(value: Any) -> Leaf | None:
-    """Take a tensor as a leaf. Large ones are embeddings, which nobody writes into: they are shared and remembered."""
-    if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > _SHARED_FROM_BYTES:
-        return torch_bridge.tensor_leaf(value, copy=False, memo=(value, value._version))
-    return torch_bridge.to_leaf(value)
-
-
-_SHARED_FROM_BYTES = 256 << 10
+    """Take a tensor as a leaf: a copy, but for embeddings that count their changes (inference tensors do not)."""
+    if not isinstance(value, _Embedding):
+        return torch_bridge.to_leaf(value)
+    tensor = value.tensor
+    if tensor.is_inference():
+        return torch_bridge.to_leaf(tensor)
+    return torch_bridge.tensor_leaf(tensor, copy=False, memo=(tensor, tensor._version))
 
 
 def _narrow(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """Store integers as int32 or uint8 where they fit; they are given back as int64."""
     if tensor is None or tensor.numel() == 0:
         return tensor
-    if tensor.dtype not in (torch.int64, torch.int32, torch.bool):
+    if tensor.dtype == torch.bool:
+        return tensor
+    if tensor.dtype not in (torch.int64, torch.int32):
         raise UnsupportedState(f"token ids and masks must be int64, int32 or bool, not {tensor.dtype}")
     low, high = int(tensor.min()), int(tensor.max())
     if low >= 0 and high < 256:
@@ -281,11 +301,32 @@ def _generation_config(model: Any) -> dict[str, Any]:
     return dict(config.to_diff_dict()) if isinstance(config, GenerationConfig) else {}
 
 
+def _generation_settings(model: Any, config: dict[str, Any]) -> dict[str, Any]:
+    known = getattr(model, "generation_config", None)
+    return {
+        k: v for k, v in config.items() if not k.startswith("_") and k != "transformers_version" and hasattr(known, k)
+    }
+
+
+_rng_setters: dict[str, Any] = {"cpu": torch.set_rng_state, "cuda": lambda state: torch.cuda.set_rng_state(state)}
+
+
+def _usable_rng(saved: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the RNG states that this process can take. Raises: UnsupportedState before anything is touched."""
+    usable = {kind: state for kind, state in saved.items() if kind in _rng_setters and kind in ("cpu", device.type)}
+    for kind, state in usable.items():
+        try:
+            torch.Generator(kind).set_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise UnsupportedState(f"the saved {kind} RNG state is not one of this torch: {error}") from error
+    return usable
+
+
 def _encoder_output(output: Any) -> dict[str, Any]:
     deepstack = getattr(output, "deepstack_features", None)
     return {
-        "embeddings": list(output.pooler_output),
-        "deepstack": None if deepstack is None else [list(features) for features in deepstack],
+        "embeddings": [_Embedding(t) for t in output.pooler_output],
+        "deepstack": None if deepstack is None else [[_Embedding(t) for t in features] for features in deepstack],
     }
 
 

@@ -108,7 +108,6 @@ def second(model: str | None, tokens: int) -> None:
         woken = keeper.restore(SESSION, target, require="full")
         restore_s = time.perf_counter() - started
         prefill_s = _prefill_s(woken.session)
-        woken.session.activate()
         say(
             "restored",
             mode=woken.mode,

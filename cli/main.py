@@ -35,6 +35,8 @@ app = typer.Typer(
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
+_DEFECT_HINT = "This is a defect; TORPOR_DEBUG=1 shows where. Please report it."
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Ref = Annotated[str, typer.Argument(help="A backup id, or a session id for its newest backup.")]
 
@@ -58,6 +60,10 @@ def run() -> None:
             raise SystemExit(130) from None
         except OSError as error:
             raise store_error(error, "use", error.filename or "a file") from error
+        except Exception as error:  # a defect of ours: said in one line, the rest is for TORPOR_DEBUG
+            if os.environ.get("TORPOR_DEBUG"):
+                raise
+            raise TorporError(f"{type(error).__name__}: {error}", hint=_DEFECT_HINT) from error
 
 
 @contextmanager

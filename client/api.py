@@ -13,12 +13,13 @@ import orjson
 from ..codec.manifest_file import digest_of
 from ..state.api import API_VERSION, DIGEST_HEADER, VERSION_HEADER
 from ..state.backup import Backup
-from ..state.errors import DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
+from ..state.errors import BadInput, DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
 from ..state.ids import is_backup_id, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import from_problem
 from .discover import Endpoint
 
+_ADDRESS_HINT = "TORPOR_URL looks like http://127.0.0.1:7717; TORPOR_TOKEN is what the file `token` holds."
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 
 
@@ -27,23 +28,28 @@ class Api:
 
     def __init__(self, find: Callable[[], Endpoint]) -> None:
         self._find, self._lock = find, threading.Lock()
+        self._broken: list[httpx.Client] = []
         self.endpoint, self._http = self._open()
 
     def _open(self) -> tuple[Endpoint, httpx.Client]:
         endpoint = self._find()
         transport = httpx.HTTPTransport(uds=endpoint.socket) if endpoint.socket else None
-        http = httpx.Client(
-            base_url="http://localhost" if endpoint.socket else endpoint.url,
-            headers={"Authorization": f"Bearer {endpoint.token}", VERSION_HEADER: str(API_VERSION)},
-            transport=transport,
-            timeout=TIMEOUT,
-            trust_env=False,
-        )
+        try:
+            http = httpx.Client(
+                base_url="http://localhost" if endpoint.socket else endpoint.url,
+                headers={"Authorization": f"Bearer {endpoint.token}", VERSION_HEADER: str(API_VERSION)},
+                transport=transport,
+                timeout=TIMEOUT,
+                trust_env=False,
+            )
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise BadInput(f"the daemon's URL or token cannot be used: {error}", hint=_ADDRESS_HINT) from error
         return endpoint, http
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        for client in (*self._broken, self._http):
+            client.close()
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request; a daemon that moved is found again once.
@@ -55,6 +61,8 @@ class Api:
             return self._checked(used.request(method, path, **options))
         except httpx.TimeoutException as error:
             raise Timeout(f"{method} {path}: no answer in {TIMEOUT.read:.0f} s") from error
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise BadInput(f"the daemon's URL cannot be used: {error}", hint=_ADDRESS_HINT) from error
         except httpx.TransportError:
             http = self._reopen(used)
         try:
@@ -66,7 +74,7 @@ class Api:
         with self._lock:
             if self._http is broken:
                 self.endpoint, self._http = self._open()
-                broken.close()
+                self._broken.append(broken)  # other threads may still be in it
             return self._http
 
     @staticmethod

@@ -76,7 +76,11 @@ class SharedFiles:
         """Sync the folders that got new names."""
         with self._lock:
             folders, self._unsynced = self._unsynced, set()
-        self._blobs.sync_folders(folders)
+        try:
+            self._blobs.sync_folders(folders)
+        except BaseException:
+            self._unsynced |= folders  # the next save must not count on them
+            raise
 
     def missing(self, refs: Iterable[BlobRef]) -> list[str]:
         """Return the digests that the store lacks."""

@@ -40,6 +40,10 @@ class LiveKV(Protocol):
         """Whether tokens, once in, are never written again in place, so that holding the tensors is a snapshot."""
         ...
 
+    def free_bytes(self, host_bytes: int) -> int:
+        """Return how much memory is free where the tensors are (`host_bytes` of it on the host)."""
+        ...
+
     def unchanged_tokens(self) -> int:
         """Return how many leading tokens are as they were at the last `mark`; 0 if there was none."""
         ...

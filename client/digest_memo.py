@@ -34,13 +34,17 @@ class DigestMemo:
             return None
         return entry[2]
 
+    @staticmethod
+    def check(leaf: Leaf) -> None:
+        """Make sure that a leaf which shares a tensor's memory was not changed meanwhile. Raises: SnapshotLost."""
+        if isinstance(leaf.memo, tuple) and leaf.memo[0]._version != leaf.memo[1]:
+            raise SnapshotLost("a tensor of the session was changed in place while it was being saved")
+
     def remember(self, leaf: Leaf, refs: list[BlobRef]) -> None:
-        """Note the blobs of a leaf. Raises: SnapshotLost when the tensor was changed while it was written."""
+        """Note the blobs of a leaf, which are committed now."""
         if not isinstance(leaf.memo, tuple):
             return
         tensor, version = leaf.memo
-        if tensor._version != version:
-            raise SnapshotLost("a tensor of the session was changed in place while it was being saved")
         key = id(tensor)
 
         def drop(_: object) -> None:

@@ -56,6 +56,8 @@ def _read_json(home: Home) -> dict[str, Any]:
 
 def _read_token(home: Home) -> str:
     try:
-        return home.token.read_text().strip()
+        return home.token.read_bytes().decode("ascii").strip()
     except OSError as error:
         raise Unauthorized(f"the token in {home.token} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Unauthorized(f"{home.token} holds no token", hint="Remove it and restart the daemon.") from error

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -96,14 +97,12 @@ class Keeper:
                 handle=handle,
                 adapter=capture.adapter,
                 created_at=now,
-                parent_id=self._parents.get(source),
                 tokens=capture.tokens,
                 trees=trees,
                 fingerprint=capture.fingerprint,
                 omitted=dict(capture.omitted),
                 kv=kv,
             )
-            self._parents[source] = handle.backup_id
             self._start_saver()
             self._jobs.put((job, source))
         handle.stall_s = time.perf_counter() - started
@@ -119,25 +118,22 @@ class Keeper:
     def _save_loop(self) -> None:
         while (item := self._jobs.get()) is not None:
             job, source = item
+            job.parent_id = self._parents.get(source)  # saves run in order: the last one that was really committed
             try:
                 backup = self._worker.run(job)
-            except BaseException as error:
-                self._forget_parent(source, job)
+            except TorporError as error:
                 job.handle.fail(error)
+            except BaseException as error:
+                wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
+                wrapped.__cause__ = error
+                job.handle.fail(wrapped)
             else:
+                self._parents[source] = backup.id
                 job.handle.finish(backup)
                 if job.kv is not None:
-                    self._pool.warm(2 * job.kv.layout.block_tokens * job.kv.layout.token_bytes())
+                    with suppress(MemoryError, OSError):
+                        self._pool.warm(2 * job.kv.layout.block_tokens * job.kv.layout.token_bytes())
             del job, source, item
-
-    def _forget_parent(self, source: SessionSource, job: SaveJob) -> None:
-        """Take back a failed backup: it is nobody's parent."""
-        with self._lock:
-            if self._parents.get(source) == job.handle.backup_id:
-                if job.parent_id is None:
-                    del self._parents[source]
-                else:
-                    self._parents[source] = job.parent_id
 
     def plan(
         self, ref: str, target: RestoreTarget[Any], *, require: Mode | None = None, at_most: Mode = "full"

@@ -122,7 +122,7 @@ def _snapshot(
     if not live.appends_only:
         return "copied", _copy(live, start, memoryview(bytearray(unsaved_bytes))), None
     whole_bytes = live.tokens * live.layout.token_bytes()
-    if available_bytes() - whole_bytes > RESERVE_BYTES:
+    if live.free_bytes(available_bytes()) - whole_bytes > RESERVE_BYTES:
         return "held", live.hold(), None
     return "followed", live.follow(), None
 

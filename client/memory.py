@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 POOL_BYTES = 64 << 20  # 455 tokens of Qwen3-VL: many messages' worth of new KV
 RESERVE_BYTES = 1 << 30  # never plan to leave less than this free
 
 
 def available_bytes() -> int:
-    """Return the memory that can be taken without swapping (Linux; elsewhere 0, so that nothing is held)."""
+    """Return the memory that can be taken without swapping (Linux; elsewhere 0, so that nothing is held).
+
+    In a container the limit of its control group counts too, with the page cache as taken: careful, not exact.
+    """
+    free = 0
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
                 if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+                    free = int(line.split()[1]) * 1024
     except OSError:
-        pass
-    return 0
+        return 0
+    limit, used = _number("/sys/fs/cgroup/memory.max"), _number("/sys/fs/cgroup/memory.current")
+    return free if limit is None or used is None else min(free, max(limit - used, 0))
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):  # no such file outside a control group, or the word "max"
+        return None
 
 
 class Pool:
@@ -33,11 +44,15 @@ class Pool:
         self._lock = threading.Lock()
 
     def warm(self, size_bytes: int) -> None:
-        """Touch the first pages ahead of the first save that needs them."""
-        buffer = self._memory()
-        for at in range(0, min(size_bytes, self.size_bytes), mmap.PAGESIZE):
-            if not buffer[at]:
-                buffer[at] = 0
+        """Touch pages ahead of the first save that needs them: only such as nobody else holds."""
+        lease = self.take(min(size_bytes, self.size_bytes))
+        if lease is None:
+            return
+        try:
+            for at in range(0, lease.memory.nbytes, mmap.PAGESIZE):
+                lease.memory[at] = 0
+        finally:
+            lease.free()
 
     def _memory(self) -> memoryview:
         with self._lock:
@@ -79,13 +94,3 @@ class Lease:
         if self._open:
             self._open = False
             self._pool.give_back(self._start, self.memory.nbytes)
-
-
-@contextmanager
-def freeing(lease: Lease | None) -> Iterator[None]:
-    """Free a lease at the end of a block."""
-    try:
-        yield
-    finally:
-        if lease is not None:
-            lease.free()

@@ -61,13 +61,14 @@ class SaveJob:
     handle: SaveHandle
     adapter: str
     created_at: float
-    parent_id: str | None
     tokens: int
     trees: dict[LayerName, tree.EncodedTree]
     fingerprint: Callable[[], Fingerprint]
     omitted: dict[str, str]
     kv: KVJob | None = None
+    parent_id: str | None = None
     _written: list[BlobRef] = field(default_factory=list)
+    _stored: list[tuple[tree.Leaf, list[BlobRef]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -86,7 +87,7 @@ class SaveWorker:
         manifest = None
         try:
             backup, manifest = self._attempts(job)
-        except TorporError:
+        except BaseException:
             with suppress(TorporError):  # a disk that is full should not stay so because of this
                 self._api.discard(job._written)
             raise
@@ -109,6 +110,8 @@ class SaveWorker:
                 self._memo.forget(gone)
                 continue
             self._checkpoint("save.acknowledged")
+            for leaf, refs in job._stored:
+                self._memo.remember(leaf, refs)
             return backup, manifest
         raise AssertionError("unreachable")
 
@@ -141,7 +144,8 @@ class SaveWorker:
 
         def refs() -> list[BlobRef]:
             found = _results(futures)
-            self._memo.remember(leaf, found)
+            self._memo.check(leaf)
+            job._stored.append((leaf, found))
             return found
 
         return refs

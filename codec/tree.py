@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +27,9 @@ from ..state.tensors import DTYPE_SIZES, TensorSpec
 INLINE_BYTES = 4 << 10  # below this a durable file of its own costs more than the bytes
 CHUNK_BYTES = 4 << 20  # of large values: bounds memory, lets unchanged chunks be shared
 ARRAY_CHUNK_BYTES = 16 << 10  # of one-dimensional integer tensors, which grow at the end (token ids, masks)
-MAX_DEPTH = 200  # well under Python's recursion limit; real conversations nest about ten deep
+MAX_DEPTH = 200  # levels of JSON; orjson stops at 254, and real conversations nest about ten deep
 
+_INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _INT64 = range(-(1 << 63), 1 << 64)
 
 
@@ -87,7 +89,7 @@ class _Encoder:
         if kind is list:
             return [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
         if kind is tuple:
-            return {"$tuple": [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]}
+            return {"$tuple": [self.encode(item, f"{path}[{i}]", depth + 2) for i, item in enumerate(value)]}
         if kind is dict:
             return self._mapping(value, path, depth)
         if kind in (bytes, bytearray):
@@ -111,7 +113,9 @@ class _Encoder:
         for key, item in value.items():
             if key is not None and type(key) not in (str, int, float, bool, tuple):
                 raise UnsupportedState(f"{path}: a {type(key).__name__} cannot be a key")
-            pairs.append([self.encode(key, f"{path}.<key>", depth + 1), self.encode(item, f"{path}.{key}", depth + 1)])
+            if not _is_key(key):
+                raise UnsupportedState(f"{path}: {key!r:.40} cannot be a key")
+            pairs.append([self.encode(key, f"{path}.<key>", depth + 3), self.encode(item, f"{path}.{key}", depth + 3)])
         return {"$map": pairs}
 
     def _leaf(self, leaf: Leaf) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def decode(tree: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: Fr
 
 
 def _decode(node: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: FromLeaf, depth: int) -> Any:
-    if depth > 2 * MAX_DEPTH + 2:
+    if depth > MAX_DEPTH + 2:
         raise InvalidManifest("a layer is nested too deep")
     if isinstance(node, list):
         return [_decode(item, read, from_leaf, depth + 1) for item in node]
@@ -163,27 +167,37 @@ def _decode(node: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: F
     body = node[tag]
     if tag == "$float" and body in ("nan", "inf", "-inf"):
         return float(body)
-    if tag == "$int" and isinstance(body, str) and len(body) < 4000 and body.lstrip("-").isdecimal():
+    if tag == "$int" and isinstance(body, str) and _INTEGER.fullmatch(body):
         return int(body)
     if tag == "$tuple" and isinstance(body, list):
-        return tuple(_decode(item, read, from_leaf, depth + 1) for item in body)
+        return tuple(_decode(item, read, from_leaf, depth + 2) for item in body)
     if tag == "$map" and isinstance(body, list):
         return {_pair(p, 0, read, from_leaf, depth): _pair(p, 1, read, from_leaf, depth) for p in body}
     if tag == "$bytes" and isinstance(body, dict):
         return bytes(_body_bytes(body, _size(body), read))
     if tag == "$tensor" and isinstance(body, dict):
-        spec = _spec(body)
-        return from_leaf(Leaf(_body_bytes(body, spec.size_bytes, read), spec, str(body.get("kind"))))
+        spec, kind = _spec(body), body.get("kind")
+        leaf = Leaf(_body_bytes(body, spec.size_bytes, read), spec, str(kind))
+        try:
+            return from_leaf(leaf)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InvalidManifest(f"a {kind} of {spec.dtype}{list(spec.shape)} cannot be built: {error}") from error
     raise InvalidManifest(f"unknown or malformed tag {tag[:20]!r}")
 
 
 def _pair(pair: Any, at: int, read: Callable[[list[BlobRef]], memoryview], from_leaf: FromLeaf, depth: int) -> Any:
     if not isinstance(pair, list) or len(pair) != 2:
         raise InvalidManifest("a `$map` entry is not a pair")
-    value = _decode(pair[at], read, from_leaf, depth + 1)
-    if at == 0 and isinstance(value, (list, dict)):
+    value = _decode(pair[at], read, from_leaf, depth + 3)
+    if at == 0 and not _is_key(value):
         raise InvalidManifest("a `$map` key is not a scalar")
     return value
+
+
+def _is_key(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_key(part) for part in value)
+    return value is None or isinstance(value, (str, int, float, bool))
 
 
 def _size(body: dict[str, Any]) -> int:
@@ -210,7 +224,9 @@ def _body_bytes(body: dict[str, Any], size_bytes: int, read: Callable[[list[Blob
         blocks = body.get("blocks")
         if not isinstance(blocks, list) or not all(isinstance(b, dict) for b in blocks):
             raise InvalidManifest("a value without data")
-        refs = [BlobRef(str(b.get("digest")), int(b.get("size_bytes", -1))) for b in blocks]
+        if any(type(b.get("size_bytes")) is not int for b in blocks):
+            raise InvalidManifest("a block without a size")
+        refs = [BlobRef(str(b.get("digest")), b["size_bytes"]) for b in blocks]
         if sum(ref.size_bytes for ref in refs) != size_bytes:
             raise InvalidManifest("a value's blocks do not add up to its size")
         return read(refs)

@@ -83,7 +83,12 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
+    if isinstance(error.__cause__, TorporError):  # raised while a body was read
+        return await _on_error(request, error.__cause__)
+    if error.status_code in (404, 405):
+        problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
+    else:
+        problem = to_problem(BadInput(str(error.detail)))
     problem["status"] = error.status_code
     return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
 

@@ -63,6 +63,8 @@ class Catalog:
         self.index, self.blobs, self.manifests, self.sidecars = index, blobs, manifests, sidecars
         self.staging, self._ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
         self._lock = threading.Lock()
+        self._spared: set[str] = set()
+        self._spare_all = False
 
     def commit(self, backup_id: str, raw: bytes) -> Backup:
         """Commit a manifest whose blobs are in the store. Doing it again with the same content changes nothing.
@@ -80,13 +82,14 @@ class Catalog:
             self._require_blobs(manifest)
             if not repeated:
                 self.manifests.write(self.staging, backup_id, canonical)
-            record = self._record(manifest, canonical)
             try:
+                record = self._record(manifest, canonical)
                 self.index.commit_backup(record, manifest_blobs(manifest), now=self._clock(), enqueue=False)
-            except TorporError:
+            except BaseException:
                 if not repeated:  # it was not acknowledged, so it must not come back at start-up
                     with suppress(TorporError):
                         self.manifests.remove(backup_id)
+                        self.manifests.empty_trash()
                 raise
         return self.index.backup(backup_id)
 
@@ -151,7 +154,10 @@ class Catalog:
             record = self.index.backup(parse_backup_id(backup_id))
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
+            self._checkpoint("remove.trashed")
             self.index.remove_backup(backup_id)
+            self._checkpoint("remove.unindexed")
+            self.manifests.empty_trash()
             sidecar = self.sidecars.read(record.session_id)
             if backup_id in sidecar.pinned or backup_id in sidecar.expires_at:
                 sidecar.pinned.discard(backup_id)
@@ -161,7 +167,7 @@ class Catalog:
     def reconcile(self) -> Reconciled:
         """Make the index agree with the manifests on disk. Raises: IndexDamaged when all manifests are gone."""
         on_disk, indexed = set(self.manifests.ids()), self.index.all_ids()
-        if indexed and not on_disk:
+        if indexed and not on_disk and not indexed <= self.manifests.trashed():
             raise IndexDamaged(
                 f"the index knows {len(indexed)} backups, but the store holds no manifest",
                 hint="Check that the home folder is mounted whole; if the store was emptied, move index.sqlite away.",
@@ -173,13 +179,22 @@ class Catalog:
                 imported += 1
             except TorporError as error:
                 unusable += 1
+                self._keep_blobs_of(backup_id)
                 self._note("warning", "manifest-unusable", f"{backup_id}: {error.detail}", backup_id)
         lost = indexed - on_disk
         for lost_id in sorted(lost):
             self.index.remove_backup(lost_id)
         if lost:
             self._note("info", "rows-dropped", f"{len(lost)} removed backups left the index")
+        self.manifests.empty_trash()
         return Reconciled(imported, len(lost), unusable)
+
+    def _keep_blobs_of(self, backup_id: str) -> None:
+        """Spare what an unusable manifest names, which may heal; of an unreadable one spare everything."""
+        try:
+            self._spared.update(manifest_blobs(manifest_file.load(self.manifests.read(backup_id))))
+        except TorporError:
+            self._spare_all = True
 
     def _import(self, backup_id: str) -> None:
         raw = self.manifests.read(backup_id)
@@ -201,6 +216,8 @@ class Catalog:
     def _unlink_unneeded(self, digest: str, grace_s: float) -> bool:
         path = self.blobs.path(digest)
         try:
+            if self._spare_all or digest in self._spared:
+                return False
             if self._clock() - path.stat().st_mtime < grace_s or self.index.needs_blob(digest):
                 return False
             path.unlink()

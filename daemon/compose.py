@@ -118,7 +118,7 @@ def _run(
     stack.callback(home.socket.unlink, missing_ok=True)
     stopping = threading.Event()
     keeper = threading.Thread(
-        target=_housekeeping, args=(catalog, settings, stopping), name="housekeeping", daemon=True
+        target=_housekeeping, args=(home, catalog, settings, stopping), name="housekeeping", daemon=True
     )
     keeper.start()
     try:
@@ -129,15 +129,16 @@ def _run(
     log.info("stopped")
 
 
-def _housekeeping(catalog: Catalog, settings: Settings, stopping: threading.Event) -> None:
+def _housekeeping(home: Home, catalog: Catalog, settings: Settings, stopping: threading.Event) -> None:
     """Remove orphans once an hour; the first time an hour after the start, so that a start stays light."""
     while not stopping.wait(HOUSEKEEPING_S):
         try:
+            swept = staging_folders.sweep(home.store / "staging")
             removed = catalog.remove_orphans(settings.orphan_grace_hours * 3600.0)
-            if removed:
-                log.info("removed %d blobs that no backup needs", removed)
-        except TorporError as error:
-            log.warning("housekeeping: %s", error.detail)
+            if removed or swept:
+                log.info("removed %d blobs that no backup needs, %d staging folders of dead writers", removed, swept)
+        except (TorporError, OSError):
+            log.exception("housekeeping failed; it is tried again in an hour")
 
 
 def _log_to_file(home: Home, settings: Settings) -> None:

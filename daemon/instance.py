@@ -58,8 +58,8 @@ def load_token(home: Home) -> str:
             raise UnsafeHome(f"{home.token} is not a regular file of yours")
         if status.st_mode & 0o077:
             os.chmod(home.token, 0o600)
-        token = home.token.read_text().strip()
-    if len(token) < 32:
+        token = home.token.read_bytes().decode("ascii", errors="replace").strip()
+    if len(token) < 32 or not token.isprintable() or not token.isascii():
         raise UnsafeHome(f"{home.token} holds no usable token", hint="Remove the file; a new token is made at start.")
     return token
 

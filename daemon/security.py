@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable, Iterable
 
 import orjson
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..state.api import API_VERSION, VERSION_HEADER
 from ..state.errors import BadInput, HostNotAllowed, TooLarge, TorporError, Unauthorized, VersionMismatch
@@ -14,6 +14,7 @@ from ..state.problems import MEDIA_TYPE, to_problem
 
 MAX_BODY_BYTES = 64 << 20  # of a manifest; blobs have a limit of their own
 MAX_BLOB_BYTES = 1 << 30
+MAX_JSON_BYTES = 16 << 20  # of a question: 160,000 digests
 
 
 class Gate:
@@ -29,13 +30,14 @@ class Gate:
             await self._app(scope, receive, send)
             return
         try:
-            self._check(scope)
+            limit = self._check(scope)
         except TorporError as error:
             await send_problem(send, error)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, _limited(receive, limit), send)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> int:
+        """Check the head of a request; return how many bytes its body may have."""
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in (b"host", b"authorization", b"content-length", b"origin") and name in headers:
@@ -54,9 +56,31 @@ class Gate:
                 f"the client speaks API version {wanted.decode('latin-1')[:20]}, this daemon version {API_VERSION}"
             )
         length = headers.get(b"content-length", b"0")
-        limit = MAX_BLOB_BYTES if scope["path"].startswith("/v1/blobs/") else MAX_BODY_BYTES
+        limit = _body_limit(scope["method"], scope["path"])
         if not length.isdigit() or int(length) > limit:
             raise TooLarge(f"a body of {length.decode('latin-1')[:20]} bytes (at most {limit})")
+        return limit
+
+
+def _body_limit(method: str, path: str) -> int:
+    if method != "PUT":
+        return MAX_JSON_BYTES
+    return MAX_BLOB_BYTES if path.startswith("/v1/blobs/") else MAX_BODY_BYTES
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Count the bytes of a body that comes without a length. Raises: TooLarge, in the route that reads it."""
+    seen = 0
+
+    async def counting() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise TooLarge(f"a body of more than {limit} bytes")
+        return message
+
+    return counting
 
 
 async def send_problem(send: Send, error: TorporError) -> None:

@@ -22,13 +22,17 @@ SHUTDOWN_TIMEOUT_S = 30
 class QuietServer(uvicorn.Server):
     """A server that sleeps until it is told to stop, instead of polling for it, and exits with status 0 then."""
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen for signals before anybody is told that the server is ready."""
+        self._stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        await super().startup(sockets)
+
     async def main_loop(self) -> None:
         """Wait for SIGTERM or SIGINT."""
         self.server_state.default_headers = self.config.encoded_headers
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await stop.wait()
+        await self._stop.wait()
         self.should_exit = True
 
     @contextlib.contextmanager

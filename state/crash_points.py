@@ -31,7 +31,8 @@ DAEMON_POINTS = (
     "index.inserted",
     "index.committed",
 )
-CRASH_POINTS = SDK_POINTS + DAEMON_POINTS
+REMOVAL_POINTS = ("remove.trashed", "remove.unindexed")
+CRASH_POINTS = SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS
 
 
 def no_checkpoint(name: str) -> None:

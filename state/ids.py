@@ -35,6 +35,11 @@ def is_backup_id(text: str) -> bool:
     return _BACKUP.match(text) is not None
 
 
+def is_digest(text: str) -> bool:
+    """Tell whether a text has the form of a digest."""
+    return _DIGEST.match(text) is not None
+
+
 def parse_digest(text: str) -> Digest:
     """Check a BLAKE3 digest, 64 lower-case hex digits. Raises: BadInput."""
     if not _DIGEST.match(text):

@@ -23,6 +23,7 @@ LAYER_NAMES: tuple[LayerName, ...] = (
     "metadata", "text_context", "tokens", "media", "vision_cache", "kv_cache", "config_snapshot",
 )  # fmt: skip
 
+MAX_COUNT = 1 << 50  # of tokens or bytes: a petabyte, and far below where SQLite's integers end
 MAX_BLOBS = 1 << 20  # a 64-token block each: 64 million tokens, far beyond any context window
 
 
@@ -35,8 +36,8 @@ class BlobRef:
 
     def __post_init__(self) -> None:
         parse_digest(self.digest)
-        if self.size_bytes < 0:
-            raise InvalidManifest("a blob of negative size")
+        if not 0 <= self.size_bytes <= MAX_COUNT:
+            raise InvalidManifest("a blob of an impossible size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,13 @@ class KVCache:
     blocks: tuple[BlobRef, ...]
 
     def __post_init__(self) -> None:
-        sizes = [stop - start for start, stop in block_ranges(self.tokens, self.layout.block_tokens)]
-        if len(sizes) != len(self.blocks):
-            raise InvalidManifest(f"{self.tokens} tokens need {len(sizes)} KV blocks, not {len(self.blocks)}")
+        size = self.layout.block_tokens
+        count = -(-self.tokens // size)  # checked before anything of that length is built
+        if not 0 < self.tokens <= MAX_COUNT or count != len(self.blocks):
+            raise InvalidManifest(f"{self.tokens} tokens need {count} KV blocks, not {len(self.blocks)}")
         width = self.layout.token_bytes()
-        if any(ref.size_bytes != n * width for ref, n in zip(self.blocks, sizes, strict=True)):
+        ranges = block_ranges(self.tokens, size)
+        if any(r.size_bytes != (stop - start) * width for r, (start, stop) in zip(self.blocks, ranges, strict=True)):
             raise InvalidManifest("a KV block's size does not follow from its layout")
 
 
@@ -114,7 +117,8 @@ class Manifest:
         parse_session_id(self.session_id)
         if self.parent_id is not None:
             parse_backup_id(self.parent_id)
-        if not 0 <= self.created_at < 1e11 or self.tokens < 0 or self.bytes_written < 0:
+        counts = (self.tokens, self.bytes_written)
+        if not 0 <= self.created_at < 1e11 or min(counts) < 0 or max(counts) > MAX_COUNT:
             raise InvalidManifest("a time or a count is out of range")
         unknown = set(self.layers) - set(LAYER_NAMES) | ({"kv_cache"} & set(self.layers))
         if unknown:

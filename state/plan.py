@@ -60,7 +60,7 @@ def plan_restore(
         layers[name] = _decide(name, manifest, target, layers)
         if layers[name][0] == "reuse" and worst_allowed > _NEEDS.get(name, len(MODES)):
             layers[name] = ("drop", f"the caller allows {at_most} at most")
-    mode = _mode(manifest, layers)
+    mode = MODES[max(MODES.index(_mode(manifest, layers)), worst_allowed)]
     if require is not None and MODES.index(mode) > MODES.index(require):
         reasons = "; ".join(f"{name}: {why}" for name, (what, why) in layers.items() if what != "reuse")
         raise RestoreRefused(f"backup {manifest.id} gives {mode}, not {require} ({reasons or 'no such layer saved'})")

@@ -48,8 +48,11 @@ class TensorSpec:
             raise InvalidManifest(f"a tensor of {len(self.shape)} dimensions (at most {MAX_DIMS})")
         if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in self.shape):
             raise InvalidManifest(f"a shape holds something that is not a size: {self.shape!r:.80}")
-        if self.size_bytes > MAX_TENSOR_BYTES:
-            raise InvalidManifest(f"a tensor of {self.size_bytes} bytes (at most {MAX_TENSOR_BYTES})")
+        extent = DTYPE_SIZES[self.dtype]
+        for n in self.shape:  # an empty tensor's other dimensions are bounded too: libraries multiply them
+            extent *= max(n, 1)
+            if extent > MAX_TENSOR_BYTES:
+                raise InvalidManifest(f"a tensor of {extent} bytes or more (at most {MAX_TENSOR_BYTES})")
 
     @property
     def size_bytes(self) -> int:

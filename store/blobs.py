@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed, StoreFull
-from ..state.ids import Digest, parse_digest
+from ..state.ids import Digest, is_digest, parse_digest
 from ..state.manifest import BlobRef
 from .files import create_exclusive, make_private_folder, read_all, store_error, sync_folder, translated, write_all
 from .staging import Staging
@@ -185,4 +185,4 @@ class BlobStore:
             for shard in shards:
                 if shard.is_dir(follow_symlinks=False):
                     with os.scandir(shard.path) as files:
-                        yield from (f.name for f in files if len(f.name) == 64)
+                        yield from (f.name for f in files if is_digest(f.name))

@@ -45,6 +45,22 @@ def make_private_folder(path: Path) -> None:
             os.chmod(path, 0o700)
 
 
+def refuse_foreign_folder(path: Path) -> None:
+    """Refuse a home that is somebody's folder for other things, such as /tmp: it would be closed to all others.
+
+    Raises: UnsafeHome, StoreFailed.
+    """
+    with translated("look into", path):
+        if not path.is_dir() or path.is_symlink() or not os.lstat(path).st_mode & 0o077:
+            return
+        names = set(os.listdir(path))
+    if names - {"config.toml", "token"} and "daemon.lock" not in names:
+        raise UnsafeHome(
+            f"{path} is open to others and holds other files",
+            hint="Choose a new or empty folder; its permissions become 0700.",
+        )
+
+
 def create_exclusive(path: Path) -> int:
     """Open a new file for writing, mode 0600. It must not exist; links are not followed."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
-from .files import make_private_folder
+from .files import make_private_folder, refuse_foreign_folder, sync_folder, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,20 @@ class Home:
 
     def create(self) -> None:
         """Make the folders that are missing, for the owner alone. Raises: UnsafeHome, StoreFailed, StoreFull."""
+        refuse_foreign_folder(self.root)
         make_private_folder(self.root)
         make_private_folder(self.store)
         for name in ("blobs", "manifests", "sessions", "staging", "trash"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
+        self._create_shards()
+
+    def _create_shards(self) -> None:
+        """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
+        missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
+        for shard in missing:
+            make_private_folder(shard)
+        if missing:
+            with translated("sync", self.store):
+                for folder in (self.store / "blobs", self.store, self.root):
+                    sync_folder(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..codec import manifest_file
@@ -44,7 +45,9 @@ class ManifestStore:
             sync_folder(self._folder)
             self._checkpoint("manifest.directory-synced")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            for path in (temporary, target):  # not acknowledged, so it must not be found at the next start
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
             raise store_error(error, "write manifest", target) from error
 
     def read(self, backup_id: str) -> bytes:
@@ -69,11 +72,17 @@ class ManifestStore:
 
     def ids(self) -> Iterator[BackupId]:
         """Yield the id of every committed manifest, in no order."""
-        with translated("list", self._folder), os.scandir(self._folder) as entries:
-            for entry in entries:
-                stem = entry.name.removesuffix(SUFFIX)
-                if stem != entry.name and is_backup_id(stem):
-                    yield BackupId(stem)
+        return _ids_in(self._folder)
+
+    def trashed(self) -> set[BackupId]:
+        """Return the ids of removed manifests whose files are still there."""
+        return set(_ids_in(self._trash))
+
+    def empty_trash(self) -> None:
+        """Unlink removed manifests: they hold whole conversations. Raises: StoreFailed."""
+        with translated("empty", self._trash):
+            for backup_id in self.trashed():
+                (self._trash / (backup_id + SUFFIX)).unlink(missing_ok=True)
 
     def remove(self, backup_id: str) -> None:
         """Move a manifest to the trash, durably. Raises: BackupNotFound, StoreFailed."""
@@ -86,3 +95,11 @@ class ManifestStore:
             raise BackupNotFound(f"backup {backup_id} has no manifest") from error
         except OSError as error:
             raise store_error(error, "remove", path) from error
+
+
+def _ids_in(folder: Path) -> Iterator[BackupId]:
+    with translated("list", folder), os.scandir(folder) as entries:
+        for entry in entries:
+            stem = entry.name.removesuffix(SUFFIX)
+            if stem != entry.name and is_backup_id(stem):
+                yield BackupId(stem)

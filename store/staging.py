@@ -25,7 +25,7 @@ class Staging:
             self.folder = parent / f"w{os.getpid()}-{os.urandom(6).hex()}"
             make_private_folder(self.folder)
             self._lock_fd = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)  # a sweeper may hold it for a moment, to see that it is free
 
     def new_path(self) -> Path:
         """Return a path that no file of this folder has had."""

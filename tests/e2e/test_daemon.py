@@ -361,3 +361,82 @@ def test_a_home_with_a_long_path_does_without_the_socket(home: Path) -> None:
     with Daemon(deep) as daemon, daemon.keeper() as keeper:
         assert daemon.listening["socket"] is None
         assert keeper.api.status()["home"] == str(deep)
+
+
+def test_an_open_folder_of_other_things_is_not_taken_as_home(home: Path) -> None:
+    home.mkdir(mode=0o755)
+    (home / "thesis.txt").write_text("mine")
+    second = Daemon(home).start()
+    assert second.join() == 4
+    assert second.listening["code"] == "unsafe-home"
+    second.errors.close()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755
+
+
+def test_an_empty_open_folder_is_closed(home: Path) -> None:
+    home.mkdir(mode=0o755)
+    with Daemon(home):
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+def test_a_removed_backup_leaves_no_text_behind(daemon: Daemon) -> None:
+    session = CacheSession(note={"text": "TOPSECRET"})
+    session.grow(10, 1)
+    with daemon.keeper() as keeper:
+        backup = keeper.save("s", session).wait(60)
+        assert daemon.request("DELETE", f"/v1/backups/{backup.id}").status_code == 204
+    assert list((daemon.home / "store" / "trash").iterdir()) == []
+    assert list((daemon.home / "store" / "manifests").iterdir()) == []
+
+
+def test_blobs_of_a_manifest_that_cannot_be_used_are_spared(home: Path) -> None:
+    """One blob is lost and the index is rebuilt: what is left of the backup is not garbage."""
+    from contextlib import ExitStack
+
+    from torpor.daemon.compose import compose
+    from torpor.daemon.settings import load_settings
+    from torpor.store.home import Home
+
+    with Daemon(home) as daemon:
+        saved(daemon, 300)
+        files = daemon.blob_files()
+        daemon.stop()
+    files[0].unlink()
+    for file in home.glob("index.sqlite*"):
+        file.unlink()
+    with ExitStack() as stack:
+        catalog = compose(Home(home), load_settings(), stack)
+        assert catalog.reconcile().unusable == 1
+        assert catalog.remove_orphans(0) == 0
+        assert [e["kind"] for e in catalog.index.recent_events()] == ["manifest-unusable"]
+
+
+def test_a_manifest_with_numbers_that_no_index_can_hold_changes_nothing(daemon: Daemon) -> None:
+    _, backup_id = saved(daemon)
+    with daemon.keeper() as keeper:
+        value = orjson.loads(keeper.api.manifest(backup_id))
+    other = "01M81P35719XNDZ4R57NMV6DYZ"
+    body = orjson.dumps(value | {"id": other, "tokens": 2**63})
+    assert daemon.request("PUT", f"/v1/backups/{other}", content=body).status_code == 422
+    assert len(list((daemon.home / "store" / "manifests").iterdir())) == 1
+
+
+def test_a_body_without_a_length_is_counted(shared_daemon: Daemon) -> None:
+    def endless() -> object:
+        for _ in range(64):
+            yield bytes(1 << 20)
+
+    try:
+        answer = shared_daemon.request("POST", "/v1/blobs/missing", content=endless())
+        assert answer.status_code == 413
+    except httpx.TransportError:
+        pass  # the daemon closed the connection in the middle of the body
+    memory = Path(f"/proc/{shared_daemon.listening['pid']}/status").read_text()
+    assert int(memory.split("VmHWM:")[1].split()[0]) < 200_000
+
+
+def test_sigterm_as_soon_as_it_is_ready_drains(home: Path) -> None:
+    for _ in range(5):
+        with Daemon(home) as daemon:
+            assert daemon.stop() == 0
+            assert not (home / "daemon.json").exists()

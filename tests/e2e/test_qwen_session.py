@@ -237,3 +237,131 @@ def test_ids_of_another_type_are_refused(shared_daemon: Daemon, loaded: Loaded) 
     session = TransformersSession(loaded.model, torch.zeros((1, 3)))
     with shared_daemon.keeper() as keeper, pytest.raises(UnsupportedState, match="int64"):
         keeper.save("floats", session)
+
+
+def test_weights_swapped_after_the_save_do_not_get_its_cache(shared_daemon: Daemon) -> None:
+    """The cache was made with the old weights; by the time the fingerprint is taken, the new ones are in."""
+    own, other = small_model(seed=0), small_model(seed=7)
+    session = start_session(own, prompt_tokens=60)
+    session.generate(max_new_tokens=4, **SAMPLING)
+    with shared_daemon.keeper() as keeper:
+        keeper._worker._checkpoint = lambda name: own.model.load_state_dict(other.model.state_dict()) and None  # type: ignore[assignment]
+        backup = keeper.save("swapped", session).wait(60)
+        assert keeper.plan(backup.id, target_of(other)).layers["kv_cache"][0] == "rebuild"
+        assert keeper.plan(backup.id, target_of(small_model(seed=0))).layers["kv_cache"][0] == "rebuild"
+
+
+def test_weights_written_through_data_are_noticed() -> None:
+    """`.data` counts no version and keeps the address; merging a LoRA does it."""
+    own = small_model()
+    target = target_of(own)
+    before = target.describe().fingerprint.weights
+    own.model.model.language_model.layers[2].self_attn.k_proj.weight.data += 1.0
+    assert target.describe().fingerprint.weights != before
+
+
+def test_a_padded_call_of_the_tokenizer_is_not_another_tokenizer(loaded: Loaded) -> None:
+    used, fresh = small_model(), small_model()
+    before = target_of(used).describe().fingerprint.tokenizer
+    used.tokenizer(["a", "bcd"], padding=True, truncation=True, max_length=2)
+    used.tokenizer.add_tokens([])
+    assert TransformersTarget(fresh.model, tokenizer=used.tokenizer).describe().fingerprint.tokenizer == before
+    from torpor.adapters import model_identity
+
+    model_identity._tokenizers.clear()
+    assert target_of(used).describe().fingerprint.tokenizer == target_of(fresh).describe().fingerprint.tokenizer
+
+
+def test_inference_mode(shared_daemon: Daemon) -> None:
+    with torch.inference_mode():
+        own = small_model()
+        session = start_session(own, prompt_tokens=60)
+        session.generate(max_new_tokens=4, **SAMPLING)
+        with shared_daemon.keeper() as keeper:
+            backup = keeper.save("inference", session).wait(60)
+            expected = go_on(session)
+            woken = keeper.restore(backup.id, target_of(own), require="full")
+            assert equal(go_on(woken.session), expected)
+
+
+def test_an_rng_state_of_another_torch_leaves_the_model_alone(shared_daemon: Daemon, loaded: Loaded) -> None:
+    session = start_session(loaded, prompt_tokens=60)
+    session.generate(max_new_tokens=2, **SAMPLING)
+    with shared_daemon.keeper() as keeper:
+        real = torch.get_rng_state
+        torch.get_rng_state = lambda: torch.zeros(7, dtype=torch.uint8)
+        try:
+            backup = keeper.save("rng", session).wait(60)
+        finally:
+            torch.get_rng_state = real
+        loaded.model.model.rope_deltas = torch.tensor([[123]])
+        with pytest.raises(UnsupportedState, match="RNG"):
+            keeper.restore(backup.id, target_of(loaded))
+        assert loaded.model.model.rope_deltas.tolist() == [[123]]
+
+
+def test_a_switch_of_sessions_does_not_repeat_the_random_numbers(shared_daemon: Daemon, loaded: Loaded) -> None:
+    session = start_session(loaded, prompt_tokens=60)
+    session.generate(max_new_tokens=2, **SAMPLING)
+    with shared_daemon.keeper() as keeper:
+        keeper.save("random", session).wait(60)
+        woken = keeper.restore("random", target_of(loaded)).session
+    woken.activate()
+    first = torch.rand(3)
+    woken.activate()
+    assert not torch.equal(torch.rand(3), first)
+
+
+def test_the_settings_of_a_session_come_back_and_are_used(shared_daemon: Daemon, loaded: Loaded) -> None:
+    session = start_session(loaded, prompt_tokens=60)
+    session.config = {"max_new_tokens": 3, "tool_call_enabled": True}
+    with shared_daemon.keeper() as keeper:
+        keeper.save("settings", session).wait(60)
+        woken = keeper.restore("settings", target_of(loaded)).session
+    assert woken.config["tool_call_enabled"] is True
+    before = woken.token_ids.shape[-1]
+    woken.generate(pad_token_id=0)
+    assert woken.token_ids.shape[-1] == before + 3
+
+
+def test_embeddings_that_change_between_saves_are_saved_again(shared_daemon: Daemon, loaded: Loaded) -> None:
+    session = start_session(loaded, prompt_tokens=60)
+    with shared_daemon.keeper() as keeper:
+        keeper.save("embed", session).wait(60)
+        before = len(shared_daemon.blob_files())
+        keeper.save("embed", session).wait(60)
+        assert len(shared_daemon.blob_files()) == before
+        session.vision["image"].deepstack_features[1][0].add_(1)
+        backup = keeper.save("embed", session).wait(60)
+        woken = keeper.restore(backup.id, target_of(loaded)).session
+    for mine, theirs in zip(
+        session.vision["image"].deepstack_features, woken.vision["image"].deepstack_features, strict=True
+    ):
+        assert torch.equal(mine[0], theirs[0])
+
+
+def test_the_first_token_after_a_restore_does_not_double_the_memory() -> None:
+    """Each layer's tensors are memory of their own, freed when the cache replaces them."""
+    from support.caches import CacheSession
+    from torpor.adapters.dynamic_cache import CacheSink, LiveCache
+    from torpor.state.manifest import BlobRef, KVCache
+
+    session = CacheSession(layers=16, heads=8, dim=128)
+    session.grow(2048, 1)
+    layout = LiveCache(session.cache).layout
+    refs = tuple(BlobRef("a" * 64, 64 * layout.token_bytes()) for _ in range(32))
+    size = 2048 * layout.token_bytes()
+    del session
+
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    sink = CacheSink(KVCache(layout, 2048, "DynamicCache", refs))
+    for tensor in sink.tensors:
+        tensor.zero_()
+    live = CacheSession(sink.to_cache(None, "cpu"), layers=16, heads=8, dim=128)
+    del sink, tensor
+    before = resident()
+    live.grow(1, 2)
+    assert resident() - before < size / 4

@@ -10,11 +10,12 @@ import random
 import time
 from pathlib import Path
 
+import httpx
 import pytest
-from support.caches import CacheTarget
+from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
 from support.workers import messages, start_worker
-from torpor.state.crash_points import CRASH_POINTS, DAEMON_POINTS, SDK_POINTS
+from torpor.state.crash_points import CRASH_POINTS, DAEMON_POINTS, REMOVAL_POINTS, SDK_POINTS
 from torpor.state.errors import InvalidSettings
 from torpor.store.crash import from_environment
 
@@ -93,6 +94,29 @@ def test_the_daemon_is_killed(ledger: Ledger, point: str, times: int) -> None:
         assert len([kind for kind, _ in said if kind == "acknowledged"]) == 5
         ledger.note(said)
         ledger.verify(daemon)
+
+
+@pytest.mark.parametrize("point", REMOVAL_POINTS)
+@pytest.mark.parametrize("others", [0, 2])
+def test_the_daemon_is_killed_while_it_removes(home: Path, point: str, others: int) -> None:
+    """The removed backup is gone, the others stay, and the daemon starts again: also when it was the last one."""
+    with Daemon(home) as daemon, daemon.keeper() as keeper:
+        session = CacheSession()
+        ids = []
+        for step in range(others + 1):
+            session.grow(70, step)
+            session.note = {"secret": f"TOPSECRET-{step}"}
+            ids.append(keeper.save("s", session).wait(60).id)
+        daemon.stop()
+    with Daemon(home, crash_at=point) as daemon:
+        with pytest.raises(httpx.TransportError):
+            daemon.request("DELETE", f"/v1/backups/{ids[0]}")
+        assert daemon.join(60) == -9
+    with Daemon(home) as daemon, daemon.keeper() as keeper:
+        assert sorted(b.id for b in keeper.api.backups()) == ids[1:]
+        for backup_id in ids[1:]:
+            keeper.restore(backup_id, CacheTarget(), require="full")
+    assert list((home / "store" / "trash").iterdir()) == []
 
 
 def test_killed_at_random_times(ledger: Ledger) -> None:

@@ -128,14 +128,14 @@ class Lives:
             raise TorporError("refused by the test")
 
         self.settle()
-        worker = self.keeper._worker
-        real, worker._api = worker._api, type("Api", (), {"commit": staticmethod(refuse)})()  # type: ignore[assignment]
+        api = self.keeper.api
+        api.commit = refuse  # type: ignore[method-assign]
         try:
             handle = self.keeper.save("s", session)
             with pytest.raises(TorporError, match="refused"):
                 handle.wait(60)
         finally:
-            worker._api = real
+            del api.commit
 
     def settle(self) -> None:
         """Wait until everything that was started is written: saves run in order."""

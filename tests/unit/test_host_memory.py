@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-
 from torpor.adapters.host_memory import HUGE_PAGE_BYTES, fresh_tensors
 
 

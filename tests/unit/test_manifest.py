@@ -51,6 +51,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "object dtype": {"kv_cache": KV | {"layout": LAYOUT | {"dtype": "object"}}},
     "block of no tokens": {"kv_cache": KV | {"layout": LAYOUT | {"block_tokens": 0}}},
     "null": {"id": None},
+    "more than SQLite can count": {"tokens": 2**63},
+    "no KV tokens": {"kv_cache": KV | {"tokens": 0, "blocks": []}},
+    "blocks of a million": {"kv_cache": KV | {"tokens": 10**12, "layout": LAYOUT | {"block_tokens": 1}, "blocks": []}},
 }
 
 

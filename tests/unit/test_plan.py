@@ -69,8 +69,9 @@ def test_without_a_tokenizer_at_either_end_the_same_weights_read_the_same_ids() 
 @pytest.mark.parametrize("at_most", MODES[:5])
 def test_at_most_caps_the_mode(at_most: Any) -> None:
     plan = plan_restore(manifest(), TargetState(FULL), at_most=at_most)
-    expected = "full" if at_most == "prefix" else at_most
-    assert plan.mode == expected
+    assert plan.mode == at_most
+    plain = manifest(kv_cache=None, layers={"metadata": {}, "text_context": {}})
+    assert plan_restore(plain, TargetState(as_stored=True), at_most=at_most).mode == at_most
 
 
 def test_require_refuses_with_the_reason() -> None:

@@ -34,13 +34,26 @@ def test_more_than_the_pool_is_refused() -> None:
     assert Pool(64).take(65) is None
 
 
-def test_warming_keeps_what_is_there() -> None:
-    pool = Pool(1 << 16)
-    lease = pool.take(1 << 16)
+def test_warming_touches_only_what_nobody_holds() -> None:
+    """A save may be copying into its part while another thread warms: not one byte of it may be written."""
+    pool, written = Pool(1 << 16), []
+    lease = pool.take(1 << 15)
     assert lease is not None
-    lease.memory[:] = b"\7" * (1 << 16)
-    pool.warm(1 << 30)
-    assert bytes(lease.memory) == b"\7" * (1 << 16)
+    lease.memory[:] = b"\7" * (1 << 15)
+    real = pool.take
+
+    def watched(size_bytes: int) -> Lease | None:
+        found = real(size_bytes)
+        if found is not None:
+            written.append((found._start, found.memory.nbytes))
+        return found
+
+    pool.take = watched  # type: ignore[method-assign]
+    pool.warm(1 << 15)
+    assert written == [(1 << 15, 1 << 15)]
+    pool.warm(1 << 30)  # no room: nothing is touched
+    assert len(written) == 1
+    assert bytes(lease.memory) == b"\7" * (1 << 15)
 
 
 def test_this_machine_says_how_much_memory_is_free() -> None:

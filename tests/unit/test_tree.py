@@ -154,12 +154,17 @@ def test_the_refusal_names_the_path() -> None:
         there_and_back({"a": [1, object()]})
 
 
-def test_nesting_has_a_limit() -> None:
-    deep: Any = []
-    for _ in range(tree.MAX_DEPTH + 1):
-        deep = [deep]
-    with pytest.raises(UnsupportedState, match="nested"):
-        there_and_back(deep)
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: (v,), lambda v: {"k": v}, lambda v: {1: v}])
+def test_nesting_is_taken_up_to_its_limit_and_refused_beyond(wrap: Any) -> None:
+    deep: Any = 1.5
+    taken = 0
+    while True:
+        try:
+            assert same(there_and_back(deep), deep)
+        except UnsupportedState:
+            break
+        deep, taken = wrap(deep), taken + 1
+    assert taken > 50
 
 
 def test_a_later_change_does_not_reach_the_tree() -> None:
@@ -197,7 +202,12 @@ HOSTILE: list[Any] = [
     {"$tensor": {"shape": [2], "dtype": "object", "data": ""}}, {"$tensor": {"shape": [2], "dtype": "int8", "data": "AA=="}},
     {"$tensor": {"shape": ["2"], "dtype": "int8", "data": "AAA="}}, {"$tensor": {"shape": [True], "dtype": "int8", "data": "AA=="}},
     {"$tensor": {"shape": [1] * 99, "dtype": "int8", "data": "AA=="}}, {"$tensor": {"dtype": "int8", "data": "AA=="}},
-    {"$tensor": []},
+    {"$tensor": []}, {"$int": "--5"}, {"$int": "+5"}, {"$map": [[{"$tuple": [[1]]}, 1]]},
+    {"$map": [[{"$tensor": {"shape": [], "dtype": "int8", "kind": "numpy", "data": "AA=="}}, 1]]},
+    {"$bytes": {"size_bytes": 1, "blocks": [{"digest": "a" * 64, "size_bytes": None}]}},
+    {"$bytes": {"size_bytes": 1, "blocks": [{"digest": "a" * 64, "size_bytes": "1"}]}},
+    {"$tensor": {"shape": [1], "dtype": "bfloat16", "kind": "numpy", "data": "AAA="}},
+    {"$tensor": {"shape": [0, 1 << 62, 1 << 62], "dtype": "int8", "kind": "torch", "data": ""}},
 ]  # fmt: skip
 
 
