@@ -75,6 +75,13 @@ def _segments(views: Sequence[numpy.ndarray[Any, Any]], start: int, stop: int) -
     ]
 
 
+def _bytes_of(tensor: torch.Tensor, tokens: slice) -> numpy.ndarray[Any, Any]:
+    """View some tokens as bytes on the host; a tensor on the host is not copied."""
+    if tensor.device.type == "cpu":
+        return byte_view(tensor)[:, :, tokens]
+    return byte_view(tensor.detach()[:, :, tokens].to("cpu").contiguous())
+
+
 class LiveCache:
     """A supported transformers cache as a `LiveKV`."""
 
@@ -118,22 +125,18 @@ class LiveCache:
         if first >= stop:
             return []
         size, layers = self.layout.block_tokens, [self._cache.layers[0], self._cache.layers[-1]]
-        rows = [
-            t.detach()[:, :, (first + 1) * size - 1 : stop * size : size]
-            for layer in layers
-            for t in (layer.keys, layer.values)
-        ]
-        by_block = [r.movedim(2, 0).flatten(1).contiguous().view(torch.uint8).cpu().numpy() for r in rows]
+        lasts = slice((first + 1) * size - 1, stop * size, size)
+        rows = [_bytes_of(t, lasts) for layer in layers for t in (layer.keys, layer.values)]
+        by_block = [numpy.ascontiguousarray(numpy.moveaxis(row, 2, 0)) for row in rows]
         return [blake3(b"".join(part[i].data for part in by_block)).digest(length=16) for i in range(stop - first)]
 
     def copy(self, start: int, stop: int, into: memoryview) -> None:
-        """Copy tokens into a block image."""
-        image, at = torch.frombuffer(into, dtype=torch.uint8), 0
+        """Copy tokens into a block image, in this thread alone: torch's own threads would wait for busy cores."""
+        image, at = numpy.frombuffer(into, dtype=numpy.uint8), 0
         for tensor in _tensors(self._cache):
-            part = tensor.detach()[:, :, start:stop]
-            size = part.numel() * part.element_size()
-            image[at : at + size].view(part.dtype).view(part.shape).copy_(part)
-            at += size
+            part = _bytes_of(tensor, slice(start, stop))
+            numpy.copyto(image[at : at + part.size].reshape(part.shape), part)
+            at += part.size
 
     def hold(self) -> KVView:
         """Keep the present tensors until they are written."""
@@ -204,9 +207,13 @@ class CacheSink:
             self.tensors.extend(fresh_tensors(shapes, dtype))
         self._views = [byte_view(tensor) for tensor in self.tensors]
 
-    def block(self, start: int, stop: int) -> Sequence[memoryview]:
-        """Return the writable segments of a block."""
-        return _segments(self._views, start, stop)
+    def put(self, start: int, stop: int, block: memoryview) -> None:
+        """Scatter a block's bytes into the tensors."""
+        image, at = numpy.frombuffer(block, dtype=numpy.uint8), 0
+        for view in self._views:
+            place = view[:, :, start:stop]
+            place[...] = image[at : at + place.size].reshape(place.shape)
+            at += place.size
 
     def to_cache(self, config: Any, device: Any) -> DynamicCache:
         """Make a DynamicCache of the filled tensors; on the CPU they are taken over, not copied."""

@@ -46,7 +46,11 @@ _known_lock = threading.Lock()
 
 def weights_stamp(model: Any) -> Stamp:
     """Return where a model's parameters lie and how often each was changed: cheap, and taken at every save."""
-    return tuple(n for _, t in _named(model) for n in (t.data_ptr(), 0 if t.is_inference() else t._version))
+    return _stamp(_named(model))
+
+
+def _stamp(named: Named) -> Stamp:
+    return tuple(n for _, t in named for n in (t.data_ptr(), 0 if t.is_inference() else t._version))
 
 
 def fingerprint_of(
@@ -92,7 +96,8 @@ def _named(model: Any) -> Named:
 def _weights(model: Any, stamp: Stamp | None) -> tuple[str | None, str | None]:
     """Return the digests of the language part and of the vision tower (`none` without one); None where unknown."""
     with _known_lock:
-        now, named = weights_stamp(model), _named(model)
+        named = _named(model)
+        now = _stamp(named)
         if stamp is not None and stamp != now:
             return None, None
         witness, known = _witness(named), _known.get(model)

@@ -37,10 +37,6 @@ class BlobAccess(Protocol):
         """Return the digests that the store lacks."""
         ...
 
-    def expect(self, ref: BlobRef) -> None:
-        """Say that a blob will be read soon, so that it can be on its way. Never fails."""
-        ...
-
     def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
         """Fill buffers with a blob. Raises: BlobNotFound, BlobDamaged, StoreFailed, DaemonNotRunning."""
         ...
@@ -86,10 +82,6 @@ class SharedFiles:
         """Return the digests that the store lacks."""
         return self._blobs.missing(refs)
 
-    def expect(self, ref: BlobRef) -> None:
-        """Have the kernel read a blob ahead."""
-        self._blobs.read_ahead(ref)
-
     def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
         """Read and check a blob."""
         self._blobs.read_into(ref, buffers)
@@ -131,9 +123,6 @@ class OverHttp:
             return []
         found: list[str] = self._api.json("POST", "/v1/blobs/missing", json={"blobs": wanted})["missing"]
         return found
-
-    def expect(self, ref: BlobRef) -> None:
-        """Do nothing: the daemon's machine reads ahead by itself."""
 
     def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
         """Download and check a blob, then copy it where it belongs."""

@@ -97,8 +97,8 @@ class SessionSource(Protocol):
 class KVSink(Protocol):
     """Memory that a KV cache is read into."""
 
-    def block(self, start: int, stop: int) -> Sequence[memoryview]:
-        """Return writable segments of tokens `[start, stop)` in block order."""
+    def put(self, start: int, stop: int, block: memoryview) -> None:
+        """Take the bytes of tokens `[start, stop)`, in block order and verified; several threads do so at once."""
         ...
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..codec import tree
-from ..state.errors import InvalidManifest
 from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges
 from ..state.plan import RestorePlan
 from .blob_access import BlobAccess
 from .capture import KVSink, RestoreTarget, Woken
-
-READ_AHEAD = 6  # blocks on their way beyond those being read: keeps a disk busy while others are hashed
 
 
 def read_backup(
@@ -41,21 +39,23 @@ def read_backup(
 
 
 def _submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobAccess, threads: ThreadPoolExecutor) -> list[Future[None]]:
-    for ref in kv.blocks[:READ_AHEAD]:
-        blobs.expect(ref)
     ranges = block_ranges(kv.tokens, kv.layout.block_tokens)
     return [
-        threads.submit(_read_block, blobs, kv.blocks, i, sink, start, stop) for i, (start, stop) in enumerate(ranges)
+        threads.submit(_read_block, blobs, ref, sink, start, stop)
+        for ref, (start, stop) in zip(kv.blocks, ranges, strict=True)
     ]
 
 
-def _read_block(blobs: BlobAccess, refs: tuple[BlobRef, ...], i: int, sink: KVSink, start: int, stop: int) -> None:
-    if i + READ_AHEAD < len(refs):
-        blobs.expect(refs[i + READ_AHEAD])
-    ref, segments = refs[i], sink.block(start, stop)
-    if sum(segment.nbytes for segment in segments) != ref.size_bytes:
-        raise InvalidManifest("the target's cache has another shape than the manifest says")
-    blobs.read_into(ref, segments)
+_scratch = threading.local()  # one block's worth a thread: warm memory, used for every block
+
+
+def _read_block(blobs: BlobAccess, ref: BlobRef, sink: KVSink, start: int, stop: int) -> None:
+    memory: memoryview | None = getattr(_scratch, "memory", None)
+    if memory is None or memory.nbytes < ref.size_bytes:
+        memory = _scratch.memory = memoryview(bytearray(ref.size_bytes))
+    block = memory[: ref.size_bytes]
+    blobs.read_into(ref, [block])
+    sink.put(start, stop, block)
 
 
 def _read_joined(refs: list[BlobRef], blobs: BlobAccess) -> memoryview:

@@ -116,6 +116,7 @@ class SaveWorker:
         raise AssertionError("unreachable")
 
     def _write(self, job: SaveJob, gone: frozenset[str]) -> Manifest:
+        fingerprint = self._threads.submit(job.fingerprint)  # may read all weights: beside the writes
         leaves = [(body, self._put_leaf(job, leaf)) for encoded in job.trees.values() for leaf, body in encoded.pending]
         kv = None if job.kv is None else self._write_kv(job, job.kv, gone)
         for body, refs in leaves:
@@ -130,7 +131,7 @@ class SaveWorker:
             layers={name: encoded.value for name, encoded in job.trees.items()},
             tokens=job.tokens,
             parent_id=job.parent_id,
-            fingerprint=job.fingerprint(),
+            fingerprint=fingerprint.result(),
             kv_cache=kv,
             omitted=job.omitted,
             bytes_written=sum(ref.size_bytes for ref in job._written),

@@ -35,7 +35,18 @@ def segment_sizes(layout: KVLayout, tokens: int) -> list[int]:
     return sizes
 
 
-def batches(buffers: Sequence[memoryview]) -> Iterator[Sequence[memoryview]]:
-    """Cut a list of buffers into runs that one vectored call can take."""
-    for at in range(0, len(buffers), MAX_BUFFERS):
-        yield buffers[at : at + MAX_BUFFERS]
+def pieces(buffers: Sequence[memoryview], size_bytes: int) -> Iterator[list[memoryview]]:
+    """Cut buffers into runs of about `size_bytes` that one vectored call can take; large buffers are cut up."""
+    run: list[memoryview] = []
+    filled = 0
+    for buffer in buffers:
+        flat = buffer.cast("B") if buffer.format != "B" or buffer.ndim != 1 else buffer
+        for at in range(0, flat.nbytes, size_bytes):
+            part = flat[at : at + size_bytes]
+            run.append(part)
+            filled += part.nbytes
+            if filled >= size_bytes or len(run) == MAX_BUFFERS:
+                yield run
+                run, filled = [], 0
+    if run:
+        yield run

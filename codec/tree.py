@@ -24,7 +24,7 @@ from ..state.errors import InvalidManifest, UnsupportedState
 from ..state.manifest import BlobRef
 from ..state.tensors import DTYPE_SIZES, TensorSpec
 
-INLINE_BYTES = 4 << 10  # below this a durable file of its own costs more than the bytes
+INLINE_BYTES = 32 << 10  # below this a durable file of its own costs more than the bytes (8,192 token ids)
 CHUNK_BYTES = 4 << 20  # of large values: bounds memory, lets unchanged chunks be shared
 ARRAY_CHUNK_BYTES = 16 << 10  # of one-dimensional integer tensors, which grow at the end (token ids, masks)
 MAX_DEPTH = 200  # levels of JSON; orjson stops at 254, and real conversations nest about ten deep

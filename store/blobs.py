@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
+from ..codec.kv_blocks import pieces
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed, StoreFull
 from ..state.ids import Digest, is_digest, parse_digest
 from ..state.manifest import BlobRef
-from .files import create_exclusive, make_private_folder, read_all, store_error, sync_folder, translated, write_all
+from .files import create_exclusive, make_private_folder, read_run, store_error, sync_folder, translated, write_all
 from .staging import Staging
+
+READ_BYTES = 1 << 20  # of one read: stays in the second-level cache until it is hashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,19 @@ def digest_buffers(buffers: Iterable[memoryview]) -> Digest:
     for buffer in buffers:
         hasher.update(buffer)
     return Digest(hasher.hexdigest())
+
+
+def _read_and_digest(fd: int, buffers: Sequence[memoryview]) -> tuple[int, Digest]:
+    """Fill buffers from the start of a file, hashing each piece while it is in the processor's cache."""
+    hasher, offset = blake3(), 0
+    for run in pieces(buffers, READ_BYTES):
+        count = read_run(fd, run, offset)
+        offset += count
+        for buffer in run:
+            hasher.update(buffer)
+        if count < sum(b.nbytes for b in run):
+            break
+    return offset, Digest(hasher.hexdigest())
 
 
 class BlobStore:
@@ -145,15 +160,6 @@ class BlobStore:
         except OSError as error:
             raise store_error(error, "open", path) from error
 
-    def read_ahead(self, ref: BlobRef) -> None:
-        """Ask the kernel to read a blob into the page cache; returns at once and never fails."""
-        with suppress(OSError):
-            fd = os.open(self.path(ref.digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                os.posix_fadvise(fd, 0, ref.size_bytes, os.POSIX_FADV_WILLNEED)
-            finally:
-                os.close(fd)
-
     def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
         """Read a blob into buffers and check it; what the buffers hold is worthless when this raises.
 
@@ -165,10 +171,10 @@ class BlobStore:
                 size = os.fstat(fd).st_size
                 if size != ref.size_bytes:
                     raise BlobDamaged(f"blob {ref.digest[:16]}… has {size} bytes instead of {ref.size_bytes}")
-                count = read_all(fd, buffers)
+                count, digest = _read_and_digest(fd, buffers)
         finally:
             os.close(fd)
-        if count != ref.size_bytes or digest_buffers(buffers) != ref.digest:
+        if count != ref.size_bytes or digest != ref.digest:
             raise BlobDamaged(f"blob {ref.digest[:16]}… does not match its digest")
 
     def read(self, ref: BlobRef) -> memoryview:

@@ -7,7 +7,7 @@ store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
 store/sessions/<digest>.json      pins, TTLs and titles of one session
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
-store/trash/                      removed manifests
+store/trash/                      removed manifests, until the index has let go of them too
 """
 
 from __future__ import annotations

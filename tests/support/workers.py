@@ -44,7 +44,7 @@ def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> N
                 session.note = {
                     "kv": session.digest(),
                     "tokens": session.tokens,
-                    "pad": torch.zeros(6000) + rng.random(),
+                    "pad": torch.zeros(20_000) + rng.random(),
                 }
                 handle = keeper.save(f"session-{seed % 3}", session)
                 out.send(("started", handle.backup_id))

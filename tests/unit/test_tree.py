@@ -78,7 +78,7 @@ def test_any_nested_value_comes_back_as_it_was(value: Any) -> None:
     [
         {"$tensor": 1}, {"$float": "nan"}, {"$": 1, "a": 2}, {"": 0}, {1: "a", "1": "b"}, {0: {-1: []}},
         float("nan"), float("inf"), -0.0, 2**64, -(2**63) - 1, 10**400, "\ufeffBOM \0 NUL\r\n", [(), ((),)],
-        b"", b"x" * 5000, b"x" * (5 << 20), {None: 1}, {True: 1}, {1.5: 2}, {("a", 1): 2},
+        b"", b"x" * 5000, b"x" * 50_000, b"x" * (5 << 20), {None: 1}, {True: 1}, {1.5: 2}, {("a", 1): 2},
     ],
 )  # fmt: skip
 def test_awkward_values_come_back_as_they_were(value: Any) -> None:
@@ -89,7 +89,7 @@ TORCH_DTYPES = [name for name in DTYPE_SIZES if isinstance(getattr(torch, name, 
 
 
 @pytest.mark.parametrize("name", TORCH_DTYPES)
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (7,), (2, 3, 5), (1, 6000)])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (7,), (2, 3, 5), (1, 6000), (1, 70_000)])
 def test_torch_tensors_of_every_dtype(name: str, shape: tuple[int, ...]) -> None:
     dtype = getattr(torch, name)
     size = math.prod(shape) * DTYPE_SIZES[name]
@@ -168,12 +168,12 @@ def test_nesting_is_taken_up_to_its_limit_and_refused_beyond(wrap: Any) -> None:
 
 
 def test_a_later_change_does_not_reach_the_tree() -> None:
-    tensor, state = torch.zeros(2000), {"list": [1]}
+    tensor, state = torch.zeros(20_000), {"list": [1]}
     encoded = tree.encode({"t": tensor, "s": state}, torch_bridge.to_leaf)
     tensor.fill_(1)
     state["list"].append(2)
     (leaf, _), = encoded.pending  # fmt: skip
-    assert bytes(leaf.data) == bytes(8000)
+    assert bytes(leaf.data) == bytes(80_000)
     assert encoded.value["s"] == {"list": [1]}
 
 

@@ -1,0 +1,139 @@
+"""Figures: samples, what they are compared with, what is required of them, and how people and programs read them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rich.table import Table
+
+Unit = Literal["s", "ms", "B", "MiB", "%", "1/min"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median and extremes of some samples."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Spread:
+        """Return the spread of at least one sample."""
+        return cls(statistics.median(samples), min(samples), max(samples))
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure: ours against a baseline of the same round, or ours alone.
+
+    `at_most_ratio` bounds the median of the ratios of the rounds, `at_most` the median of ours, in `unit`.
+    `slack` is subtracted from ours before the ratio is taken.
+    """
+
+    group: str
+    name: str
+    unit: Unit
+    ours: list[float]
+    against: str = ""
+    baseline: list[float] = field(default_factory=list)
+    at_most_ratio: float | None = None
+    at_most: float | None = None
+    slack: float = 0.0
+
+    def ratio(self) -> Spread | None:
+        """Return the ratio of ours to the baseline, round by round."""
+        if not self.baseline:
+            return None
+        pairs = zip(self.ours, self.baseline, strict=True)
+        return Spread.of([(ours - self.slack) / other for ours, other in pairs])
+
+    def met(self) -> bool | None:
+        """Tell whether the requirement is met; None where there is none."""
+        ratio = self.ratio()
+        if self.at_most_ratio is not None and ratio is not None:
+            return ratio.median <= self.at_most_ratio
+        return None if self.at_most is None else statistics.median(self.ours) <= self.at_most
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figure as JSON."""
+        return {
+            "group": self.group,
+            "figure": self.name,
+            "unit": self.unit,
+            "ours": _to_dict(self.ours),
+            "against": self.against or None,
+            "baseline": _to_dict(self.baseline),
+            "ratio": _spread_dict(self.ratio()),
+            "required": {"ratio": self.at_most_ratio, "value": self.at_most, "slack": self.slack},
+            "met": self.met(),
+        }
+
+
+def _to_dict(samples: list[float]) -> dict[str, Any] | None:
+    return {**(_spread_dict(Spread.of(samples)) or {}), "samples": samples} if samples else None
+
+
+def _spread_dict(spread: Spread | None) -> dict[str, float] | None:
+    return None if spread is None else {"median": spread.median, "min": spread.low, "max": spread.high}
+
+
+def table(title: str, figures: Sequence[Figure]) -> Table:
+    """Lay out the figures of a group, those of one name together. A cell is `median (min–max)` of the rounds."""
+    made = Table(title=title, box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
+    for name in ("figure", "ours", "baseline", "ratio", "required", "met"):
+        made.add_column(name, justify="left" if name in ("figure", "met") else "right", overflow="fold")
+    for i, figure in enumerate(figures):
+        if i == 0 or figure.name != figures[i - 1].name or not figure.against:
+            alone = ("", "") if figure.against else _verdict(figure)
+            made.add_row(figure.name, _cell(figure.ours, figure.unit), "", "", *alone)
+        if figure.against:
+            made.add_row(f"  / {figure.against}", "", _cell(figure.baseline, figure.unit), *_judged_ratio(figure))
+    return made
+
+
+def _judged_ratio(figure: Figure) -> tuple[str, str, str]:
+    ratio = figure.ratio()
+    text = "" if ratio is None else f"{_short(ratio.median)} [dim]({_short(ratio.low)}–{_short(ratio.high)})[/]"
+    return (text, *_verdict(figure))
+
+
+def _verdict(figure: Figure) -> tuple[str, str]:
+    return required(figure), {None: "", True: "[green]yes[/]", False: "[bold red]NO[/]"}[figure.met()]
+
+
+def required(figure: Figure) -> str:
+    """Write a requirement for a person."""
+    slack = f" + {number(figure.slack, figure.unit)}" if figure.slack else ""
+    if figure.at_most_ratio is not None:
+        return f"≤ {figure.at_most_ratio:.3g} ×{slack}"
+    return "" if figure.at_most is None else f"≤ {number(figure.at_most, figure.unit)}"
+
+
+def _cell(samples: list[float], unit: Unit) -> str:
+    if not samples:
+        return ""
+    spread = Spread.of(samples)
+    text = number(spread.median, unit)
+    if len(samples) == 1:
+        return text
+    return f"{text} [dim]({number(spread.low, unit, bare=True)}–{number(spread.high, unit, bare=True)})[/]"
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.{1 if ratio >= 10 else 2 if ratio >= 0.2 else 3}f}"
+
+
+def number(value: float, unit: Unit, *, bare: bool = False) -> str:
+    """Write a value; seconds as milliseconds, bytes as MiB or KiB."""
+    if unit == "s":
+        value, name = value * 1e3, "ms"
+    elif unit == "B":
+        value, name = (value / 2**20, "MiB") if value >= 2**20 else (value / 2**10, "KiB")
+    else:
+        name = unit
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f}" if bare else f"{value:.{digits}f} {name}"

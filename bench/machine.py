@@ -1,0 +1,65 @@
+"""What the figures were taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+PACKAGES = ("torch", "transformers", "safetensors", "torpor", "blake3")
+PROBE_S = 0.2
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Return CPU, kernel, the file system of a folder, the load at the start, and versions."""
+    return {
+        "machine": {
+            "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+            "cores": os.cpu_count(),
+            "memory": _field("/proc/meminfo", "MemTotal"),
+            "kernel": platform.release(),
+            "filesystem": _filesystem(folder.resolve()),
+            "load": round(os.getloadavg()[0], 2),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def cores_given() -> float:
+    """Return how many cores' worth of time one thread a core gets together; fewer than there are on a busy host."""
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as threads:
+        until = time.perf_counter() + PROBE_S
+        used_s = sum(threads.map(_spin_s, [until] * cores))
+    return round(used_s / PROBE_S, 2)
+
+
+def _spin_s(until: float) -> float:
+    started, data = time.thread_time(), bytes(256 << 10)
+    while time.perf_counter() < until:
+        blake3(data).digest()  # lets the other threads run
+    return time.thread_time() - started
+
+
+def _field(path: str, name: str) -> str:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+
+
+def _filesystem(folder: Path) -> str:
+    """Return type and device of the mount that a folder lies on."""
+    found = ("", "unknown")
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        device, place, kind = line.split()[:3]
+        if folder.is_relative_to(place) and len(place) >= len(found[0]):
+            found = (place, f"{kind} on {device}")
+    return found[1]

@@ -1,0 +1,88 @@
+"""A daemon of its own for a figure, in a home of its own on a real disk, and the clean-up of both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torpor.client import Keeper, connect
+
+STOP_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon and how long it took from exec until it answered."""
+
+    pid: int
+    ready_s: float
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """Make a folder for the files of one figure; they are large, and gone at the end."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        settle(parent)
+
+
+def settle(folder: Path) -> None:
+    """Have the file system finish what it owes (deletions and discards too), so that the next to sync does not pay."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def daemon(home: Path) -> Iterator[Daemon]:
+    """Run `torpor serve` for a home."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORPOR_")}
+    environment |= {"TORPOR_HOME": str(home), "TORPOR_PORT": "0"}
+    command = [sys.executable, "-m", "torpor.cli.entry", "serve", "--json"]
+    with tempfile.TemporaryFile() as noise:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=environment, cwd=home.parent, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=noise
+        )
+        try:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                noise.seek(0)
+                raise RuntimeError(f"the daemon did not start: {noise.read().decode(errors='replace').strip()}")
+            connect(home=home).close()  # its first successful GET /v1/status
+            yield Daemon(process.pid, time.perf_counter() - started)
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@contextmanager
+def keeper_in(folder: Path) -> Iterator[Keeper]:
+    """Run a daemon for the home `folder/home` and connect to it."""
+    home = folder / "home"
+    with daemon(home), connect(home=home) as keeper:
+        yield keeper
