@@ -50,7 +50,7 @@ def _run(home: Path, model: str | None, tokens: int, *, quiet: bool) -> dict[str
     with _worker("reference", home, model, tokens) as lines:
         expected = _wait(lines, "result")
     with _daemon(home):
-        step("a session: a picture and a question, an answer, a save, more of the answer, a second save")
+        step("a session: a question, part of an answer, a save, more of it, a second save")
         with _worker("first", home, model, tokens) as lines:
             saves = [_wait(lines, "first"), _wait(lines, "second")]
             gone_on = _wait(lines, "generating")

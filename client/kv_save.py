@@ -2,10 +2,11 @@
 
 Three ways to a consistent snapshot, by what is unsaved and how much memory is free:
 
-1. `copied`: the unsaved tokens fit the pool. They are copied at once; nothing else is touched. Every later save of a
-   session is this one, and caches that write in place are always copied (into memory of their own if need be).
-2. `held`: references to the tensors are kept until they are written. DynamicCache replaces its tensors with every
-   token, so a reference is a snapshot, at the price of one more cache in memory for as long as the save takes.
+1. `held`: references to the tensors are kept until they are written. DynamicCache replaces its tensors with every
+   token, so a reference is a snapshot, at the price of one more cache in memory for as long as the save takes. First
+   saves are this one.
+2. `copied`: the unsaved tokens fit the pool. They are copied at once; nothing else is touched. Later saves are this
+   one, and caches that write in place are always copied (into memory of their own if need be).
 3. `followed`: memory is short. The live tensors are read a block at a time; what is already in never changes, and if
    the session crops its cache meanwhile, the watch takes hold of the old tensors just before.
 """
@@ -112,6 +113,10 @@ def _unsaved_from(live: LiveKV, before: Saved | None) -> int:
 def _snapshot(
     live: LiveKV, start: int, unsaved_bytes: int, pool: Pool, available_bytes: Callable[[], int]
 ) -> tuple[Way, KVView, Lease | None]:
+    whole_bytes = live.tokens * live.layout.token_bytes()
+    may_hold = live.appends_only and live.free_bytes(available_bytes()) - whole_bytes > RESERVE_BYTES
+    if may_hold and start == 0:  # a first save: the pool's pages are still cold, and references cost nothing now
+        return "held", live.hold(), None
     lease = pool.take(unsaved_bytes) if unsaved_bytes <= pool.size_bytes else None
     if lease is not None:
         try:
@@ -121,8 +126,7 @@ def _snapshot(
             raise
     if not live.appends_only:
         return "copied", _copy(live, start, memoryview(bytearray(unsaved_bytes))), None
-    whole_bytes = live.tokens * live.layout.token_bytes()
-    if live.free_bytes(available_bytes()) - whole_bytes > RESERVE_BYTES:
+    if may_hold:
         return "held", live.hold(), None
     return "followed", live.follow(), None
 

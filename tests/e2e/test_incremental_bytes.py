@@ -101,11 +101,17 @@ def test_how_a_cache_is_captured_follows_from_size_and_memory(daemon: Daemon) ->
     keeper = daemon.keeper(pool=Pool(130 * TOKEN_BYTES), free_memory=lambda: free)
     session = CacheSession()
     session.grow(100, 1)
-    assert keeper.save("s", session).snapshot == "copied"
-    other = CacheSession()
-    other.grow(200, 1)
-    assert keeper.save("s", other).snapshot == "held"
+    assert keeper.save("s", session).snapshot == "held"  # the first
+    session.grow(50, 2)
+    assert keeper.save("s", session).wait(60)
+    session.grow(50, 3)
+    assert keeper.save("s", session).snapshot == "copied"  # a later one
+    session.grow(200, 4)
+    assert keeper.save("s", session).snapshot == "held"  # more than the pool holds
     free = 0
+    small = CacheSession()
+    small.grow(20, 5)
+    assert keeper.save("s", small).snapshot == "copied"
     third = CacheSession()
     third.grow(200, 3)
     handle = keeper.save("s", third)
