@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
@@ -36,7 +37,8 @@ def _huge(size_bytes: int) -> torch.Tensor:
     """Map memory that starts at a huge page's border."""
     mapping = mmap.mmap(-1, size_bytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     assert _ADVICE is not None
-    mapping.madvise(_ADVICE)
+    with suppress(OSError):  # a kernel without huge pages
+        mapping.madvise(_ADVICE)
     whole = torch.frombuffer(mapping, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE_PAGE_BYTES
     return whole[start : start + size_bytes]

@@ -27,30 +27,54 @@ _PIECE_BYTES = 64 << 20
 _SAMPLES = 64  # elements of each parameter in a witness
 
 Named = list[tuple[str, torch.Tensor]]
-Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Where a model's parameters lay at one time, and how often each had been changed.
+
+    `epoch` counts the changes that left no such trace; `witness` is taken only while the digests are not known yet.
+    """
+
+    epoch: int
+    places: tuple[int, ...]
+    witness: bytes | None = None
 
 
 @dataclass(slots=True)
-class _Known:
-    """The digests of a model's weights, and what they were computed for."""
+class _Model:
+    """What is known of one model's weights. The lock is held while they are read."""
 
-    stamp: Stamp
-    witness: bytes
-    language: str
-    vision: str
+    lock: threading.Lock
+    epoch: int = 0
+    places: tuple[int, ...] = ()
+    witness: bytes | None = None
+    language: str | None = None
+    vision: str | None = None
 
 
-_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
-_known_lock = threading.Lock()
+_models: weakref.WeakKeyDictionary[Any, _Model] = weakref.WeakKeyDictionary()
+_models_lock = threading.Lock()
+
+
+def _model(model: Any) -> _Model:
+    with _models_lock:
+        return _models.setdefault(model, _Model(threading.Lock()))
 
 
 def weights_stamp(model: Any) -> Stamp:
-    """Return where a model's parameters lie and how often each was changed: cheap, and taken at every save."""
-    return _stamp(_named(model))
+    """Return a model's stamp: cheap, and taken at every save."""
+    named, known = _named(model), _model(model)
+    unknown = known.witness is None and not _is_offloaded(named)
+    return Stamp(known.epoch, _places(named), _witness(named) if unknown else None)
 
 
-def _stamp(named: Named) -> Stamp:
+def _places(named: Named) -> tuple[int, ...]:
     return tuple(n for _, t in named for n in (t.data_ptr(), 0 if t.is_inference() else t._version))
+
+
+def _is_offloaded(named: Named) -> bool:
+    return any(tensor.is_meta for _, tensor in named)
 
 
 def fingerprint_of(
@@ -95,22 +119,28 @@ def _named(model: Any) -> Named:
 
 def _weights(model: Any, stamp: Stamp | None) -> tuple[str | None, str | None]:
     """Return the digests of the language part and of the vision tower (`none` without one); None where unknown."""
-    with _known_lock:
+    known = _model(model)
+    with known.lock:
         named = _named(model)
-        now = _stamp(named)
-        if stamp is not None and stamp != now:
+        if _is_offloaded(named):
             return None, None
-        witness, known = _witness(named), _known.get(model)
-        if known is not None and (known.stamp, known.witness) == (now, witness):
-            return known.language, known.vision
-        language = [(n, t) for n, t in named if not _is_vision(n)]
-        vision = [(n, t) for n, t in named if _is_vision(n)]
-        found = _Known(now, witness, _digest_tensors(language), _digest_tensors(vision) if vision else NONE)
-        _known[model] = found
-        changed_silently = known is not None and known.stamp == now
-        if stamp is not None and (changed_silently or weights_stamp(model) != stamp):
-            return None, None  # it cannot be told whether the change came before or after the capture
-    return found.language, found.vision
+        places, witness = _places(named), _witness(named)
+        if (known.places, known.witness) != (places, witness):
+            if known.places == places:
+                known.epoch += 1  # changed without a trace: stamps from before are of unknown weights
+            language = [(n, t) for n, t in named if not _is_vision(n)]
+            vision = [(n, t) for n, t in named if _is_vision(n)]
+            known.language, known.vision = _digest_tensors(language), _digest_tensors(vision) if vision else NONE
+            known.places, known.witness = places, witness
+        if stamp is not None and not _is_of(stamp, known, _places(named)):
+            return None, None
+        return known.language, known.vision
+
+
+def _is_of(stamp: Stamp, known: _Model, places: tuple[int, ...]) -> bool:
+    """Tell whether the weights are those of a stamp: unchanged from it to the end of the digest."""
+    same_witness = stamp.witness is None or stamp.witness == known.witness
+    return same_witness and stamp.epoch == known.epoch and stamp.places == known.places == places
 
 
 def _is_vision(name: str) -> bool:

@@ -162,8 +162,8 @@ class TransformersSession:
         before = self.token_ids.shape[-1]
         if self.rope_deltas is not None or self.cache is None:
             self.activate()
-        settings = {**_generation_settings(self.model, self.config), **options}
-        out = self.model.generate(**self.model_inputs(), **settings, return_dict_in_generate=True)
+        settings = _generation_settings(self.config, options, self.tokenizer)
+        out = self.model.generate(**self.model_inputs(), **settings)
         self.cache = out.past_key_values
         self.extend(out.sequences[:, before:])
         self.rope_deltas = _rope_deltas(self.model)
@@ -243,7 +243,7 @@ class TransformersTarget:
         )
         session.activate()
         for kind, state in rng.items():
-            _rng_setters[kind](state)
+            _set_rng(kind, state, device)
         return session
 
     def live(self, session: Any) -> LiveKV | None:
@@ -301,22 +301,34 @@ def _generation_config(model: Any) -> dict[str, Any]:
     return dict(config.to_diff_dict()) if isinstance(config, GenerationConfig) else {}
 
 
-def _generation_settings(model: Any, config: dict[str, Any]) -> dict[str, Any]:
-    known = getattr(model, "generation_config", None)
-    return {
-        k: v for k, v in config.items() if not k.startswith("_") and k != "transformers_version" and hasattr(known, k)
-    }
+_SETTINGS = frozenset(GenerationConfig().to_dict()) - {"transformers_version"}
 
 
-_rng_setters: dict[str, Any] = {"cpu": torch.set_rng_state, "cuda": lambda state: torch.cuda.set_rng_state(state)}
+def _generation_settings(config: dict[str, Any], options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Merge a session's settings with the options of one call, which go before them."""
+    given = options.get("generation_config") is not None  # then it decides alone
+    settings = {} if given else {k: v for k, v in config.items() if k in _SETTINGS}
+    if {"max_length", "max_new_tokens"} & options.keys():  # either of them replaces both
+        settings = {k: v for k, v in settings.items() if k not in ("max_length", "max_new_tokens")}
+    settings |= options
+    if settings.get("stop_strings") and tokenizer is not None:
+        settings.setdefault("tokenizer", tokenizer)
+    return {**settings, "return_dict_in_generate": True}
+
+
+def _set_rng(kind: str, state: torch.Tensor, device: torch.device) -> None:
+    if kind == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.cuda.set_rng_state(state, device)
 
 
 def _usable_rng(saved: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     """Return the RNG states that this process can take. Raises: UnsupportedState before anything is touched."""
-    usable = {kind: state for kind, state in saved.items() if kind in _rng_setters and kind in ("cpu", device.type)}
+    usable = {kind: state for kind, state in saved.items() if kind in ("cpu", device.type)}
     for kind, state in usable.items():
         try:
-            torch.Generator(kind).set_state(state)
+            torch.Generator("cpu" if kind == "cpu" else device).set_state(state)
         except (RuntimeError, TypeError) as error:
             raise UnsupportedState(f"the saved {kind} RNG state is not one of this torch: {error}") from error
     return usable

@@ -72,7 +72,7 @@ class Api:
 
     def _reopen(self, broken: httpx.Client) -> httpx.Client:
         with self._lock:
-            if self._http is broken:
+            if self._http is broken and self._find() != self.endpoint:  # else httpx connects again by itself
                 self.endpoint, self._http = self._open()
                 self._broken.append(broken)  # other threads may still be in it
             return self._http

@@ -9,7 +9,7 @@ Contract of a `BlobAccess` (tests/contract runs one suite over both):
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,8 +25,11 @@ from .api import Api
 class BlobAccess(Protocol):
     """Blobs of one store."""
 
-    def put(self, buffers: Sequence[memoryview]) -> PutResult:
-        """Store the joined bytes of some buffers. Raises: StoreFull, StoreFailed, DaemonNotRunning."""
+    def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
+        """Store the joined bytes of some buffers; `still_good` raises when they were changed since they were hashed.
+
+        Raises: StoreFull, StoreFailed, DaemonNotRunning, and what `still_good` raises.
+        """
         ...
 
     def settle(self) -> None:
@@ -60,13 +63,13 @@ class SharedFiles:
         self._unsynced: set[Path] = set()
         self._lock = threading.Lock()
 
-    def put(self, buffers: Sequence[memoryview]) -> PutResult:
+    def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
         """Store bytes. The staging folder is made on first use, so a process that only reads leaves no trace."""
         with self._lock:
             if self._staging is None:
                 self._staging = Staging(self._parent)
             staging = self._staging
-        return self._blobs.put(staging, buffers, self._unsynced)
+        return self._blobs.put(staging, buffers, self._unsynced, still_good)
 
     def settle(self) -> None:
         """Sync the folders that got new names."""
@@ -104,8 +107,8 @@ class OverHttp:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def put(self, buffers: Sequence[memoryview]) -> PutResult:
-        """Upload bytes unless the store has them. The daemon makes them durable before it answers."""
+    def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
+        """Upload bytes unless the store has them. The daemon checks them and makes them durable before it answers."""
         ref = BlobRef(digest_buffers(buffers), sum(b.nbytes for b in buffers))
         if not self.missing([ref]):
             return PutResult(ref, written=False)

@@ -48,8 +48,7 @@ class DigestMemo:
         key = id(tensor)
 
         def drop(_: object) -> None:
-            with self._lock:
-                self._entries.pop(key, None)
+            self._entries.pop(key, None)  # no lock: a collection may call this in a thread that holds it
 
         with self._lock:
             self._entries[key] = (weakref.ref(tensor, drop), version, refs)
@@ -60,4 +59,4 @@ class DigestMemo:
         with self._lock:
             for key, (_, _, refs) in list(self._entries.items()):
                 if any(ref.digest in gone for ref in refs):
-                    del self._entries[key]
+                    self._entries.pop(key, None)

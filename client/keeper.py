@@ -6,7 +6,6 @@ import os
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,6 +28,7 @@ from .capture import Restored, RestoreTarget, SessionSource
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .kv_save import SavedCaches, capture_kv
+from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .restore import read_backup
 from .save import SaveHandle, SaveJob, SaveWorker
@@ -71,7 +71,7 @@ class Keeper:
         self.blobs: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
         self._pool, self._caches = pool or Pool(), SavedCaches()
-        self._parents: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._lineage = Lineage()
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
         self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
@@ -84,9 +84,11 @@ class Keeper:
         """
         started = time.perf_counter()
         parse_session_id(session_id)
+        Lineage.check(source)
         now = self._clock()
         handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
+            self._start_saver()
             capture = source.capture()
             trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
             kv = None
@@ -103,7 +105,6 @@ class Keeper:
                 omitted=dict(capture.omitted),
                 kv=kv,
             )
-            self._start_saver()
             self._jobs.put((job, source))
         handle.stall_s = time.perf_counter() - started
         return handle
@@ -118,9 +119,10 @@ class Keeper:
     def _save_loop(self) -> None:
         while (item := self._jobs.get()) is not None:
             job, source = item
-            job.parent_id = self._parents.get(source)  # saves run in order: the last one that was really committed
+            job.parent_id = self._lineage.of(source)  # saves run in order: the last one that was really committed
             try:
                 backup = self._worker.run(job)
+                self._lineage.note(source, backup.id)
             except TorporError as error:
                 job.handle.fail(error)
             except BaseException as error:
@@ -128,7 +130,6 @@ class Keeper:
                 wrapped.__cause__ = error
                 job.handle.fail(wrapped)
             else:
-                self._parents[source] = backup.id
                 job.handle.finish(backup)
                 if job.kv is not None:
                     with suppress(MemoryError, OSError):
@@ -165,7 +166,7 @@ class Keeper:
             live = target.live(session) if woken.kv_cache is not None else None
             if live is not None and woken.kv_cache is not None:
                 self._caches.note(live, woken.kv_cache.blocks)
-            self._parents[session] = backup.id
+            self._lineage.note(session, backup.id)
         return Restored(plan.mode, session, backup, plan, woken.layers)
 
     def close(self) -> None:

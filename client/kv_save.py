@@ -94,8 +94,13 @@ def capture_kv(live: LiveKV, caches: SavedCaches, pool: Pool, available_bytes: C
     start = _unsaved_from(live, before)
     unsaved_bytes = (live.tokens - start) * live.layout.token_bytes()
     way, view, lease = _snapshot(live, start, unsaved_bytes, pool, available_bytes)
-    fallback = live.follow() if start and live.appends_only else None
-    saved = caches.note(live, reused=before.witnesses[: start // live.layout.block_tokens] if before else ())
+    try:
+        fallback = live.follow() if start and live.appends_only else None
+        saved = caches.note(live, reused=before.witnesses[: start // live.layout.block_tokens] if before else ())
+    except BaseException:
+        if lease is not None:
+            lease.free()
+        raise
     return KVJob(live.layout, live.cache_class, live.tokens, start, way, view, saved, before, fallback, lease)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
@@ -37,8 +39,8 @@ class SaveHandle:
         try:
             return self._future.result(timeout_s)
         except FutureTimeout as error:
-            if self._future.done():
-                raise
+            if self._future.done():  # in the very moment
+                return self._future.result()
             raise Timeout(f"backup {self.backup_id} is still being written") from error
 
     def done(self) -> bool:
@@ -68,6 +70,8 @@ class SaveJob:
     kv: KVJob | None = None
     parent_id: str | None = None
     _written: list[BlobRef] = field(default_factory=list)
+    _futures: list[Future[BlobRef]] = field(default_factory=list)
+    _fingerprint: Future[Fingerprint] | None = None
     _stored: list[tuple[tree.Leaf, list[BlobRef]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,6 +92,7 @@ class SaveWorker:
         try:
             backup, manifest = self._attempts(job)
         except BaseException:
+            wait(job._futures)  # what is still being written must be known before it is given back
             with suppress(TorporError):  # a disk that is full should not stay so because of this
                 self._api.discard(job._written)
             raise
@@ -116,7 +121,9 @@ class SaveWorker:
         raise AssertionError("unreachable")
 
     def _write(self, job: SaveJob, gone: frozenset[str]) -> Manifest:
-        fingerprint = self._threads.submit(job.fingerprint)  # may read all weights: beside the writes
+        job._stored.clear()
+        if job._fingerprint is None:  # may read all weights: beside the writes, and once
+            job._fingerprint = self._threads.submit(job.fingerprint)
         leaves = [(body, self._put_leaf(job, leaf)) for encoded in job.trees.values() for leaf, body in encoded.pending]
         kv = None if job.kv is None else self._write_kv(job, job.kv, gone)
         for body, refs in leaves:
@@ -131,17 +138,17 @@ class SaveWorker:
             layers={name: encoded.value for name, encoded in job.trees.items()},
             tokens=job.tokens,
             parent_id=job.parent_id,
-            fingerprint=fingerprint.result(),
+            fingerprint=job._fingerprint.result(),
             kv_cache=kv,
             omitted=job.omitted,
-            bytes_written=sum(ref.size_bytes for ref in job._written),
+            bytes_written=sum(size for _, size in {(ref.digest, ref.size_bytes) for ref in job._written}),
         )
 
     def _put_leaf(self, job: SaveJob, leaf: tree.Leaf) -> Callable[[], list[BlobRef]]:
-        known = self._memo.known(leaf)
+        known, chunks = self._memo.known(leaf), tree.chunks(leaf)
         if known is not None:
             return lambda: known
-        futures = [self._threads.submit(self._put, job, [chunk]) for chunk in tree.chunks(leaf)]
+        futures = [self._submit(job, self._put, job, [chunk], partial(self._memo.check, leaf)) for chunk in chunks]
 
         def refs() -> list[BlobRef]:
             found = _results(futures)
@@ -159,7 +166,7 @@ class SaveWorker:
                 futures.append(reusable[i])
             else:
                 read = kv.again if start < kv.start else kv.view.block
-                futures.append(self._threads.submit(self._put_block, job, read, start, stop))
+                futures.append(self._submit(job, self._put_block, job, read, start, stop))
         blocks = _results(futures)
         return KVCache(layout, kv.tokens, kv.cache_class, tuple(blocks))
 
@@ -168,8 +175,15 @@ class SaveWorker:
     ) -> BlobRef:
         return self._put(job, read(start, stop))
 
-    def _put(self, job: SaveJob, buffers: Sequence[memoryview]) -> BlobRef:
-        result = self._blobs.put(buffers)
+    def _submit(self, job: SaveJob, call: Callable[..., BlobRef], *arguments: Any) -> Future[BlobRef]:
+        future = self._threads.submit(call, *arguments)
+        job._futures.append(future)
+        return future
+
+    def _put(
+        self, job: SaveJob, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None
+    ) -> BlobRef:
+        result = self._blobs.put(buffers, still_good)
         if result.written:
             with job._lock:
                 job._written.append(result.ref)

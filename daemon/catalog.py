@@ -80,7 +80,9 @@ class Catalog:
         with self._lock:
             repeated = self._is_committed(backup_id, canonical)
             self._require_blobs(manifest)
-            if not repeated:
+            if repeated:
+                self.manifests.settle()
+            else:
                 self.manifests.write(self.staging, backup_id, canonical)
             try:
                 record = self._record(manifest, canonical)
@@ -166,6 +168,7 @@ class Catalog:
 
     def reconcile(self) -> Reconciled:
         """Make the index agree with the manifests on disk. Raises: IndexDamaged when all manifests are gone."""
+        self.manifests.settle()
         on_disk, indexed = set(self.manifests.ids()), self.index.all_ids()
         if indexed and not on_disk and not indexed <= self.manifests.trashed():
             raise IndexDamaged(

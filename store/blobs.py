@@ -7,7 +7,7 @@ fsync of the folder. Only then may a manifest name it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from ..codec.kv_blocks import pieces
 from ..state.crash_points import Checkpoint, no_checkpoint
-from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed, StoreFull
+from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed
 from ..state.ids import Digest, is_digest, parse_digest
 from ..state.manifest import BlobRef
 from .files import create_exclusive, make_private_folder, read_run, store_error, sync_folder, translated, write_all
@@ -72,8 +72,16 @@ class BlobStore:
             return False
         return status.st_size == ref.size_bytes
 
-    def put(self, staging: Staging, buffers: Sequence[memoryview], unsynced: set[Path]) -> PutResult:
+    def put(
+        self,
+        staging: Staging,
+        buffers: Sequence[memoryview],
+        unsynced: set[Path],
+        still_good: Callable[[], None] | None = None,
+    ) -> PutResult:
         """Store the bytes of some buffers under their digest, unless they are there already.
+
+        `still_good` raises when the buffers were changed since they were hashed; it is asked before anything is named.
 
         Durability: the bytes are on disk on return; the name is once `sync_folders(unsynced)` has returned.
         Raises: StoreFull, StoreFailed.
@@ -86,13 +94,13 @@ class BlobStore:
         temporary = staging.new_path()
         try:
             self._write(temporary, buffers, ref)
+            if still_good is not None:
+                still_good()
             self.publish(temporary, ref, unsynced)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise store_error(error, "write a blob under", self._folder) from error
-        except (StoreFull, StoreFailed):
-            temporary.unlink(missing_ok=True)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)  # there only when something failed
         return PutResult(ref, written=True)
 
     def _write(self, temporary: Path, buffers: Sequence[memoryview], ref: BlobRef) -> None:

@@ -85,7 +85,6 @@ class Home:
         missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
         for shard in missing:
             make_private_folder(shard)
-        if missing:
-            with translated("sync", self.store):
-                for folder in (self.store / "blobs", self.store, self.root):
-                    sync_folder(folder)
+        with translated("sync", self.store):  # always: a process before may have been killed between the two
+            for folder in (self.store / "blobs", self.store, self.root):
+                sync_folder(folder)

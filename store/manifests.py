@@ -63,6 +63,11 @@ class ManifestStore:
             packed = file.read(manifest_file.MAX_MANIFEST_BYTES + 1)
         return manifest_file.unpack(packed)
 
+    def settle(self) -> None:
+        """Make names durable that another, killed writer may have left unsynced. Raises: StoreFailed."""
+        with translated("sync", self._folder):
+            sync_folder(self._folder)
+
     def size_bytes(self, backup_id: str) -> int:
         """Return the size of a manifest's file. Raises: BackupNotFound."""
         try:

@@ -11,6 +11,7 @@ from support.caches import CacheSession, CacheTarget, static_cache
 from support.daemon import Daemon
 from torpor.client import Keeper
 from torpor.client.memory import Pool
+from torpor.state.errors import DaemonNotRunning
 
 TOKEN_BYTES = 3 * 2 * 2 * 8 * 2  # layers, K and V, heads, dim, bfloat16
 
@@ -164,3 +165,22 @@ def test_closing_the_keeper_finishes_what_was_started(daemon: Daemon) -> None:
     assert handle.wait().tokens == 501
     assert list((daemon.home / "store" / "staging").iterdir()) != []  # the daemon's own
     assert len(list((daemon.home / "store" / "staging").iterdir())) == 1
+
+
+def test_a_save_that_had_to_write_again_counts_its_bytes_once(daemon: Daemon, keeper: Keeper) -> None:
+    session = CacheSession()
+    session.grow(128, 1)
+    keeper.save("s", session).wait(60)
+    daemon.blob_files()[0].unlink()
+    session.grow(64, 2)
+    backup = keeper.save("s", session).wait(60)
+    manifest = (daemon.home / "store" / "manifests" / f"{backup.id}.qwnbak").stat().st_size
+    assert backup.bytes_written == 2 * 64 * TOKEN_BYTES + manifest
+
+
+def test_many_calls_to_a_dead_daemon_keep_nothing(daemon: Daemon, keeper: Keeper) -> None:
+    daemon.kill()
+    for _ in range(30):
+        with pytest.raises(DaemonNotRunning):
+            keeper.api.status()
+    assert keeper.api._broken == []

@@ -13,7 +13,7 @@ from support.daemon import Daemon
 from support.manifests import manifest
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.codec import manifest_file
-from torpor.state.errors import Conflict, InvalidId, MissingBlobs, UnsupportedState
+from torpor.state.errors import Conflict, InvalidId, MissingBlobs, TorporError, UnsupportedState
 from torpor.state.problems import from_problem
 
 STATE: dict[str, Any] = {
@@ -102,3 +102,39 @@ def test_an_id_cannot_be_used_twice(shared_daemon: Daemon) -> None:
         with pytest.raises(Conflict):
             keeper.api.commit(backup.id, changed)
         assert keeper.api.manifest(backup.id) == raw
+
+
+def test_sessions_of_every_kind_of_class_are_saved_or_refused_and_the_keeper_lives_on(shared_daemon: Daemon) -> None:
+    from dataclasses import dataclass, field
+
+    from torpor.client import Capture
+
+    @dataclass
+    class Unhashable:
+        state: dict[str, Any] = field(default_factory=dict)
+
+        def capture(self) -> Capture:
+            return PlainSession({"metadata": self.state}).capture()
+
+    @dataclass(slots=True)
+    class Unfollowable(Unhashable):
+        pass
+
+    class Broken(PlainSession):
+        def capture(self) -> Capture:
+            capture = super().capture()
+            capture.fingerprint = lambda: 1 / 0  # type: ignore[assignment,return-value]
+            return capture
+
+    with shared_daemon.keeper() as keeper:
+        session = Unhashable()
+        first = keeper.save("kinds", session).wait(60)
+        assert keeper.save("kinds", session).wait(60).parent_id == first.id
+        with pytest.raises(TorporError, match="ZeroDivisionError"):
+            keeper.save("kinds", Broken({"metadata": {}})).wait(60)
+        assert keeper.save("kinds", PlainSession({"metadata": {}})).wait(60).parent_id is None
+
+
+def test_a_session_without_weak_references_is_refused(shared_daemon: Daemon) -> None:
+    with shared_daemon.keeper() as keeper, pytest.raises(UnsupportedState, match="weak references"):
+        keeper.save("kinds", {"metadata": {}})  # type: ignore[arg-type]

@@ -365,3 +365,51 @@ def test_the_first_token_after_a_restore_does_not_double_the_memory() -> None:
     before = resident()
     live.grow(1, 2)
     assert resident() - before < size / 4
+
+
+def test_two_queued_saves_around_a_silent_change_of_the_weights(shared_daemon: Daemon) -> None:
+    """Both caches were made with the old weights; neither may open under the new ones."""
+    own = small_model(seed=3)
+    session = start_session(own, prompt_tokens=60)
+    session.generate(max_new_tokens=4, **SAMPLING)
+    with shared_daemon.keeper() as keeper:
+        keeper.save("silent", session).wait(60)
+        stamps = [session.capture().fingerprint for _ in range(2)]
+        own.model.lm_head.weight.data.mul_(1.5)
+        assert [stamp().weights for stamp in stamps] == [None, None]
+        assert session.capture().fingerprint().weights == target_of(own).describe().fingerprint.weights
+
+
+def test_a_silent_change_before_the_first_digest(loaded: Loaded) -> None:
+    own = small_model(seed=4)
+    session = start_session(own, prompt_tokens=60)
+    captured = session.capture()
+    own.model.lm_head.weight.data.mul_(1.5)
+    assert captured.fingerprint().weights is None
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "new"),
+    [
+        ({"max_new_tokens": 9}, {}, 9),
+        ({"max_new_tokens": 9}, {"max_new_tokens": 3}, 3),
+        ({"max_new_tokens": 9, "return_dict_in_generate": False}, {"return_dict_in_generate": True}, 9),
+        ({"max_new_tokens": 9, "validate": True, "tool_call_enabled": True}, {}, 9),
+        ({"max_new_tokens": 9}, {"generation_config": 4}, 4),
+        ({"max_new_tokens": 9}, {"max_length": 6}, 6),
+        ({"max_new_tokens": 9, "stop_strings": ["\0\0\0\0"]}, {}, 9),
+    ],
+    ids=str,
+)
+def test_settings_and_options_of_a_call(loaded: Loaded, config: Any, options: Any, new: int) -> None:
+    from transformers import GenerationConfig
+
+    session = start_session(loaded, prompt_tokens=60)
+    session.config = config
+    before = session.token_ids.shape[-1]
+    if "generation_config" in options:
+        options = {"generation_config": GenerationConfig(max_new_tokens=new)}
+    if "max_length" in options:
+        options = {"max_length": before + new}
+    session.generate(pad_token_id=0, eos_token_id=None, **options)
+    assert session.token_ids.shape[-1] == before + new
