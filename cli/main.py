@@ -118,6 +118,7 @@ def status(
         rows = table("", "")
         rows.add_row("daemon", f"{found['version']}, pid {found['pid']}, {found['url']}")
         rows.add_row("home", found["home"])
+        rows.add_row("log", found["log"])
         rows.add_row("backups", f"{found['backups']} of {found['sessions']} sessions")
         rows.add_row("last backup", when(found["last_backup_at"]))
         free = size(found["disk_free_bytes"])

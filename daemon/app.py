@@ -33,8 +33,9 @@ class About:
     version: str
     home: str
     store: str
+    log: str
     started_at: float
-    url: Callable[[], str]
+    url: str
 
 
 class BackupChange(BaseModel):
@@ -102,9 +103,10 @@ def _add_status(app: FastAPI, catalog: Catalog, about: About, clock: Callable[[]
             "api_version": API_VERSION,
             "version": about.version,
             "pid": os.getpid(),
-            "url": about.url(),
+            "url": about.url,
             "home": about.home,
             "store": about.store,
+            "log": about.log,
             "started_at": about.started_at,
             "uptime_s": max(clock() - about.started_at, 0.0),
             "disk_free_bytes": disk.f_bavail * disk.f_frsize,

@@ -29,6 +29,7 @@ from .settings import Settings
 
 log = logging.getLogger("torpor.daemon")
 HOUSEKEEPING_S = 3600.0
+LOG_NAME = "daemon.log"
 
 
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
@@ -93,7 +94,14 @@ def _run(
         socket=str(home.socket) if unix is not None else None,
         started_at=time.time(),
     )
-    about = About(listening.version, str(home.root), str(home.store), listening.started_at, lambda: listening.url)
+    about = About(
+        version=listening.version,
+        home=str(home.root),
+        store=str(home.store),
+        log=str(home.logs / LOG_NAME),
+        started_at=listening.started_at,
+        url=listening.url,
+    )
     hosts = allowed_hosts(port, settings.allowed_hosts)
     app = Gate(create_app(catalog, about, time.time), token=token, allowed_hosts=lambda: hosts)
 
@@ -143,7 +151,7 @@ def _housekeeping(home: Home, catalog: Catalog, settings: Settings, stopping: th
 
 def _log_to_file(home: Home, settings: Settings) -> None:
     handler = logging.handlers.RotatingFileHandler(
-        home.logs / "daemon.log", maxBytes=2 << 20, backupCount=3, encoding="utf-8"
+        home.logs / LOG_NAME, maxBytes=2 << 20, backupCount=3, encoding="utf-8"
     )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()

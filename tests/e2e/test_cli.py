@@ -49,6 +49,7 @@ def ids(daemon: Daemon) -> list[str]:
 def test_status(daemon: Daemon, ids: list[str]) -> None:
     found = as_json(daemon.home, "status")
     assert (found["backups"], found["sessions"], found["pid"]) == (4, 2, daemon.listening["pid"])
+    assert Path(found["log"]).read_text()
     assert "4 of 2 sessions" in run(daemon.home, "status")
 
 
