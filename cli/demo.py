@@ -21,8 +21,6 @@ from ..state.errors import DaemonNotRunning, MissingExtra, Timeout, TorporError
 from ..state.problems import from_problem
 from . import output
 
-READY_S = 60.0
-
 
 def run_demo(model: str | None, tokens: int, as_json: bool) -> int:
     """Run the demonstration in a home of its own; return the exit status, 1 on any difference."""

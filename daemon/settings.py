@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -63,8 +62,3 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         raise InvalidSettings(f"{name}: {first['msg']}") from error
     except (OSError, ValueError) as error:
         raise InvalidSettings(f"config.toml cannot be read: {error}") from error
-
-
-def config_path(home: Home) -> Path:
-    """Return where the settings file lies."""
-    return home.root / "config.toml"

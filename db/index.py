@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from ..state.backup import Backup
 from ..state.crash_points import Checkpoint, no_checkpoint
-from ..state.errors import BackupNotFound, Conflict, IndexDamaged, SessionNotFound, StoreFailed, StoreFull, TorporError
+from ..state.errors import BackupNotFound, Conflict, IndexDamaged, StoreFailed, StoreFull, TorporError
 from . import queries
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
@@ -93,12 +93,6 @@ class Index:
         with self._writing() as connection:
             if not connection.execute(update(backups).where(backups.c.id == backup_id).values(pinned=pinned)).rowcount:
                 raise BackupNotFound(f"there is no backup {backup_id}")
-
-    def set_title(self, session_id: str, title: str | None) -> None:
-        """Name a session. Raises: SessionNotFound."""
-        with self._writing() as connection:
-            if not connection.execute(update(sessions).where(sessions.c.id == session_id).values(title=title)).rowcount:
-                raise SessionNotFound(f"there is no session {session_id}")
 
     def add_event(
         self,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.manifests import manifest
 from torpor.codec import kv_blocks, manifest_file
 from torpor.state.errors import InvalidManifest, ManifestDamaged, TorporError
-from torpor.state.manifest import KVLayer, KVLayout, block_ranges, manifest_blobs
+from torpor.state.manifest import block_ranges, manifest_blobs
 
 
 def as_json(**changes: Any) -> dict[str, Any]:
@@ -109,9 +109,8 @@ def test_block_ranges_cover_every_token_once(tokens: int, block: int) -> None:
     assert covered == list(range(tokens))
 
 
-@given(st.lists(st.tuples(*[st.integers(1, 5)] * 3), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 70))
-def test_segments_add_up_to_the_block(layers: list[tuple[int, int, int]], batch: int, tokens: int) -> None:
-    layout = KVLayout("float32", batch, tuple(KVLayer(*layer) for layer in layers))
-    sizes = kv_blocks.segment_sizes(layout, tokens)
-    assert sum(sizes) == tokens * layout.token_bytes()
-    assert len(sizes) == batch * sum(2 * heads for heads, _, _ in layers)
+@given(st.lists(st.binary(max_size=50), max_size=30), st.integers(1, 40))
+def test_pieces_are_all_bytes_in_order_and_within_one_call(parts: list[bytes], size: int) -> None:
+    runs = list(kv_blocks.pieces([memoryview(part) for part in parts], size))
+    assert b"".join(bytes(b) for run in runs for b in run) == b"".join(parts)
+    assert all(len(run) <= kv_blocks.MAX_BUFFERS and sum(b.nbytes for b in run) < 2 * size for run in runs)
