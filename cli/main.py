@@ -21,7 +21,7 @@ from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest
 from ..state.plan import check_mode, plan_restore
 from ..store.files import store_error
-from . import output
+from . import output, transfer
 from .output import reporting, show, size, table, when
 
 app = typer.Typer(
@@ -273,6 +273,10 @@ def demo(
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[all]'") from error
     raise SystemExit(run_demo(model, tokens, as_json))
+
+
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_files)
 
 
 @app.callback(invoke_without_command=True)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..state.backup import Backup
 from ..state.errors import TorporError
@@ -48,6 +49,16 @@ def show(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
         print_json(value)
     else:
         console.print(render())
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey: control characters, and marks that reorder text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def plain(text: str) -> Text:
+    """Return text that is shown as it is: no markup, no control characters, no colours."""
+    return Text(printable(text))
 
 
 def size(count: float) -> str:

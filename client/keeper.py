@@ -27,11 +27,14 @@ from .blob_access import BlobAccess, OverHttp, SharedFiles
 from .capture import Restored, RestoreTarget, SessionSource
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
+from .exporting import Exported, Exporter
+from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .restore import read_backup
 from .save import SaveHandle, SaveJob, SaveWorker
+from .transfer import ExportFormat, Progress, no_progress
 
 S = TypeVar("S")
 WRITERS = 4  # enough to keep a disk busy while others hash; each needs no memory of its own
@@ -168,6 +171,34 @@ class Keeper:
                 self._caches.note(live, woken.kv_cache.blocks)
             self._lineage.note(session, backup.id)
         return Restored(plan.mode, session, backup, plan, woken.layers)
+
+    def export(
+        self,
+        ref: str,
+        path: str | Path,
+        kind: ExportFormat = "bundle",
+        progress: Progress = no_progress,
+        *,
+        strict: bool = False,
+        force: bool = False,
+    ) -> Exported:
+        """Write a backup to a file, and read it back. `strict` is for v1: what its first reader understood.
+
+        Raises: BackupNotFound, SessionNotFound, FileExists, UnsupportedState, StoreFull, StoreFailed, BlobDamaged.
+        """
+        raw = self.api.manifest(self.api.backup(ref).id)
+        return Exporter(self.blobs).run(raw, path, kind, progress, strict=strict, force=force)
+
+    def import_file(
+        self, path: str | Path, session_id: str | None = None, progress: Progress = no_progress, *, follow: bool = True
+    ) -> Imported:
+        """Make a backup of a state file: v1, bundle, safetensors or .pt; the same file again gives the same backup.
+
+        Without `follow`, a symbolic link is refused.
+
+        Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, TooLarge, UnsupportedState, MissingExtra.
+        """
+        return Importer(self.api, self.blobs, self._clock).run(path, session_id, progress, follow=follow)
 
     def close(self) -> None:
         """Finish the saves that were started, then free everything."""

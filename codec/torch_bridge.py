@@ -42,6 +42,12 @@ def tensor_leaf(tensor: torch.Tensor, *, copy: bool = True, memo: object | None 
     return Leaf(memoryview(flat.numpy()), TensorSpec(tuple(tensor.shape), name), "torch", memo)
 
 
+def shared_leaf(value: Any) -> Leaf | None:
+    """Take a torch tensor as a leaf that shares its memory where it is contiguous, else return None."""
+    torch_module = sys.modules.get("torch")
+    return tensor_leaf(value, copy=False) if torch_module and isinstance(value, torch_module.Tensor) else None
+
+
 def _array_leaf(value: Any, numpy: Any) -> Leaf:
     kind = "numpy-scalar" if isinstance(value, numpy.generic) else "numpy"
     array = numpy.asarray(value)
@@ -98,3 +104,28 @@ def byte_view(tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:
         tensor = tensor.contiguous()
     view: numpy.ndarray[Any, Any] = tensor.detach().view(torch.uint8).numpy()
     return view
+
+
+def to_half(raw: memoryview, dtype: str, path: str) -> tuple[memoryview, int, int]:
+    """Convert raw values to float16; return them, how many changed, and how many of those became infinite.
+
+    Raises: UnsupportedState on a dtype that is not a float of at least 16 bits, MissingExtra without numpy.
+    """
+    if dtype == "float16":
+        return raw, 0, 0
+    if dtype not in ("bfloat16", "float32", "float64"):
+        raise UnsupportedState(f"{path}: a {dtype} cannot become float16", hint="Export without --v1-strict.")
+    try:
+        import numpy
+    except ImportError as error:
+        raise MissingExtra("converting to float16 needs numpy: pip install numpy") from error
+    values: Any
+    if dtype == "bfloat16":
+        values = (numpy.frombuffer(raw, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
+    else:
+        values = numpy.frombuffer(raw, dtype)
+    with numpy.errstate(over="ignore", under="ignore", invalid="ignore"):
+        half = values.astype(numpy.float16)
+        same = (half.astype(values.dtype) == values) | (numpy.isnan(half) & numpy.isnan(values))
+    infinite = numpy.isinf(half) & ~numpy.isinf(values)
+    return memoryview(half.view(numpy.uint8)), int((~same).sum()), int(infinite.sum())

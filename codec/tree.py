@@ -5,6 +5,7 @@ JSON values stand for themselves. Everything else is an object with one key that
     {"$float": "nan" | "inf" | "-inf"}            {"$int": "<decimal>"}           beyond 64 bits
     {"$tuple": [...]}                             {"$map": [[key, value], ...]}   keys that are not plain strings
     {"$tensor": {"shape", "dtype", "kind", DATA}} {"$bytes": {"size_bytes", DATA}}
+    {"$text": {"size_bytes", "blocks"}}           UTF-8 of a string that is too long to lie in the manifest
 
 DATA is `"data": base64` for small values, else `"blocks": [{"digest", "size_bytes"}, ...]`, cut every `CHUNK_BYTES`.
 `kind` is the library the tensor came from (`torch`, `numpy`, or `numpy-scalar`).
@@ -47,8 +48,15 @@ class Leaf:
     memo: object | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A value that is a node of a JSON tree already."""
+
+    node: Any
+
+
 # Turns a foreign value (a tensor) into a leaf, or returns None when it is not one of its own.
-ToLeaf = Callable[[Any], Leaf | None]
+ToLeaf = Callable[[Any], Leaf | Encoded | None]
 FromLeaf = Callable[[Leaf], Any]
 
 
@@ -79,7 +87,7 @@ class _Encoder:
             return value
         kind = type(value)
         if kind is str:
-            return self._text(value, path)
+            return self._string(value, path)
         if kind is int:
             return value if value in _INT64 else {"$int": str(value)}
         if kind is float:
@@ -97,18 +105,17 @@ class _Encoder:
         leaf = self._to_leaf(value)
         if leaf is None:
             raise UnsupportedState(f"{path}: a {kind.__module__}.{kind.__qualname__} has no lossless form here")
-        return self._leaf(leaf)
+        return leaf.node if isinstance(leaf, Encoded) else self._leaf(leaf)
 
-    def _text(self, value: str, path: str) -> str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise UnsupportedState(f"{path}: the text holds a lone surrogate, which no UTF-8 file can carry") from None
-        return value
+    def _string(self, value: str, path: str) -> Any:
+        raw = _utf8(value, path)
+        return value if len(raw) <= INLINE_BYTES else self._leaf(Leaf(memoryview(raw), kind="text"))
 
     def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
         if all(type(key) is str and not key.startswith("$") for key in value):
-            return {self._text(k, path): self.encode(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
+            for key in value:
+                _utf8(key, path)
+            return {k: self.encode(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
         pairs = []
         for key, item in value.items():
             if key is not None and type(key) not in (str, int, float, bool, tuple):
@@ -119,11 +126,7 @@ class _Encoder:
         return {"$map": pairs}
 
     def _leaf(self, leaf: Leaf) -> dict[str, Any]:
-        body: dict[str, Any]
-        if leaf.spec is None:
-            tag, body = "$bytes", {"size_bytes": leaf.data.nbytes}
-        else:
-            tag, body = "$tensor", {"shape": list(leaf.spec.shape), "dtype": leaf.spec.dtype, "kind": leaf.kind}
+        tag, body = leaf_node(leaf.spec, leaf.kind, leaf.data.nbytes)
         if leaf.data.nbytes <= INLINE_BYTES:
             body["data"] = base64.b64encode(leaf.data).decode()
         else:
@@ -131,11 +134,30 @@ class _Encoder:
         return {tag: body}
 
 
+def leaf_node(spec: TensorSpec | None, kind: str, size_bytes: int) -> tuple[str, dict[str, Any]]:
+    """Return the tag of a leaf, and its body without data."""
+    if spec is None:
+        return "$" + kind, {"size_bytes": size_bytes}
+    return "$tensor", {"shape": list(spec.shape), "dtype": spec.dtype, "kind": kind}
+
+
+def _utf8(value: str, path: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise UnsupportedState(f"{path}: the text holds a lone surrogate, which no UTF-8 file can carry") from None
+
+
+def chunk_bytes(spec: TensorSpec | None) -> int:
+    """Return the size of the chunks that a leaf is cut into, the last one excepted."""
+    grows = spec is not None and len(spec.shape) - spec.shape.count(1) <= 1 and "float" not in spec.dtype
+    return ARRAY_CHUNK_BYTES if grows else CHUNK_BYTES
+
+
 def chunks(leaf: Leaf) -> list[memoryview]:
     """Cut a leaf's bytes into the chunks that become its blobs."""
     flat = leaf.data.cast("B") if leaf.data.format != "B" or leaf.data.ndim != 1 else leaf.data
-    grows = leaf.spec is not None and len(leaf.spec.shape) - leaf.spec.shape.count(1) <= 1
-    step = ARRAY_CHUNK_BYTES if grows and "float" not in (leaf.spec.dtype if leaf.spec else "") else CHUNK_BYTES
+    step = chunk_bytes(leaf.spec)
     return [flat[at : at + step] for at in range(0, flat.nbytes, step)]
 
 
@@ -174,9 +196,14 @@ def _decode(node: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: F
     if tag == "$map" and isinstance(body, list):
         return {_pair(p, 0, read, from_leaf, depth): _pair(p, 1, read, from_leaf, depth) for p in body}
     if tag == "$bytes" and isinstance(body, dict):
-        return bytes(_body_bytes(body, _size(body), read))
+        return bytes(_body_bytes(body, leaf_size(body), read))
+    if tag == "$text" and isinstance(body, dict):
+        try:
+            return str(_body_bytes(body, leaf_size(body), read), "utf-8")
+        except UnicodeDecodeError:
+            raise InvalidManifest("a `$text` is not UTF-8") from None
     if tag == "$tensor" and isinstance(body, dict):
-        spec, kind = _spec(body), body.get("kind")
+        spec, kind = leaf_spec(body), body.get("kind")
         leaf = Leaf(_body_bytes(body, spec.size_bytes, read), spec, str(kind))
         try:
             return from_leaf(leaf)
@@ -200,14 +227,16 @@ def _is_key(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def _size(body: dict[str, Any]) -> int:
+def leaf_size(body: dict[str, Any]) -> int:
+    """Return the size that bytes or a text declare. Raises: InvalidManifest."""
     size = body.get("size_bytes")
     if type(size) is not int or size < 0:
-        raise InvalidManifest("`$bytes` without a size")
+        raise InvalidManifest("`$bytes` or `$text` without a size")
     return size
 
 
-def _spec(body: dict[str, Any]) -> TensorSpec:
+def leaf_spec(body: dict[str, Any]) -> TensorSpec:
+    """Return a tensor's shape and dtype. Raises: InvalidManifest."""
     shape, dtype = body.get("shape"), body.get("dtype")
     if not isinstance(shape, list) or not isinstance(dtype, str) or dtype not in DTYPE_SIZES:
         raise InvalidManifest("`$tensor` without a shape or a known dtype")

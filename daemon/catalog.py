@@ -35,6 +35,8 @@ from ..store.manifests import ManifestStore
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 
+OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from elsewhere
+
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
@@ -85,6 +87,7 @@ class Catalog:
             else:
                 self.manifests.write(self.staging, backup_id, canonical)
             try:
+                self._keep_old_state(manifest)
                 record = self._record(manifest, canonical)
                 self.index.commit_backup(record, manifest_blobs(manifest), now=self._clock(), enqueue=False)
             except BaseException:
@@ -94,6 +97,16 @@ class Catalog:
                         self.manifests.empty_trash()
                 raise
         return self.index.backup(backup_id)
+
+    def _keep_old_state(self, manifest: Manifest) -> None:
+        """Count the TTL of an imported state from now: it may be older than that."""
+        now = self._clock()
+        if now - manifest.created_at < min(OLD_STATE_S, self._ttl_s):
+            return
+        sidecar = self.sidecars.read(manifest.session_id)
+        if manifest.id not in sidecar.expires_at:
+            sidecar.expires_at[manifest.id] = now + self._ttl_s
+            self.sidecars.write(sidecar)
 
     def _is_committed(self, backup_id: str, canonical: bytes) -> bool:
         try:

@@ -6,7 +6,11 @@ TorporError
 │   ├── InvalidManifest
 │   ├── InvalidSettings
 │   ├── TooLarge
-│   └── UnsupportedState     a value, dtype or cache that has no lossless form here
+│   ├── UnsupportedState     a value, dtype or cache that has no lossless form here
+│   ├── UnknownFormat        a file of some other kind
+│   ├── NewerFormat          a file of a version that this one does not know yet
+│   ├── InvalidFile          a file whose parts contradict each other
+│   └── FileDamaged          a file that was cut short or altered
 ├── NotFound
 │   ├── SessionNotFound
 │   ├── BackupNotFound
@@ -16,6 +20,7 @@ TorporError
 │   ├── HostNotAllowed
 │   ├── VersionMismatch
 │   ├── Conflict
+│   ├── FileExists
 │   ├── MissingBlobs
 │   ├── DaemonAlreadyRunning
 │   ├── UnsafeHome
@@ -29,6 +34,7 @@ TorporError
 │   ├── StoreFull
 │   ├── StoreFailed
 │   ├── SnapshotLost
+│   ├── FileChanged
 │   └── Timeout
 └── MissingExtra             an optional dependency is not installed
 
@@ -91,6 +97,26 @@ class UnsupportedState(BadInput):
     default_hint = "Convert the named value to JSON, a numpy array or a torch tensor first."
 
 
+class UnknownFormat(BadInput):
+    code, title, http_status = "unknown-format", "The file is in no format that can be read", 415
+    default_hint = "qwen-state/v1 (.qwnbak), bundles, .safetensors and .pt files can be imported."
+
+
+class NewerFormat(BadInput):
+    code, title, http_status = "newer-format", "The file was written by a newer version", 415
+    default_hint = "Update torpor (`pip install --upgrade torpor`) and try again."
+
+
+class InvalidFile(BadInput):
+    code, title = "invalid-file", "The file contradicts itself"
+    default_hint = "Nothing was imported. Ask the program that wrote the file for another copy."
+
+
+class FileDamaged(BadInput):
+    code, title = "file-damaged", "The file was cut short or altered"
+    default_hint = "Nothing was imported. If it is still being copied, wait until it is whole; else use another copy."
+
+
 class NotFound(TorporError):
     code, title, exit_code, http_status = "not-found", "Not found", 3, 404
     default_hint = "`torpor ls` lists what there is."
@@ -131,6 +157,11 @@ class VersionMismatch(Refused):
 
 class Conflict(Refused):
     code, title = "conflict", "The id is already used for something else"
+
+
+class FileExists(Refused):
+    code, title = "file-exists", "The file exists already"
+    default_hint = "Choose another name, or add --force to replace it; nothing was changed."
 
 
 class MissingBlobs(Refused):
@@ -198,6 +229,11 @@ class StoreFailed(Unavailable):
 class SnapshotLost(Unavailable):
     code, title = "snapshot-lost", "The live cache changed before the save had read it"
     default_hint = "Save again."
+
+
+class FileChanged(Unavailable):
+    code, title, http_status = "file-changed", "The file changed while it was read", 409
+    default_hint = "Try again when the program that writes it is done."
 
 
 class Timeout(Unavailable):

@@ -143,14 +143,15 @@ def layer_blobs(tree: Any) -> Iterator[BlobRef]:
         if isinstance(node, list):
             stack.extend(reversed(node))
         elif isinstance(node, dict):
-            for tag in ("$tensor", "$bytes"):
+            for tag in ("$tensor", "$bytes", "$text"):
                 body = node.get(tag)
                 if isinstance(body, dict) and "blocks" in body:
-                    yield from _refs(body["blocks"])
+                    yield from leaf_refs(body["blocks"])
             stack.extend(reversed(list(node.values())))
 
 
-def _refs(blocks: Any) -> Iterator[BlobRef]:
+def leaf_refs(blocks: Any) -> Iterator[BlobRef]:
+    """Yield the blobs that a leaf's `blocks` names. Raises: InvalidManifest."""
     if not isinstance(blocks, list):
         raise InvalidManifest("`blocks` is not a list")
     for ref in blocks:

@@ -1,0 +1,96 @@
+"""Import files for the daemon, in a process of its own that ends when there is nothing more to do.
+
+Run as `python -m torpor.client.import_worker` with `TORPOR_HOME` set. One JSON object a line on stdin, `{"path",
+"session_id"}`; one a line on stdout, in the same order:
+
+    {"outcome": "imported" | "known", "backup": {…}, "seen": {"size_bytes", "mtime_ns", "inode"}}
+    {"outcome": "failed", "problem": {…}, "seen": {…} | null}
+    {"outcome": "busy", "detail": "…"}     somebody still writes to it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from ..state.errors import FileChanged, TorporError
+from ..state.problems import to_problem
+from ..store.files import store_error
+from .keeper import Keeper, connect
+from .transfer import Signature
+
+
+def main() -> int:
+    """Serve requests until stdin ends."""
+    if hasattr(signal, "SIGIO"):
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file in the instant of our question
+    keeper: Keeper | None = None
+    try:
+        for line in sys.stdin.buffer:
+            request = orjson.loads(line)
+            try:
+                keeper = keeper or connect()
+                answer = _import(keeper, request["path"], request.get("session_id"))
+            except TorporError as error:
+                answer = {"outcome": "failed", "problem": to_problem(error), "seen": _seen(request["path"])}
+            sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+            sys.stdout.buffer.flush()
+    finally:
+        if keeper is not None:
+            keeper.close()
+    return 0
+
+
+def _import(keeper: Keeper, path: str, session_id: str | None) -> dict[str, Any]:
+    if is_open_for_writing(path):
+        return {"outcome": "busy", "detail": "another process has it open for writing"}
+    try:
+        done = keeper.import_file(path, session_id, follow=False)
+    except FileChanged as error:
+        return {"outcome": "busy", "detail": error.detail}
+    except OSError as error:
+        raise store_error(error, "read", path) from error
+    outcome = "known" if done.known else "imported"
+    return {"outcome": outcome, "backup": asdict(done.backup), "seen": asdict(done.seen)}
+
+
+def _seen(path: str) -> dict[str, int] | None:
+    with suppress(OSError):
+        return asdict(Signature.of(os.stat(path, follow_symlinks=False)))
+    return None
+
+
+def is_open_for_writing(path: str) -> bool:
+    """Tell whether some process has a file open for writing, where the kernel says so (Linux, one's own files).
+
+    A read lease is granted only while nobody has; it is given back at once.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return False  # the import says why
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # somebody else's file, or a file system without leases
+    else:
+        with suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    finally:
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

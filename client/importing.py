@@ -1,0 +1,168 @@
+"""Import a state file as a backup: check its structure, store its leaves, commit a manifest.
+
+The id of a backup that is made from a plain state follows from the file's bytes and the session, so the same file is
+imported once, however often it is tried; what a killed import has stored is found again by its digest.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from blake3 import blake3
+from ulid import ULID
+
+from ..codec import manifest_file
+from ..state.backup import Backup
+from ..state.errors import BackupNotFound, BadInput, FileChanged, SessionNotFound, TorporError
+from ..state.ids import parse_session_id
+from ..state.manifest import BlobRef, Manifest
+from ..store.files import translated
+from .api import Api
+from .blob_access import BlobAccess
+from .sources import Source, open_source
+from .transfer import Counted, FileFormat, Progress, Signature, format_of, no_progress
+
+_PASSES = {"v1": 3, "bundle": 2, "safetensors": 2, "pt": 1}  # over the file: one for its digest
+_HASH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A backup that was made from a file; `known` when it was there already. `seen` is the file that was read."""
+
+    backup: Backup
+    known: bool
+    format: FileFormat
+    seen: Signature
+
+
+class Importer:
+    """Imports files into the store of a daemon."""
+
+    def __init__(self, api: Api, blobs: BlobAccess, clock: Callable[[], float] = time.time) -> None:
+        self._api, self._blobs, self._clock = api, blobs, clock
+
+    def run(
+        self, path: str | Path, session_id: str | None = None, progress: Progress = no_progress, *, follow: bool = True
+    ) -> Imported:
+        """Import one file. Without `follow`, a symbolic link is refused.
+
+        Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, TooLarge, UnsupportedState, MissingExtra,
+        FileChanged, and what storing raises. Nothing is listed and nothing kept then.
+        """
+        if session_id is not None:
+            parse_session_id(session_id)
+        with ExitStack() as stack, translated("read", path):
+            file = stack.enter_context(_open(path, follow))
+            seen = Signature.of(os.fstat(file.fileno()))
+            head = file.read(512)
+            kind = format_of(head, Path(path).name)
+            counted: Any = Counted(file, _PASSES[kind] * seen.size_bytes, progress)
+            digest = _digest(counted)
+            source = open_source(kind, counted, seen.size_bytes, stack)
+            made = _Import(self._api, self._blobs, source, Path(path), seen, digest, session_id, self._clock())
+            backup, known = made.run(lambda: Signature.of(os.fstat(file.fileno())))
+        return Imported(backup, known, kind, seen)
+
+
+def _open(path: str | Path, follow: bool) -> BinaryIO:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    file = os.fdopen(os.open(path, flags), "rb", buffering=0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise BadInput(f"{path} is not a file", hint="Name a file, or a folder of files.")
+    return file
+
+
+def _digest(file: BinaryIO) -> str:
+    hasher = blake3()
+    file.seek(0)
+    while data := file.read(_HASH_BYTES):
+        hasher.update(data)
+    return hasher.hexdigest()
+
+
+@dataclass(slots=True)
+class _Import:
+    """One import that is going on."""
+
+    api: Api
+    blobs: BlobAccess
+    source: Source
+    path: Path
+    seen: Signature
+    digest: str
+    wanted_session: str | None
+    now: float
+
+    def run(self, look_again: Callable[[], Signature]) -> tuple[Backup, bool]:
+        session_id = self.wanted_session or self.source.session_id or _session_of(self.path)
+        whole = self.source.manifest
+        same = whole is not None and whole.session_id == session_id
+        backup_id = whole.id if whole is not None and same else self._new_id(session_id)
+        with suppress(BackupNotFound):
+            return self._known(backup_id, whole if same else None), True
+        written: list[BlobRef] = []
+        try:
+            layers = self.source.layers(lambda chunk: self._put(chunk, written))
+            self.blobs.settle()
+            if look_again() != self.seen:
+                raise FileChanged(f"{self.path} was written to while it was read")
+            made = whole if whole is not None and same else self._manifest(backup_id, session_id, layers, written)
+            return self.api.commit(made.id, manifest_file.dump(made)), False
+        except BaseException:
+            with suppress(TorporError):
+                self.api.discard(written)
+            raise
+
+    def _known(self, backup_id: str, whole: Manifest | None) -> Backup:
+        backup = self.api.backup(backup_id)
+        if whole is not None:  # the same content again is harmless, other content under this id is refused
+            return self.api.commit(backup_id, manifest_file.dump(whole))
+        return backup
+
+    def _put(self, chunk: memoryview, written: list[BlobRef]) -> BlobRef:
+        result = self.blobs.put([chunk])
+        if result.written:
+            written.append(result.ref)
+        return result.ref
+
+    def _own_time(self) -> float:
+        return self.source.created_at if self.source.created_at is not None else self.seen.mtime_ns / 1e9
+
+    def _new_id(self, session_id: str) -> str:
+        milliseconds = int(min(max(self._own_time(), 0.0), 1e11) * 1000)
+        noise = blake3(f"{self.digest}|{session_id}".encode()).digest(10)
+        return str(ULID.from_bytes(milliseconds.to_bytes(6, "big") + noise))
+
+    def _manifest(self, backup_id: str, session_id: str, layers: dict[str, Any], written: list[BlobRef]) -> Manifest:
+        size = sum(ref.size_bytes for ref in written)
+        whole = self.source.manifest
+        if whole is not None:
+            return replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
+        newest = None
+        with suppress(SessionNotFound, BackupNotFound):
+            newest = self.api.backup(session_id).id
+        return Manifest(
+            id=backup_id,
+            session_id=session_id,
+            created_at=min(max(self._own_time(), self.seen.mtime_ns / 1e9), self.now),
+            adapter="plain",
+            layers=layers,
+            parent_id=newest,
+            bytes_written=size,
+        )
+
+
+def _session_of(path: Path) -> str:
+    """Return a session id that a file's name gives."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._:@+=-") else "-" for c in path.stem)
+    kept = kept.lstrip("._:@+=-").replace("..", ".-")[:128]
+    return parse_session_id(kept or "import")

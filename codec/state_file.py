@@ -1,0 +1,58 @@
+"""What the readers of state files have in common: the plain layers, and checks of what a file claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..state.errors import BadInput, InvalidFile, InvalidId
+from ..state.ids import parse_session_id
+from ..state.manifest import LayerName, Manifest
+from . import manifest_file, tree
+
+PLAIN_LAYERS: tuple[LayerName, ...] = ("metadata", "vision_cache", "text_context", "config_snapshot")
+OTHER_LAYERS = "other_layers"  # key of `metadata` under which layers with names of their own are kept
+
+
+def plain_layers(named: Mapping[str, Any]) -> dict[LayerName, Any]:
+    """Sort values by the four plain layers; others become part of `metadata`, so that nothing is lost."""
+    layers: dict[LayerName, Any] = {name: named[name] for name in PLAIN_LAYERS if name in named}
+    others = {name: value for name, value in named.items() if name not in PLAIN_LAYERS}
+    if others:
+        metadata = layers.get("metadata", {})
+        if not isinstance(metadata, dict) or OTHER_LAYERS in metadata:
+            raise InvalidFile(f"there is no place for the layers {sorted(others)!r:.80}")
+        layers["metadata"] = {**metadata, OTHER_LAYERS: others}
+    return layers
+
+
+def time_in(value: Any) -> float | None:
+    """Return a time that a file claims, when it can be one."""
+    sane = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11
+    return float(value) if sane else None
+
+
+def session_in(value: Any) -> str | None:
+    """Return a session id that a file claims, when it is one."""
+    try:
+        return parse_session_id(value) if isinstance(value, str) else None
+    except InvalidId:
+        return None
+
+
+def load_checked(raw: bytes) -> Manifest:
+    """Read a manifest from a file of unknown origin, its layers included. Raises: InvalidManifest, InvalidFile."""
+    manifest = manifest_file.load(raw)
+    for layer in manifest.layers.values():
+        check_tree(layer)
+    return manifest
+
+
+def check_tree(value: Any) -> None:
+    """Make sure that a tree from a file could be restored; its blobs are not read. Raises: InvalidFile."""
+    try:
+        tree.decode(value, lambda refs: memoryview(b""), lambda leaf: None)
+    except BadInput as error:
+        raise InvalidFile(error.detail) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidFile(f"a value cannot be rebuilt: {error!s:.120}") from error
