@@ -11,9 +11,13 @@ SessionId = NewType("SessionId", str)
 BackupId = NewType("BackupId", str)
 Digest = NewType("Digest", str)
 
-_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}\Z")
-_BACKUP = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")  # ULID, Crockford base 32
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+SESSION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"
+BACKUP_PATTERN = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$"  # ULID, Crockford base 32
+DIGEST_PATTERN = "^[0-9a-f]{64}$"
+
+_SESSION = re.compile(SESSION_PATTERN.replace("$", r"\Z"))
+_BACKUP = re.compile(BACKUP_PATTERN.replace("$", r"\Z"))
+_DIGEST = re.compile(DIGEST_PATTERN.replace("$", r"\Z"))
 
 
 def parse_session_id(text: str) -> SessionId:
