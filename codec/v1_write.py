@@ -19,6 +19,7 @@ from ..state.errors import UnsupportedState
 from ..state.manifest import Manifest
 from ..state.tensors import TensorSpec
 from .leaves import ReadBlob, leaf_pieces
+from .lz4_stream import PIECE_BYTES
 from .state_file import PLAIN_LAYERS
 from .torch_bridge import to_half
 from .tree import INLINE_BYTES, leaf_size, leaf_spec
@@ -140,7 +141,7 @@ class _Writer:
     def _text(self, pieces: Iterable[memoryview]) -> Iterator[bytes]:
         yield b'"'
         rest = b""
-        for piece in pieces:
+        for piece in _cut(pieces):
             data = rest + bytes(piece)
             cut = _character_end(data)
             data, rest = data[:cut], data[cut:]
@@ -185,7 +186,7 @@ class _Writer:
 
 def _texts(pieces: Iterable[memoryview]) -> Iterator[bytes]:
     yield b"["
-    for i, piece in enumerate(pieces):
+    for i, piece in enumerate(_cut(pieces)):
         yield (b',"' if i else b'"') + base64.b64encode(lz4.frame.compress(piece)) + b'"'
     yield b"]"
 
@@ -205,9 +206,16 @@ def _one_text(pieces: Iterable[memoryview]) -> Iterator[bytes]:
 def _framed_data(pieces: Iterable[memoryview]) -> Iterator[bytes]:
     with lz4.frame.LZ4FrameCompressor() as packer:
         yield packer.begin()
-        for piece in pieces:
+        for piece in _cut(pieces):
             yield packer.compress(piece)
         yield packer.flush()
+
+
+def _cut(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    """Cut pieces up: each is held as itself, packed, as base64 and packed again."""
+    for piece in pieces:
+        for at in range(0, piece.nbytes, PIECE_BYTES):
+            yield piece[at : at + PIECE_BYTES]
 
 
 def _no_form(path: str, what: str) -> UnsupportedState:
