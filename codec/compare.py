@@ -88,6 +88,7 @@ def compare(a: Manifest, b: Manifest) -> Comparison:
     same = walker.common(text_a, text_b)
     both = [name for name in in_a if name in rest_a and name in rest_b]
     changes = [change for name in both for change in walker.changes(rest_a[name], rest_b[name], name)]
+    told = {message.parent for message in (*text_a[same:], *text_b[same:])}
     blobs_a, blobs_b = _sizes(a), _sizes(b)
     parts_a, parts_b = a.fingerprint.to_dict(), b.fingerprint.to_dict()
     return Comparison(
@@ -97,7 +98,7 @@ def compare(a: Manifest, b: Manifest) -> Comparison:
         tokens_b=b.tokens,
         layers_added=tuple(name for name in in_b if name not in in_a),
         layers_removed=tuple(name for name in in_a if name not in in_b),
-        changes=tuple(changes),
+        changes=tuple(change for change in changes if change.path not in told or not _is_empty(change)),
         messages_same=same,
         messages_removed=tuple(messages.describe(m) for m in text_a[same:]),
         messages_added=tuple(messages.describe(m) for m in text_b[same:]),
@@ -107,6 +108,14 @@ def compare(a: Manifest, b: Manifest) -> Comparison:
         only_a_bytes=sum(size for digest, size in blobs_a.items() if digest not in blobs_b),
         only_b_bytes=sum(size for digest, size in blobs_b.items() if digest not in blobs_a),
     )
+
+
+_EMPTY = {brief([]), brief({}), brief({"$tuple": []})}
+
+
+def _is_empty(change: Change) -> bool:
+    """Tell whether a container without anything came or went; with messages, they have told it."""
+    return change.kind != "changed" and (change.before or change.after) in _EMPTY
 
 
 def _sizes(manifest: Manifest) -> dict[str, int]:

@@ -101,7 +101,9 @@ def walk(tree: Any, path: str) -> Iterator[Stored]:
 
 def _layer(name: str, tree: Any, leaves: tuple[Stored, ...]) -> LayerDetail:
     tensors = sum(leaf.kind == "tensor" for leaf in leaves)
-    plain = {key: brief(value) for key, value in fields(tree).items() if not isinstance(value, (list, dict))}
+    plain = {
+        shorten(key, 40): brief(value) for key, value in fields(tree).items() if not isinstance(value, (list, dict))
+    }
     return LayerDetail(
         name=name,
         tensors=tensors,

@@ -33,6 +33,7 @@ class Found:
 
     path: str
     node: dict[str, Any]
+    parent: str  # path of what holds it
 
 
 def find(tree: Any, path: str) -> tuple[list[Found], Any]:
@@ -41,20 +42,20 @@ def find(tree: Any, path: str) -> tuple[list[Found], Any]:
     Replies that lie under a message come after it. The tree's depth was checked.
     """
     found: list[Found] = []
-    rest = _cut(tree, path, found)
+    rest = _cut(tree, path, "", found)
     return found, None if rest is _CUT else rest
 
 
 _CUT: Any = object()  # stands where a message was
 
 
-def _cut(node: Any, path: str, found: list[Found]) -> Any:
+def _cut(node: Any, path: str, parent: str, found: list[Found]) -> Any:
     if not isinstance(node, (list, dict)):
         return node
     if not _is_message(node):
         return _without(node, path, found)
     below: list[Found] = []
-    found.append(Found(path, _without(node, path, below, spare=".content")))
+    found.append(Found(path, _without(node, path, below, spare=".content"), parent))
     found.extend(below)
     return _CUT
 
@@ -66,7 +67,7 @@ def _is_message(node: list[Any] | dict[str, Any]) -> bool:
 
 def _without(node: Any, path: str, found: list[Found], spare: str | None = None) -> Any:
     """Copy a container without the messages in it; what lies at the step `spare` is left as it is."""
-    kept = [value if key == spare else _cut(value, path + key, found) for key, value in children(node)]
+    kept = [value if key == spare else _cut(value, path + key, path, found) for key, value in children(node)]
     if items(node) is not None:
         whole = [value for value in kept if value is not _CUT]
         return whole if isinstance(node, list) else {"$tuple": whole}

@@ -45,7 +45,7 @@ class Stored:
             return f"{self.dtype}{list(self.shape)}"
         if self.kind == "malformed":
             return "malformed"
-        return f"{self.size_bytes} bytes" if self.kind == "bytes" else f"text of {self.size_bytes} bytes"
+        return f"bytes[{self.size_bytes}]" if self.kind == "bytes" else f"text of {self.size_bytes} bytes"
 
 
 def check_depth(tree: Any) -> None:

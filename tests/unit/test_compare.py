@@ -165,6 +165,12 @@ def test_a_message_that_stands_elsewhere_is_another() -> None:
     assert not compare(*sides).same
 
 
+def test_a_conversation_that_came_is_told_by_its_messages() -> None:
+    found = compare(of({}, "text_context"), of({"c": say("a"), "d": []}, "text_context"))
+    assert [(c.path, c.after) for c in found.changes] == [("text_context.d", "list of 0")]
+    assert [m.path for m in found.messages_added] == ["text_context.c[0]"]
+
+
 def test_what_lies_beside_the_messages_is_compared_as_a_layer() -> None:
     a = {"conversation": say("a"), "thinking": "x"}
     b = {"conversation": say("a", "b"), "thinking": "y"}

@@ -137,7 +137,7 @@ def test_first_lines(text: str, line: str) -> None:
     [(None, "null"), (True, "true"), (1, "1"), (1.0, "1.0"), ("1", '"1"'), ("é\n", '"é\\n"'), (float("nan"), "nan"),
      (2**70, str(2**70)), ([1, 2], "list of 2"), ((1,), "tuple of 1"), ({}, "mapping of 0"),
      ({"a": 1, 2: 3}, "mapping of 2 (a)"), (dict.fromkeys("abcde"), "mapping of 5 (a, b, c, d, …)"),
-     (b"abc", "3 bytes"), (torch.zeros(2, 3), "float32[2, 3]"), ("x" * 200, '"' + "x" * 99 + '…"')],
+     (b"abc", "bytes[3]"), (torch.zeros(2, 3), "float32[2, 3]"), ("x" * 200, '"' + "x" * 99 + '…"')],
     ids=lambda value: str(value)[:20],
 )  # fmt: skip
 def test_values_in_one_line(value: Any, line: str) -> None:
