@@ -16,12 +16,15 @@ import orjson
 import typer
 
 from ..client import Keeper, TargetState, connect
+from ..codec.compare import compare
 from ..state.errors import BadInput, DaemonNotRunning, MissingExtra, TorporError
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest
 from ..state.plan import check_mode, plan_restore
 from ..store.files import store_error
+from . import diff as diff_page
 from . import output, transfer
+from . import show as show_page
 from .output import reporting, show, size, table, when
 
 app = typer.Typer(
@@ -144,38 +147,30 @@ def list_backups(
 
 
 @app.command("show")
-def show_backup(ref: Ref, as_json: Json = False) -> None:
-    """Describe one backup: its layers, model and sizes."""
+def show_backup(
+    ref: Ref,
+    everything: Annotated[bool, typer.Option("--all", help="Every tensor, message and blob.")] = False,
+    blobs: Annotated[bool, typer.Option("--blobs", help="Every blob with its path.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Describe one backup: layers, tensors, messages, what it shares with others, where its blobs lie."""
     with _keeper() as keeper:
-        backup, manifest = keeper.manifest(ref)
-    value = {**asdict(backup), "omitted": manifest.omitted, "fingerprint": manifest.fingerprint.to_dict()}
-    kv = manifest.kv_cache
-    if kv is not None:
-        value["kv_cache"] = {"tokens": kv.tokens, "blocks": len(kv.blocks), "dtype": kv.layout.dtype}
-
-    def render() -> Any:
-        rows = table("", "")
-        for name in ("id", "session_id", "parent_id", "model_name", "adapter", "tokens"):
-            rows.add_row(name.replace("_", " "), str(value[name]))
-        rows.add_row("created", when(backup.created_at))
-        rows.add_row("expires", "never (pinned)" if backup.pinned else when(backup.expires_at))
-        rows.add_row("size", f"{size(backup.bytes_total)}, {size(backup.bytes_written)} of it new")
-        for name in backup.layers:
-            rows.add_row(f"layer {name}", _describe_layer(name, manifest))
-        for name, why in manifest.omitted.items():
-            rows.add_row(f"layer {name}", f"not saved: {why}")
-        return rows
-
-    show(value, as_json, render)
+        seen = show_page.view(keeper, ref)
+    show(show_page.as_json(seen), as_json, lambda: show_page.render(seen, everything=everything, all_blobs=blobs))
 
 
-def _describe_layer(name: str, manifest: Manifest) -> str:
-    if name != "kv_cache" or manifest.kv_cache is None:
-        return output.describe_tree(manifest.layers.get(name))
-    kv = manifest.kv_cache
-    layers, first = len(kv.layout.layers), kv.layout.layers[0]
-    shape = f"{layers} layers x {first.heads} heads x {first.key_dim}"
-    return f"{kv.tokens} tokens in {len(kv.blocks)} blocks, {shape}, {kv.layout.dtype}, {kv.cache_class}"
+@app.command()
+def diff(
+    a: Ref,
+    b: Ref,
+    everything: Annotated[bool, typer.Option("--all", help="Every change, however many.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what changed from backup A to backup B."""
+    with _keeper() as keeper:
+        (first, before), (second, after) = keeper.manifest(a), keeper.manifest(b)
+    found = compare(before, after)
+    show(diff_page.as_json(found), as_json, lambda: diff_page.render(found, first, second, everything=everything))
 
 
 @app.command()

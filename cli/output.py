@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..state.backup import Backup
 from ..state.errors import TorporError
 from ..state.problems import to_problem
+from .visible import plain, visible
 
 console = Console()
 errors = Console(stderr=True)
@@ -36,7 +36,7 @@ def reporting(as_json: bool) -> Iterator[None]:
             print_json(to_problem(error))
         else:
             errors.print(f"[bold red]error[/] [dim]({error.code})[/] ", end="")
-            errors.print(error.detail, markup=False, highlight=False)
+            errors.print(visible(error.detail), markup=False, highlight=False)
             errors.print(f"  {error.hint}", style="dim", markup=False, highlight=False)
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
@@ -48,17 +48,7 @@ def show(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
     if as_json:
         print_json(value)
     else:
-        console.print(render())
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would obey: control characters, and marks that reorder text."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def plain(text: str) -> Text:
-    """Return text that is shown as it is: no markup, no control characters, no colours."""
-    return Text(printable(text))
+        console.print(render(), crop=False)
 
 
 def size(count: float) -> str:
@@ -84,10 +74,24 @@ def age(at: float, now: float) -> str:
     return f"{seconds / 86_400:.0f} days ago"
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+class SafeTable(Table):
+    """A table whose cells are shown as they are: no markup is read in them, and no control character gets through."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of texts."""
+        super().add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
+def table(*columns: str, title: str | None = None) -> SafeTable:
     """Return an empty table; columns that start with `>` are aligned to the right, those with `!` never wrap."""
-    made = Table(
-        title=title, box=None, header_style="bold", pad_edge=False, title_justify="left", caption_justify="left"
+    made = SafeTable(
+        show_header=any(name.lstrip(">!") for name in columns),
+        title=None if title is None else plain(title),
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        title_justify="left",
+        caption_justify="left",
     )
     for name in columns:
         right = name.startswith(">")
@@ -105,38 +109,3 @@ def backups_table(backups: list[Backup], now: float) -> Table:
         total, written = size(b.bytes_total), size(b.bytes_written)
         made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, pin)
     return made
-
-
-def describe_tree(tree: Any) -> str:
-    """Summarise a layer's encoded tree: its own names, then its tensors and byte strings."""
-    tensors = [f"{path} {body['dtype']}{body['shape']}" for path, tag, body in _leaves(tree, "") if tag == "$tensor"]
-    blobs = [body["size_bytes"] for _, tag, body in _leaves(tree, "") if tag == "$bytes"]
-    parts = []
-    if isinstance(tree, dict):
-        plain = [f"{k}: {_short(v)}" for k, v in tree.items() if not any(True for _ in _leaves(v, ""))]
-        parts.extend(plain[:6])
-    if tensors:
-        more = f" and {len(tensors) - 4} more" if len(tensors) > 4 else ""
-        parts.append(f"{len(tensors)} tensors ({', '.join(tensors[:4])}{more})")
-    if blobs:
-        parts.append(f"{len(blobs)} file(s), {size(sum(blobs))}")
-    return ", ".join(parts) or "empty"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return f"{len(value)} item(s)"
-    text = str(value)
-    return text if len(text) <= 48 else text[:47] + "…"
-
-
-def _leaves(node: Any, path: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    if isinstance(node, list):
-        for i, item in enumerate(node):
-            yield from _leaves(item, f"{path}[{i}]")
-    elif isinstance(node, dict):
-        for key, item in node.items():
-            if key in ("$tensor", "$bytes") and isinstance(item, dict):
-                yield path, key, item
-            else:
-                yield from _leaves(item, f"{path}.{key}" if path else key)

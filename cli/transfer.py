@@ -19,6 +19,7 @@ from ..state.errors import BadInput, NotFound, TorporError, Unavailable
 from ..state.problems import to_problem
 from . import output
 from .output import show, size
+from .visible import plain, visible
 
 _ENDINGS: dict[ExportFormat, str] = {"bundle": ".bundle.qwnbak", "v1": ".qwnbak", "safetensors": ".safetensors"}
 
@@ -70,7 +71,7 @@ def export(
         for name, why in done.losses.left_out.items():
             rows.add_row("not carried", f"{name}: {why}")
         for path, what in done.losses.changed.items():
-            rows.add_row("changed", output.printable(f"{path}: {what}"))
+            rows.add_row("changed", visible(f"{path}: {what}"))
         return rows
 
     show(value, as_json, render)
@@ -103,14 +104,14 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _one(keeper: Keeper, path: Path, session: str | None, as_json: bool) -> dict[str, Any]:
-    with _bar(f"importing {output.printable(path.name)}", as_json) as told:
+    with _bar(f"importing {visible(path.name)}", as_json) as told:
         done: Imported = keeper.import_file(path, session, told)
     return {**asdict(done.backup), "known": done.known, "format": done.format, "path": str(path)}
 
 
 def _line(value: dict[str, Any]) -> Any:
     how = "was imported before as" if value["known"] else f"({value['format']}) is now"
-    return output.plain(f"{value['path']} {how} {value['id']} of session {value['session_id']}")
+    return plain(f"{value['path']} {how} {value['id']} of session {value['session_id']}")
 
 
 def _many(keeper: Keeper, files: list[Path], session: str | None, as_json: bool) -> None:
@@ -125,7 +126,7 @@ def _many(keeper: Keeper, files: list[Path], session: str | None, as_json: bool)
         except TorporError as error:
             failed.append((path, error))
             if not as_json:
-                output.console.print(output.plain(f"{path}: {error.detail} ({error.code})"))
+                output.console.print(plain(f"{path}: {error.detail} ({error.code})"))
             continue
         done.append(value)
         if not as_json:

@@ -121,6 +121,10 @@ class Api:
             raise ManifestDamaged(f"the manifest of backup {backup_id} changed on its way")
         return response.content
 
+    def backup_blobs(self, backup_id: str) -> dict[str, Any]:
+        """Return where each blob of a backup lies on the daemon's machine (`blobs`), and who shares it (`sharing`)."""
+        return self.json("GET", f"/v1/backups/{backup_id}/blobs")
+
     def discard(self, refs: Iterable[BlobRef]) -> None:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})

@@ -104,9 +104,7 @@ class MapTag(_Strict):
 _Scalar = None | bool | int | float | str
 _Tag = FloatTag | IntTag | TupleTag | MapTag | TensorTag | BytesTag | TextTag
 _PlainObject = Field(json_schema_extra={"additionalProperties": False})  # a key with `$` is a tag or nothing
-Node = TypeAliasType(
-    "Node", "_Scalar | list[Node] | _Tag | Annotated[dict[_PlainKey, Node], _PlainObject]"
-)
+Node = TypeAliasType("Node", "_Scalar | list[Node] | _Tag | Annotated[dict[_PlainKey, Node], _PlainObject]")
 
 
 class TensorV1(_Strict):
@@ -120,9 +118,7 @@ class TensorV1(_Strict):
 
 
 _NoTensor = Field(json_schema_extra={"not": {"required": ["shape", "dtype", "data", "compressed"]}})
-NodeV1 = TypeAliasType(
-    "NodeV1", "_Scalar | list[NodeV1] | TensorV1 | Annotated[dict[str, NodeV1], _NoTensor]"
-)
+NodeV1 = TypeAliasType("NodeV1", "_Scalar | list[NodeV1] | TensorV1 | Annotated[dict[str, NodeV1], _NoTensor]")
 
 
 class MetadataV1(BaseModel):

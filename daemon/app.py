@@ -145,6 +145,11 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
         digest = catalog.index.backup(backup_id).manifest_digest
         return Response(raw, media_type="application/json", headers={DIGEST_HEADER: digest})
 
+    @app.get("/v1/backups/{backup_id}/blobs")
+    def get_blobs(backup_id: str) -> Response:
+        """Tell where each blob of a backup lies, and which other backups share it."""
+        return _json(catalog.blobs_of(backup_id))
+
     @app.put("/v1/backups/{backup_id}", status_code=201)
     async def put_backup(backup_id: str, request: Request) -> Response:
         """Commit a manifest; the same content a second time changes nothing."""

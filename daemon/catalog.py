@@ -15,7 +15,7 @@ from itertools import islice
 
 from ..codec import manifest_file
 from ..db.index import Index
-from ..db.records import record_of
+from ..db.records import Sharing, record_of
 from ..state.backup import Backup
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import (
@@ -45,6 +45,26 @@ class Reconciled:
     imported: int
     dropped: int
     unusable: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPlace:
+    """A blob of a backup: its file, whether that is there at its right size, and how many other backups name it."""
+
+    digest: str
+    size_bytes: int
+    layer: str
+    path: str
+    present: bool
+    shared_with: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupBlobs:
+    """All blobs of a backup, and what it shares with others."""
+
+    blobs: tuple[BlobPlace, ...]
+    sharing: Sharing
 
 
 class Catalog:
@@ -152,6 +172,26 @@ class Catalog:
         if manifest_file.digest_of(raw) != record.manifest_digest:
             raise ManifestDamaged(f"the manifest of backup {backup_id} is not the one that was committed")
         return raw
+
+    def blobs_of(self, backup_id: str) -> BackupBlobs:
+        """Return where each blob of a backup lies, in the manifest's order, and who shares it.
+
+        Raises: BackupNotFound, ManifestDamaged.
+        """
+        named = manifest_blobs(manifest_file.load(self.manifest_json(backup_id)))
+        users, sharing = self.index.sharing(backup_id)
+        places = (
+            BlobPlace(
+                digest=digest,
+                size_bytes=size,
+                layer=layer,
+                path=str(self.blobs.path(digest)),
+                present=self.blobs.has(BlobRef(digest, size)),
+                shared_with=users.get(digest, 0),
+            )
+            for digest, (size, layer) in named.items()
+        )
+        return BackupBlobs(tuple(places), sharing)
 
     def set_pinned(self, backup_id: str, pinned: bool) -> Backup:
         """Pin or unpin a backup, in its session's sidecar and the index. Raises: BackupNotFound."""

@@ -19,7 +19,7 @@ from ..state.errors import BackupNotFound, Conflict, IndexDamaged, StoreFailed, 
 from . import queries
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
-from .records import Totals
+from .records import Sharing, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
 # Text and tokens go up before vision, vision before KV; media with the text, since nothing can rebuild it.
@@ -139,6 +139,11 @@ class Index:
         """Tell whether some backup needs a blob."""
         with self._reading() as connection:
             return connection.scalar(select(blobs.c.layer).where(blobs.c.digest == bytes.fromhex(digest))) is not None
+
+    def sharing(self, backup_id: str, limit: int = 20) -> tuple[dict[str, int], Sharing]:
+        """Return how many other backups name each blob of a backup, and those that share most of its bytes."""
+        with self._reading() as connection:
+            return queries.sharing(connection, backup_id, limit)
 
     def totals(self) -> Totals:
         """Return counts over the whole index."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, func, select, tuple_
+from sqlalchemy import Connection, RowMapping, Select, func, literal_column, select, tuple_
 
 from ..state.backup import Backup
 from ..state.errors import BackupNotFound, SessionNotFound
-from .records import Totals
-from .schema import backups, blobs, outbox, sessions
+from .records import Sharer, Sharing, Totals
+from .schema import backup_blobs, backups, blobs, outbox, sessions
 
 
 def _selection() -> Select[Any]:
@@ -68,4 +68,53 @@ def totals(connection: Connection) -> Totals:
         blob_bytes=blob_bytes,
         outbox_waiting=connection.scalar(select(func.count()).where(outbox.c.state != "done")) or 0,
         last_backup_at=connection.scalar(select(func.max(backups.c.created_at))),
+    )
+
+
+def _blob_users(connection: Connection, backup_id: str) -> dict[str, tuple[int, int]]:
+    """Return each blob of a backup: digest -> (size in bytes, how many other backups name it)."""
+    mine, every = backup_blobs.alias("mine"), backup_blobs.alias("every")
+    users = select(func.count()).where(every.c.digest == mine.c.digest).scalar_subquery()
+    rows = connection.execute(
+        select(mine.c.digest, blobs.c.size_bytes, users)
+        .join(blobs, blobs.c.digest == mine.c.digest)
+        .where(mine.c.backup_id == backup_id)
+    )
+    return {digest.hex(): (size, count - 1) for digest, size, count in rows}
+
+
+def sharing(connection: Connection, backup_id: str, limit: int) -> tuple[dict[str, int], Sharing]:
+    """Return how many other backups name each blob of a backup, and the `limit` that share most of its bytes.
+
+    Joined from the backup's own blobs outwards, over the index of digests: the cost is that of the links of its blobs.
+    """
+    users = _blob_users(connection, backup_id)
+    mine, theirs = backup_blobs.alias("mine"), backup_blobs.alias("theirs")
+    shared = (
+        select(
+            theirs.c.backup_id,
+            func.count().label("blobs"),
+            func.sum(blobs.c.size_bytes).label("bytes"),
+            func.count().over().label("others"),
+        )
+        .select_from(mine)
+        .join(blobs, blobs.c.digest == mine.c.digest)
+        .join(theirs, theirs.c.digest == mine.c.digest)
+        .where(mine.c.backup_id == backup_id, theirs.c.backup_id != backup_id)
+        .group_by(theirs.c.backup_id)
+        .order_by(literal_column("bytes").desc(), theirs.c.backup_id.desc())
+        .limit(limit)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(shared, backups.c.session_id)
+        .join(backups, backups.c.id == shared.c.backup_id)
+        .order_by(shared.c.bytes.desc(), shared.c.backup_id.desc())
+    ).all()
+    counts = {digest: count for digest, (_, count) in users.items()}
+    return counts, Sharing(
+        backups=tuple(Sharer(row.backup_id, row.session_id, row.blobs, row.bytes) for row in rows),
+        others=rows[0].others if rows else 0,
+        shared_bytes=sum(size for size, count in users.values() if count),
+        own_bytes=sum(size for size, count in users.values() if not count),
     )

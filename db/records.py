@@ -22,6 +22,26 @@ class Totals:
     last_backup_at: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Sharer:
+    """Another backup of the same blobs: how many it shares, and their bytes."""
+
+    id: str
+    session_id: str
+    blobs: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What a backup shares: `backups` are those that share most, out of `others`."""
+
+    backups: tuple[Sharer, ...]
+    others: int
+    shared_bytes: int
+    own_bytes: int
+
+
 def record_of(
     manifest: Manifest, *, manifest_digest: str, manifest_bytes: int, pinned: bool, expires_at: float | None
 ) -> Backup:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +9,10 @@ import orjson
 import pytest
 import torch
 from support.caches import CacheSession
+from support.commands import as_json, run
 from support.daemon import Daemon
 from torpor.adapters.plain import PlainSession
 from torpor.state.errors import error_classes
-
-
-def run(home: Path, *words: str, status: int | None = 0) -> str:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")} | {"TORPOR_HOME": str(home)}
-    environment |= {"COLUMNS": "140", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "torpor.cli.entry", *words], env=environment, capture_output=True, text=True, cwd="/"
-    )
-    assert "Traceback" not in done.stdout + done.stderr
-    if status is not None:
-        assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout if "--json" in words else done.stdout + done.stderr
-
-
-def as_json(home: Path, *words: str, status: int | None = 0) -> Any:
-    return orjson.loads(run(home, *words, "--json", status=status))
 
 
 @pytest.fixture
@@ -107,7 +89,9 @@ def test_pin_and_rm(daemon: Daemon, ids: list[str]) -> None:
     assert [row["id"] for row in as_json(daemon.home, "ls")["backups"]] == [ids[3]]
 
 
-@pytest.mark.parametrize("command", [["status"], ["ls"], ["show", "x"], ["plan", "x"], ["pin", "x"], ["rm", "x"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["ls"], ["show", "x"], ["plan", "x"], ["pin", "x"], ["rm", "x"], ["diff", "x", "y"]]
+)
 def test_without_a_daemon_every_command_says_how_to_start_it(home: Path, command: list[str]) -> None:
     problem = as_json(home, *command, status=8)
     assert problem["code"] == "daemon-not-running"
@@ -138,7 +122,7 @@ def test_version_and_help(home: Path) -> None:
     from importlib.metadata import version
 
     assert run(home, "--version").strip() == version("torpor")
-    for command in ("serve", "status", "ls", "show", "plan", "pin", "rm", "demo"):
+    for command in ("serve", "status", "ls", "show", "diff", "plan", "pin", "rm", "demo"):
         assert command in run(home, "--help")
         assert "--json" in run(home, command, "--help")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import strategies as st
 from torpor.state.fingerprint import Fingerprint
 from torpor.state.manifest import BlobRef, KVCache, KVLayer, KVLayout, Manifest
 
@@ -26,3 +27,23 @@ def manifest(**changes: Any) -> Manifest:
         "kv_cache": KV,
     }
     return Manifest(**{**values, **changes})
+
+
+_words = st.sampled_from(["a", "b", "role", "content", "text", "type", "name", "tool_calls", "thinking", "children"])
+_tags = st.sampled_from(["$float", "$int", "$tuple", "$map", "$tensor", "$bytes", "$text", "$what", "$"])
+_bodies = st.sampled_from(["size_bytes", "data", "blocks", "shape", "dtype", "kind", "digest"])
+_blob = st.just({"digest": "c" * 64, "size_bytes": 32})
+_scalars = st.none() | st.booleans() | st.integers(-5, 70) | st.floats() | st.text(max_size=9) | _words
+# Trees as a manifest may hold them when someone else wrote it: tags of every kind with bodies of every kind.
+hostile_trees = st.recursive(
+    _scalars | _blob | st.just(VISION),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(_words, inner, max_size=4)
+        | st.dictionaries(_tags, inner, min_size=1, max_size=2)
+        | st.dictionaries(_tags, st.dictionaries(_bodies, inner, max_size=4), min_size=1, max_size=1)
+        | st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": inner})
+        | st.fixed_dictionaries({"$map": st.lists(st.lists(inner, min_size=2, max_size=2), max_size=3)})
+    ),
+    max_leaves=25,
+)

@@ -147,6 +147,30 @@ def test_listing_is_newest_first_and_pages_without_gaps(rows: list[tuple[str, in
         index.close()
 
 
+@given(st.lists(st.sets(st.integers(0, 9), max_size=10), min_size=1, max_size=9), st.integers(1, 3))
+def test_sharing_is_counted_by_blobs_and_bytes(named: list[set[int]], limit: int) -> None:
+    import tempfile
+
+    size = {i: (1 << i, "kv_cache") for i in range(10)}
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index(Path(folder) / "i")
+        made = [record(i, "ab"[i % 2], float(i)) for i in range(len(named))]
+        for each, blobs in zip(made, named, strict=True):
+            index.commit_backup(each, {f"{i:064x}": size[i] for i in blobs}, now=0.0, enqueue=False)
+        users, found = index.sharing(made[0].id, limit)
+        index.close()
+    assert users == {f"{i:064x}": sum(i in blobs for blobs in named[1:]) for i in named[0]}
+    common = [(named[0] & blobs, other) for other, blobs in zip(made[1:], named[1:], strict=True)]
+    expected = sorted(
+        ((sum(1 << i for i in same), other.id, len(same), other.session_id) for same, other in common if same),
+        reverse=True,
+    )
+    assert [(s.bytes, s.id, s.blobs, s.session_id) for s in found.backups] == expected[:limit]
+    assert found.others == len(expected)
+    assert found.shared_bytes == sum(1 << i for i in named[0] if users[f"{i:064x}"])
+    assert found.shared_bytes + found.own_bytes == sum(1 << i for i in named[0])
+
+
 def test_readers_cannot_write(index: Index) -> None:
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         connection = index._reader.raw_connection()

@@ -31,7 +31,7 @@ LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters"}}
 WHOLE_FILES: dict[str, set[str]] = {"cli/demo_model.py": {"adapters"}, "cli/demo_worker.py": {"adapters"}}
 # Third-party modules with one owner: importing them elsewhere would pull them into the wrong process.
 OWNED = {
-    "torch": {"codec/torch_bridge.py", "adapters", "cli/demo_model.py", "cli/demo_worker.py"},
+    "torch": {"codec/torch_bridge.py", "codec/pt_worker.py", "adapters", "cli/demo_model.py", "cli/demo_worker.py"},
     "numpy": {"codec/torch_bridge.py", "adapters"},
     "transformers": {"adapters", "cli/demo_model.py"},
     "sqlalchemy": {"db"},
@@ -95,9 +95,9 @@ def test_every_import_is_allowed() -> None:
     assert [line for path in files() for line in check(path)] == []
 
 
-def test_torch_is_imported_late_in_the_bridge() -> None:
-    bridge = imports(ROOT / "codec" / "torch_bridge.py")
-    assert all(late for _, module, late in bridge if module in ("torch", "numpy"))
+def test_torch_is_imported_late() -> None:
+    found = imports(ROOT / "codec" / "torch_bridge.py") + imports(ROOT / "codec" / "pt_worker.py")
+    assert all(late for _, module, late in found if module in ("torch", "numpy"))
 
 
 @pytest.mark.parametrize(
