@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := packaging/constraints.txt
 PACKAGES := adapters cli client codec daemon db state store sync tray web
 
-.PHONY: demo test lint type bench soak check wheel clean
+.PHONY: demo test lint type bench soak schema check wheel clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -39,6 +39,10 @@ bench: $(STAMP)
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)
 	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful --timeout 7200 -s 2>&1 | tee soak.log'
+
+# The published schemas; a test compares them.
+schema: $(STAMP)
+	$(BIN)/python -m torpor.codec.schema docs/schema
 
 wheel: $(STAMP)
 	rm -rf dist build

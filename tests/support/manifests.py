@@ -11,7 +11,9 @@ from torpor.state.manifest import BlobRef, KVCache, KVLayer, KVLayout, Manifest
 FULL = Fingerprint(*[f"digest of part {i}" for i in range(12)])
 LAYOUT = KVLayout("bfloat16", 1, (KVLayer(2, 8, 8),))
 KV = KVCache(LAYOUT, 65, "DynamicCache", (BlobRef("a" * 64, 64 * 64), BlobRef("b" * 64, 64)))
-VISION = {"$tensor": {"shape": [32], "dtype": "uint8", "blocks": [{"digest": "c" * 64, "size_bytes": 32}]}}
+VISION = {
+    "$tensor": {"shape": [32], "dtype": "uint8", "kind": "torch", "blocks": [{"digest": "c" * 64, "size_bytes": 32}]}
+}
 LAYERS = {"metadata": {}, "text_context": {}, "tokens": {}, "media": [], "vision_cache": {"v": VISION}}
 
 
