@@ -149,7 +149,8 @@ class Index:
         """Return the newest events, newest first."""
         with self._reading() as connection:
             rows = connection.execute(select(events).order_by(events.c.id.desc()).limit(limit))
-            return [dict(row._mapping) for row in rows]
+            # Plain str keys: SQLAlchemy's own subclass of str is refused by orjson.
+            return [{str(name): value for name, value in row._mapping.items()} for row in rows]
 
 
 def _insert_session(connection: Connection, record: Backup) -> None:

@@ -170,3 +170,4 @@ def test_old_events_go(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(9):
         index.add_event(at=float(i), level="info", kind="k", detail=str(i))
     assert [e["detail"] for e in index.recent_events()] == ["8", "7", "6", "5", "4"]
+    assert {type(name) for e in index.recent_events() for name in e} == {str}  # orjson refuses its subclasses
