@@ -29,7 +29,8 @@ TorporError
 │   ├── StoreFull
 │   ├── StoreFailed
 │   ├── SnapshotLost
-│   └── Timeout
+│   ├── Timeout
+│   └── WatchLimit
 └── MissingExtra             an optional dependency is not installed
 
 Each class carries a stable `code` (the HTTP problem type), the exit status of the command line, the HTTP status,
@@ -202,6 +203,11 @@ class SnapshotLost(Unavailable):
 
 class Timeout(Unavailable):
     code, title, http_status = "timeout", "It took too long", 504
+
+
+class WatchLimit(Unavailable):
+    code, title = "watch-limit", "A limit of inotify is reached"
+    default_hint = "Raise fs.inotify.max_user_watches; until then the folder is looked at every few seconds."
 
 
 class MissingExtra(TorporError):
