@@ -121,6 +121,11 @@ class Api:
             raise ManifestDamaged(f"the manifest of backup {backup_id} changed on its way")
         return response.content
 
+    def watches(self) -> list[dict[str, Any]]:
+        """Return the watched folders, as `/v1/status` does."""
+        found: list[dict[str, Any]] = self.json("GET", "/v1/watches")["watches"]
+        return found
+
     def discard(self, refs: Iterable[BlobRef]) -> None:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})
