@@ -90,17 +90,14 @@ class Subscription:
 
     def cover(self, fd: int, key: FolderKey, path: str) -> None:
         """Watch an open folder, unless it is watched already. Raises: WatchLimit, Unavailable."""
-        with self._lock:
-            known = self._watches.get(key)
-            if known is not None:
-                self._paths[known] = path
-                return
-        try:
-            made = self._notifier.add(fd, self, self._id)
-        except OSError as error:
-            raise limit_error(error, path) from error
-        with self._lock:
-            self._watches[key], self._paths[made] = made, path
+        with self._lock:  # its end must not be told before it is noted
+            watch = self._watches.get(key)
+            if watch is None:
+                try:
+                    watch = self._watches[key] = self._notifier.add(fd, self, self._id)
+                except OSError as error:
+                    raise limit_error(error, path) from error
+            self._paths[watch] = path
 
     def keep_only(self, keys: set[FolderKey]) -> None:
         """Stop watching the folders that are not among `keys`."""

@@ -34,7 +34,7 @@ from .watch_scan import FolderKey, Tree
 
 log = logging.getLogger("torpor.daemon.watch")
 _JUMP_S = 5.0
-_REST = 10.0  # a look at everything is followed by a rest of so many times what it took
+_REST, _POLL_REST = 10.0, 50.0  # a look at everything is followed by a rest of so many times what it took
 _LINGER_S = 10.0  # a worker is kept for a file that is due so soon
 
 
@@ -216,7 +216,7 @@ class FolderWatch:
         self._report(self._limit or part_problem(listing))
         took_s = time.monotonic() - started
         self._rest_until = time.monotonic() + min(_REST * took_s, self._pace.poll_s)
-        pause_s = self._pace.rescan_s if self._mode == "inotify" else max(self._pace.poll_s, _REST * took_s)
+        pause_s = self._pace.rescan_s if self._mode == "inotify" else max(self._pace.poll_s, _POLL_REST * took_s)
         self._full_at = time.monotonic() + pause_s
         if retry:
             self._forget_failures()

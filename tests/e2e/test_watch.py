@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.watching import QUICK, Watching, until, whole
 from torpor.daemon import watch_events
+from torpor.daemon.importer import Importer
 from torpor.state.errors import BadInput, Conflict, NotFound
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
@@ -87,6 +88,27 @@ def test_other_names_are_left_alone(watching: Watching) -> None:
     watching.outcomes(1)
     watching.look()
     assert watching.asked() == [("z.pt", "imported")]
+
+
+def test_a_file_that_changes_while_others_are_imported_has_to_settle_again(
+    idle: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("a.pt", "b.pt")):
+        (idle.drop / name).write_bytes(whole(number))
+        os.utime(idle.drop / name, (number, number))
+    asked: list[tuple[str, int]] = []
+    real = Importer.ask
+
+    def ask(importer: Importer, path: str, size_bytes: int) -> Any:
+        if not asked:
+            (idle.drop / "b.pt").write_bytes(whole(5, size=500))
+        asked.append((os.path.basename(path), size_bytes))
+        return real(importer, path, size_bytes)
+
+    monkeypatch.setattr(Importer, "ask", ask)
+    idle.watch()
+    idle.outcomes(2)
+    assert asked == [("a.pt", len(whole(0))), ("b.pt", len(whole(5, size=500)))]
 
 
 def test_a_rename_over_an_existing_name_is_noticed(watching: Watching) -> None:
@@ -184,6 +206,7 @@ def test_a_folder_that_is_moved_in_brings_its_files(watching: Watching, tmp_path
     watching.look()
     assert len(watching.asked()) == 2
     assert len(watching.folder()._subscription._watches) == 1
+    assert len(reader(watching)._watch_for_wd) == 1
 
 
 def test_folders_that_come_and_go_leave_no_watch_behind(watching: Watching) -> None:
@@ -213,6 +236,15 @@ def test_what_changed_while_nobody_looked_is_found_at_the_start(tmp_path: Path) 
     assert [file["path"] for file in watching.status()["failing"]] == [str(watching.drop / "bad.pt")]
     assert len(watching.events("import-failed")) == 1
     watching.stop()
+
+
+def test_a_watch_that_the_kernel_ended_is_forgotten(deaf: Watching) -> None:
+    """Another folder may get the inode of the one that went, and must be watched anew."""
+    (deaf.drop / "sub").mkdir()
+    deaf.look()
+    assert len(deaf.folder()._subscription._watches) == 2
+    (deaf.drop / "sub").rmdir()
+    until(lambda: len(deaf.folder()._subscription._watches) == 1, "the watch is forgotten")
 
 
 def test_events_that_never_came_are_healed_by_a_look_at_everything(deaf: Watching) -> None:
@@ -271,8 +303,11 @@ def test_a_file_that_cannot_be_read_is_reported_once_and_tried_when_it_changes(w
     (watching.drop / "good.pt").write_bytes(whole(1))
     assert watching.outcomes(2)[1] == ("good.pt", "imported")
     assert path.read_bytes() == b"half of it"
+    os.chmod(path, 0o640)
+    assert watching.outcomes(3)[2] == ("bad.qwnbak", "failed")
+    assert len(watching.events("import-failed")) == 1
     path.write_bytes(whole(2))
-    assert watching.outcomes(3)[2] == ("bad.qwnbak", "imported")
+    assert watching.outcomes(4)[3] == ("bad.qwnbak", "imported")
     assert watching.status()["failing"] == []
     assert len(watching.events("import-failed")) == 1
 
@@ -457,12 +492,23 @@ def test_a_folder_that_disappears_is_told_and_found_again(watching: Watching) ->
     assert problem["code"] == "unavailable"
     assert "No such file" in problem["detail"]
     assert len(watching.events("watch-problem")) == 1
+    assert watching.folder()._subscription._watches == {}
     (watching.drop.with_name("away") / "b.pt").write_bytes(whole(2))
     os.rename(watching.drop.with_name("away"), watching.drop)
     until(lambda: watching.status()["problem"] is None, "the folder is back")
     assert watching.outcomes(2) == [("a.pt", "imported"), ("b.pt", "imported")]
     (watching.drop / "c.pt").write_bytes(whole(3))
     assert watching.outcomes(3)[2] == ("c.pt", "imported")
+
+
+def test_a_folder_that_becomes_a_link_is_not_followed(watching: Watching, tmp_path: Path) -> None:
+    os.rename(watching.drop, tmp_path / "away")
+    (tmp_path / "away" / "a.pt").write_bytes(whole(1))
+    watching.drop.symlink_to(tmp_path / "away")
+    watching.look()
+    assert until(lambda: watching.status()["problem"], "the report")["code"] == "unavailable"
+    watching.look()
+    assert watching.asked() == []
 
 
 def test_another_folder_under_the_same_name_is_watched_instead(watching: Watching) -> None:
@@ -500,6 +546,7 @@ def test_a_folder_inside_that_cannot_be_read_is_told_and_its_files_are_kept(
 def test_a_stop_in_the_middle_of_an_import_kills_the_worker(watching: Watching) -> None:
     (watching.drop / "a.pt").write_bytes(b"HANG")
     process = until(lambda: watching.folder()._importer._process, "the worker")
+    assert os.getsid(process.pid) != os.getsid(0)  # Ctrl-C is for the daemon, which ends the worker in its own way
     folder = watching.folder()
     watching.watches.stop()
     assert process.poll() is not None

@@ -61,6 +61,13 @@ def test_a_file_is_ready_on_the_second_look_a_settle_time_later() -> None:
     assert decide(listing, {}, early.looks, 11.0).ready == ("a",)
 
 
+def test_a_look_that_is_called_for_early_does_not_make_a_file_settled() -> None:
+    look = Look(found().signature, since_s=10.0, due_s=0.0)
+    made = decide({"a": found()}, {}, {"a": look}, 10.5)
+    assert made.ready == ()
+    assert made.looks["a"].due_s == 11.0
+
+
 @pytest.mark.parametrize(
     "changed", [found(size=2), found(mtime_ns=OLD_NS + 1), found(inode=8)], ids=["size", "mtime", "inode"]
 )
