@@ -23,7 +23,7 @@ from ..state.manifest import Manifest
 from ..state.plan import check_mode, plan_restore
 from ..store.files import store_error
 from . import diff as diff_page
-from . import output, transfer
+from . import output, transfer, watch
 from . import show as show_page
 from .output import reporting, show, size, table, when
 
@@ -34,6 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+app.add_typer(watch.app, name="watch")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -126,6 +128,7 @@ def status(
         rows.add_row("last backup", when(found["last_backup_at"]))
         free = size(found["disk_free_bytes"])
         rows.add_row("stored", f"{size(found['blob_bytes'])} in {found['blobs']} blobs, {free} free on this disk")
+        watch.add_status_rows(rows, found["watches"])
         return rows
 
     show(found, as_json, render)

@@ -125,6 +125,11 @@ class Api:
         """Return where each blob of a backup lies on the daemon's machine (`blobs`), and who shares it (`sharing`)."""
         return self.json("GET", f"/v1/backups/{backup_id}/blobs")
 
+    def watches(self) -> list[dict[str, Any]]:
+        """Return the watched folders, as `/v1/status` does."""
+        found: list[dict[str, Any]] = self.json("GET", "/v1/watches")["watches"]
+        return found
+
     def discard(self, refs: Iterable[BlobRef]) -> None:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})

@@ -24,6 +24,8 @@ from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
 from .security import MAX_BODY_BYTES
 from .upload import receive_blob
+from .watch_api import add_watches
+from .watches import Watches
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,17 @@ class Digests(BaseModel):
     blobs: dict[str, int]
 
 
-def create_app(catalog: Catalog, about: About, clock: Callable[[], float]) -> FastAPI:
+def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable[[], float]) -> FastAPI:
     """Build the application. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
     app.add_exception_handler(TorporError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StarletteHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    _add_status(app, catalog, about, clock)
+    _add_status(app, catalog, watches, about, clock)
     _add_backups(app, catalog)
     _add_blobs(app, catalog)
+    add_watches(app, watches)
     return app
 
 
@@ -94,7 +97,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
 
 
-def _add_status(app: FastAPI, catalog: Catalog, about: About, clock: Callable[[], float]) -> None:
+def _add_status(app: FastAPI, catalog: Catalog, watches: Watches, about: About, clock: Callable[[], float]) -> None:
     @app.get("/v1/status")
     def status() -> Response:
         """Tell what the daemon holds and how it is."""
@@ -111,6 +114,7 @@ def _add_status(app: FastAPI, catalog: Catalog, about: About, clock: Callable[[]
             "uptime_s": max(clock() - about.started_at, 0.0),
             "disk_free_bytes": disk.f_bavail * disk.f_frsize,
             **asdict(catalog.index.totals()),
+            "watches": watches.describe(),
         }
         return _json(body)
 

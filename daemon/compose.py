@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import logging.handlers
 import os
@@ -26,6 +27,7 @@ from ..store.staging import Staging
 from .catalog import Catalog
 from .instance import InstanceLock, Listening, announce, load_token
 from .settings import Settings
+from .watches import Watches
 
 log = logging.getLogger("torpor.daemon")
 HOUSEKEEPING_S = 3600.0
@@ -103,13 +105,20 @@ def _run(
         url=listening.url,
     )
     hosts = allowed_hosts(port, settings.allowed_hosts)
-    app = Gate(create_app(catalog, about, time.time), token=token, allowed_hosts=lambda: hosts)
+    watches = Watches(home, catalog.index)
+    watches.load(settings.watch)
+    app = Gate(create_app(catalog, watches, about, time.time), token=token, allowed_hosts=lambda: hosts)
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             announce(home, listening)
+            watches.start()  # only now: what it imports is committed by a call to this server
             on_ready(asdict(listening))
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await asyncio.to_thread(watches.stop)
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app,
@@ -132,6 +141,7 @@ def _run(
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
+        watches.stop()
         stopping.set()
         keeper.join(timeout=10)
     log.info("stopped")

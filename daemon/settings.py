@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+import orjson
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -31,7 +33,27 @@ class Settings(BaseSettings):
         default_factory=list, description="further Host headers to accept, e.g. of a container"
     )
     orphan_grace_hours: float = Field(24.0, ge=0, description="age at which a blob that no backup needs is removed")
+    watch: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+    @field_validator("watch", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return orjson.loads(value)
+        return [folder for folder in value.split(os.pathsep) if folder]
+
+    @field_validator("watch")
+    @classmethod
+    def _absolute(cls, value: list[str]) -> list[str]:
+        folders = [os.path.expanduser(folder) for folder in value]
+        if relative := [folder for folder in folders if not os.path.isabs(folder) or "\0" in folder]:
+            raise ValueError(f"{relative[0]!r} is not an absolute path")
+        return folders
 
     @property
     def ttl_s(self) -> float:

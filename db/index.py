@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -43,12 +44,14 @@ class Index:
         self._writer.dispose()
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
         with self._write_lock, _translated(), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that only reads."""
         with _translated(), self._reader.begin() as connection:
             yield connection
 
@@ -60,7 +63,7 @@ class Index:
         Returns False when the same backup is there already. Durability: on return it survives power loss.
         Raises: Conflict when the id is taken by another manifest.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             self._checkpoint("index.begun")
             known = connection.scalar(select(backups.c.manifest_digest).where(backups.c.id == record.id))
             if known is not None:
@@ -77,7 +80,7 @@ class Index:
 
     def remove_backup(self, backup_id: str) -> None:
         """Remove a backup, the links to its blobs, and the session when it was the last one. Raises: BackupNotFound."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
@@ -90,7 +93,7 @@ class Index:
 
     def set_pinned(self, backup_id: str, pinned: bool) -> None:
         """Pin or unpin a backup. Raises: BackupNotFound."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             if not connection.execute(update(backups).where(backups.c.id == backup_id).values(pinned=pinned)).rowcount:
                 raise BackupNotFound(f"there is no backup {backup_id}")
 
@@ -105,56 +108,60 @@ class Index:
         backup_id: str | None = None,
     ) -> None:
         """Note an event; the oldest beyond `EVENTS_KEPT` go."""
-        with self._writing() as connection:
-            row = {"at": at, "level": level, "kind": kind, "detail": detail}
-            key = connection.execute(
-                insert(events).values(**row, session_id=session_id, backup_id=backup_id)
-            ).inserted_primary_key
-            if key is not None:
-                connection.execute(delete(events).where(events.c.id <= key[0] - EVENTS_KEPT))
+        with self.writing() as connection:
+            event = {"at": at, "level": level, "kind": kind, "detail": detail}
+            insert_event(connection, event | {"session_id": session_id, "backup_id": backup_id})
 
     def backup(self, backup_id: str) -> Backup:
         """Return one backup. Raises: BackupNotFound."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return queries.backup(connection, backup_id)
 
     def newest(self, session_id: str) -> Backup:
         """Return the newest backup of a session. Raises: SessionNotFound."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return queries.newest(connection, session_id)
 
     def list_backups(
         self, *, session_id: str | None = None, limit: int = 50, before: str | None = None
     ) -> list[Backup]:
         """Return backups, newest first, optionally of one session and older than the backup `before`."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return queries.list_backups(connection, session_id, limit, before)
 
     def all_ids(self) -> set[str]:
         """Return the id of every backup."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return set(connection.scalars(select(backups.c.id)))
 
     def needs_blob(self, digest: str) -> bool:
         """Tell whether some backup needs a blob."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.scalar(select(blobs.c.layer).where(blobs.c.digest == bytes.fromhex(digest))) is not None
 
     def sharing(self, backup_id: str, limit: int = 20) -> tuple[dict[str, int], Sharing]:
         """Return how many other backups name each blob of a backup, and those that share most of its bytes."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return queries.sharing(connection, backup_id, limit)
 
     def totals(self) -> Totals:
         """Return counts over the whole index."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return queries.totals(connection)
 
     def recent_events(self, limit: int = 50) -> list[dict[str, object]]:
         """Return the newest events, newest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(select(events).order_by(events.c.id.desc()).limit(limit))
-            return [dict(row._mapping) for row in rows]
+            # Plain str keys: SQLAlchemy's own subclass of str is refused by orjson.
+            return [{str(name): value for name, value in row._mapping.items()} for row in rows]
+
+
+def insert_event(connection: Connection, event: dict[str, Any]) -> None:
+    """Note an event as part of a transaction; the oldest beyond `EVENTS_KEPT` go."""
+    key = connection.execute(insert(events).values(event)).inserted_primary_key
+    if key is not None:
+        connection.execute(delete(events).where(events.c.id <= key[0] - EVENTS_KEPT))
 
 
 def _insert_session(connection: Connection, record: Backup) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 
 # The newest migration under migrations/versions; a test compares the two.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = MetaData()
 
@@ -102,4 +102,22 @@ events = Table(
     Column("backup_id", Text),
     Column("detail", Text, nullable=False),
     Index("ix_events_at", "at"),
+)
+
+watched_files = Table(
+    "watched_files",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),  # as the system has it: names need not be UTF-8
+    Column("folder", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("mtime_ns", Integer, nullable=False),
+    Column("inode", Integer, nullable=False),
+    Column("ctime_ns", Integer, nullable=False),
+    Column("state", Text, nullable=False),  # ok | failed
+    Column("code", Text),
+    Column("detail", Text),
+    Column("backup_id", Text),  # no foreign key: a backup may be removed while its file stays
+    Column("at", Float, nullable=False),
+    Index("ix_watched_files_folder", "folder"),
+    sqlite_with_rowid=False,
 )

@@ -35,7 +35,8 @@ TorporError
 │   ├── StoreFailed
 │   ├── SnapshotLost
 │   ├── FileChanged
-│   └── Timeout
+│   ├── Timeout
+│   └── WatchLimit
 └── MissingExtra             an optional dependency is not installed
 
 Each class carries a stable `code` (the HTTP problem type), the exit status of the command line, the HTTP status,
@@ -238,6 +239,11 @@ class FileChanged(Unavailable):
 
 class Timeout(Unavailable):
     code, title, http_status = "timeout", "It took too long", 504
+
+
+class WatchLimit(Unavailable):
+    code, title = "watch-limit", "A limit of inotify is reached"
+    default_hint = "Raise fs.inotify.max_user_watches; until then the folder is looked at every few seconds."
 
 
 class MissingExtra(TorporError):

@@ -3,6 +3,7 @@
 token            bearer token, 0600                     daemon.json   where the running daemon listens, 0600
 daemon.lock      held by the running daemon             torpor.sock   its Unix socket, 0600
 index.sqlite     the index (can be rebuilt)             logs/         rotating log
+watch.json       the watched folders that were added, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
 store/sessions/<digest>.json      pins, TTLs and titles of one session
@@ -59,6 +60,11 @@ class Home:
     def index(self) -> Path:
         """Return the path of the SQLite index."""
         return self.root / "index.sqlite"
+
+    @property
+    def watch_json(self) -> Path:
+        """Return the path of the list of watched folders."""
+        return self.root / "watch.json"
 
     @property
     def logs(self) -> Path:

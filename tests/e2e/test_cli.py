@@ -89,8 +89,12 @@ def test_pin_and_rm(daemon: Daemon, ids: list[str]) -> None:
     assert [row["id"] for row in as_json(daemon.home, "ls")["backups"]] == [ids[3]]
 
 
+WATCH = [["watch", "add", "/x"], ["watch", "remove", "/x"], ["watch", "ls"], ["watch", "rescan"]]
+OTHERS = [["diff", "x", "y"], ["export", "x"], ["import", "/etc/hostname"]]
+
+
 @pytest.mark.parametrize(
-    "command", [["status"], ["ls"], ["show", "x"], ["plan", "x"], ["pin", "x"], ["rm", "x"], ["diff", "x", "y"]]
+    "command", [["status"], ["ls"], ["show", "x"], ["plan", "x"], ["pin", "x"], ["rm", "x"], *WATCH, *OTHERS]
 )
 def test_without_a_daemon_every_command_says_how_to_start_it(home: Path, command: list[str]) -> None:
     problem = as_json(home, *command, status=8)
@@ -125,6 +129,9 @@ def test_version_and_help(home: Path) -> None:
     for command in ("serve", "status", "ls", "show", "diff", "plan", "pin", "rm", "demo"):
         assert command in run(home, "--help")
         assert "--json" in run(home, command, "--help")
+    for words in WATCH:
+        assert words[1] in run(home, "watch", "--help")
+        assert "--json" in run(home, *words[:2], "--help")
 
 
 def test_status_waits_for_a_daemon_that_is_starting(home: Path) -> None:

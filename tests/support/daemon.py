@@ -22,7 +22,10 @@ READY_S = 30
 class Daemon:
     """`torpor serve` on a home folder; use as a context manager or call `start`, `stop`, `kill`."""
 
-    def __init__(self, home: Path, *, crash_at: str = "", port: int = 0, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, home: Path, *, crash_at: str = "", port: int = 0, prefix: tuple[str, ...] = (), watch: str = ""
+    ) -> None:
+        self.watch = watch
         self.home, self.crash_at, self.port, self.prefix = home, crash_at, port, prefix
         self.process: subprocess.Popen[bytes] | None = None
         self.listening: dict[str, Any] = {}
@@ -30,7 +33,7 @@ class Daemon:
     def environment(self) -> dict[str, str]:
         found = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")}
         found |= {"TORPOR_HOME": str(self.home), "TORPOR_PORT": str(self.port), "TORPOR_CRASH_AT": self.crash_at}
-        return found
+        return found | ({"TORPOR_WATCH": self.watch} if self.watch else {})
 
     def start(self) -> Daemon:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed at exit)

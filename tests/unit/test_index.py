@@ -14,6 +14,7 @@ from support.manifests import manifest
 from torpor.db.index import EVENTS_KEPT, Index
 from torpor.db.records import record_of
 from torpor.db.schema import REVISION
+from torpor.db.watched import WatchedFiles
 from torpor.state.backup import Backup
 from torpor.state.errors import BackupNotFound, Conflict, IndexDamaged, SessionNotFound
 from torpor.state.manifest import manifest_blobs
@@ -61,8 +62,35 @@ def test_an_up_to_date_index_is_not_migrated(tmp_path: Path) -> None:
     assert (first.migrated, second.migrated) == (True, False)
 
 
-def test_an_older_index_is_copied_before_it_is_migrated(tmp_path: Path) -> None:
-    """An index that is stamped older than the first revision cannot exist; an unknown one is refused uncopied."""
+def test_an_older_index_is_copied_and_migrated_with_what_it_holds(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from torpor.db.engine import writer_engine
+    from torpor.db.migrate import MIGRATIONS
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = writer_engine(tmp_path / "i")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO sessions VALUES ('s', 'a title', 1.0, 2.0)")
+        connection.exec_driver_sql("INSERT INTO events VALUES (1, 1.0, 'info', 'k', NULL, NULL, 'an event')")
+    engine.dispose()
+    index = Index(tmp_path / "i")
+    assert index.migrated
+    assert index.totals().sessions == 1
+    assert [e["detail"] for e in index.recent_events()] == ["an event"]
+    assert WatchedFiles(index).of("/f") == {}
+    index.commit_backup(record(), BLOBS, now=5.0, enqueue=False)
+    index.close()
+    with sqlite3.connect(tmp_path / f"i.before-{REVISION}") as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert copy.execute("SELECT title FROM sessions").fetchall() == [("a title",)]
+    copy.close()
+
+
+def test_an_index_of_an_unknown_version_is_refused_uncopied(tmp_path: Path) -> None:
     Index(tmp_path / "i").close()
     with sqlite3.connect(tmp_path / "i") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'future'")
@@ -194,3 +222,4 @@ def test_old_events_go(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(9):
         index.add_event(at=float(i), level="info", kind="k", detail=str(i))
     assert [e["detail"] for e in index.recent_events()] == ["8", "7", "6", "5", "4"]
+    assert {type(name) for e in index.recent_events() for name in e} == {str}  # orjson refuses its subclasses

@@ -39,6 +39,7 @@ OWNED = {
     "fastapi": {"daemon"},
     "starlette": {"daemon"},
     "uvicorn": {"daemon"},
+    "watchdog": {"daemon"},
     "boto3": {"sync"},
     "httpx": {"client"},
     "typer": {"cli"},

@@ -1,0 +1,179 @@
+"""The process that reads foreign files: it parses what anybody may have written, with numpy and torch, so not in here.
+
+It gets a line of JSON a file on stdin and answers with one on stdout. It may die or hang; that ends it, not us.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from typing import IO
+
+import orjson
+
+from ..state.errors import BadInput, TorporError, Unavailable
+from ..state.watching import Answer, answer_of, is_utf8, printable
+
+COMMAND = (sys.executable, "-m", "torpor.client.import_worker")
+DEADLINE_S = 120.0  # for any file, and on top of it:
+BYTES_PER_S = 4 << 20
+_LINE_AT_MOST = 1 << 20
+_TURN_S, _END_S = 0.5, 5.0
+_HINT = "The file was left as it is; it is tried again when it changes, or by `torpor watch rescan`."
+
+
+class Stopped(Exception):  # noqa: N818  (no failure: nothing is said of the file)
+    """The import was stopped from outside."""
+
+
+class Importer:
+    """Runs the worker of one folder, only while there is work. `turn` lets one file be imported at a time."""
+
+    def __init__(
+        self, home: str, turn: threading.Lock, command: Sequence[str] = COMMAND, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._home, self._turn, self._command, self._deadline_s = home, turn, command, deadline_s
+        self._lock, self._stopped = threading.Lock(), False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+
+    def ask(self, path: str, size_bytes: int) -> Answer:
+        """Have a file imported. Whatever the file does to the worker is an answer. Raises: Stopped."""
+        if not is_utf8(path):
+            detail = f"the name {printable(path)} is not UTF-8"
+            return Answer("failed", error=BadInput(detail, hint="Rename the file."))
+        while not self._turn.acquire(timeout=_TURN_S):
+            self._check()
+        try:
+            self._check()
+            return self._exchange(path, self._deadline_s + size_bytes / BYTES_PER_S)
+        except TorporError as error:
+            self._kill()
+            self._check()
+            return Answer("failed", error=error)
+        finally:
+            self._turn.release()
+
+    def close(self) -> None:
+        """End the worker, if there is one: it has no work."""
+        process = self._process
+        if process is not None and process.stdin is not None:
+            _close(process.stdin)
+            _wait(process)
+        self._kill()
+
+    def stop(self) -> None:
+        """Kill the worker for good, in whatever it is doing: what is not committed is nothing."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise Stopped
+
+    def _exchange(self, path: str, deadline_s: float) -> Answer:
+        process = self._running()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(orjson.dumps({"path": path, "session_id": None}) + b"\n")
+            process.stdin.flush()
+            line = self._read_line(process, deadline_s)
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise BadInput(f"reading {path} ended the import worker ({self._last_words(process)})", hint=_HINT)
+        try:
+            return answer_of(orjson.loads(line))
+        except (orjson.JSONDecodeError, BadInput) as error:
+            raise TorporError(f"{path}: the import worker cannot be understood: {error}") from error
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        """Return the worker, started if there is none. It gets no signal that a terminal sends to the daemon."""
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._kill()
+        environment = {k: v for k, v in os.environ.items() if k not in ("TORPOR_URL", "TORPOR_TOKEN")}
+        try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment | {"TORPOR_HOME": self._home},
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Unavailable(f"the import worker cannot be started: {error}") from error
+        with self._lock:
+            self._process = process
+            if self._stopped:
+                process.kill()
+        return process
+
+    def _read_line(self, process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
+        """Return one line, or nothing when the worker is dead. Raises: BadInput at the deadline."""
+        assert process.stdout is not None
+        fd, line, until = process.stdout.fileno(), b"", time.monotonic() + deadline_s
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        while not line.endswith(b"\n"):
+            if len(line) > _LINE_AT_MOST:
+                raise BadInput("the import worker said more than it should", hint=_HINT)
+            if not poller.poll(max(until - time.monotonic(), 0) * 1000):
+                raise BadInput(f"reading the file came to no end in {deadline_s:.0f} s", hint=_HINT)
+            piece = os.read(fd, 1 << 16)
+            if not piece:
+                return b""
+            line += piece
+        return line
+
+    def _last_words(self, process: subprocess.Popen[bytes]) -> str:
+        status = _wait(process)
+        words = f"signal {-status}" if status < 0 else f"status {status}"
+        if self._errors is not None:
+            self._errors.seek(0)
+            lines = self._errors.read()[-4096:].decode(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            words += f": {last[:200]}" if last else ""
+        return words
+
+    def _kill(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        errors, self._errors = self._errors, None
+        if process is not None:
+            process.kill()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    _close(pipe)
+            _wait(process)
+        if errors is not None:
+            errors.close()
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of a process, with force after a while; not for one that the kernel does not let go."""
+    for _ in range(2):
+        try:
+            return process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return -signal.SIGKILL
+
+
+def _close(pipe: IO[bytes]) -> None:
+    try:
+        pipe.close()
+    except BrokenPipeError:  # what was still to be written is of no use to a dead process
+        return
