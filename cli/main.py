@@ -120,7 +120,7 @@ def status(
             time.sleep(0.05)
 
     def render() -> Any:
-        rows = table("", "")
+        rows = table("!", "")
         rows.add_row("daemon", f"{found['version']}, pid {found['pid']}, {found['url']}")
         rows.add_row("home", found["home"])
         rows.add_row("log", found["log"])

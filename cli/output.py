@@ -96,7 +96,7 @@ def table(*columns: str, title: str | None = None) -> SafeTable:
     for name in columns:
         right = name.startswith(">")
         made.add_column(
-            name.lstrip(">!"), justify="right" if right else "left", no_wrap=name[:1] in ">!", overflow="fold"
+            name.lstrip(">!"), justify="right" if right else "left", no_wrap=name[:1] in (">", "!"), overflow="fold"
         )
     return made
 

@@ -65,7 +65,7 @@ def export(
     value = {"id": backup.id, "session_id": backup.session_id, **asdict(done), "path": str(done.path)}
 
     def render() -> Any:
-        rows = output.table("", "")
+        rows = output.table("!", "")
         resumed = f", {size(done.resumed_bytes)} of it from an export before" if done.resumed_bytes else ""
         rows.add_row("wrote", f"{done.path} ({size(done.size_bytes)}{resumed}), read back and verified")
         for name, why in done.losses.left_out.items():

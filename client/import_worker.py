@@ -10,6 +10,7 @@ Run as `python -m torpor.client.import_worker` with `TORPOR_HOME` set. One JSON 
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -26,9 +27,12 @@ from ..store.files import store_error
 from .keeper import Keeper, connect
 from .transfer import Signature
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main() -> int:
     """Serve requests until stdin ends."""
+    _end_with_parent()
     if hasattr(signal, "SIGIO"):
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file in the instant of our question
     keeper: Keeper | None = None
@@ -46,6 +50,12 @@ def main() -> int:
         if keeper is not None:
             keeper.close()
     return 0
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the daemon dies, whatever it is doing (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _import(keeper: Keeper, path: str, session_id: str | None) -> dict[str, Any]:
