@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from ..codec.describe import Description, KVDetail, LayerDetail, describe
 from ..codec.messages import Message
 from ..codec.nodes import Stored
 from ..state.backup import Backup
-from ..state.manifest import Manifest
+from ..state.errors import Damaged, NotFound, Unavailable
+from ..state.manifest import BlobRef, Manifest
 from .output import size, table, when
 from .visible import plain, visible
 
@@ -24,6 +26,7 @@ MESSAGES_SHOWN = 20  # without --all, the newest
 SHARERS_SHOWN = 5  # without --all
 BLOBS_SHOWN = 5  # without --blobs; those that are missing come first
 PREFIX_CHARS = 12  # of a digest
+HEAD_BYTES = 4096  # of a long message: enough for its first line
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,20 @@ class View:
 
 
 def view(keeper: Keeper, ref: str) -> View:
-    """Ask for everything about a backup; its blobs are not read."""
+    """Ask for everything about a backup; of its blobs only those are read with which long messages begin."""
     backup, manifest = keeper.manifest(ref)
     places = keeper.api.backup_blobs(backup.id)
-    return View(backup, manifest, describe(manifest), places["blobs"], places["sharing"])
+    sizes = {blob["digest"]: blob["size_bytes"] for blob in places["blobs"]}
+
+    def head(text: Stored) -> str | None:
+        if not text.blobs:
+            return None
+        with suppress(NotFound, Damaged, Unavailable):  # what is missing or damaged is said of the blob itself
+            raw = keeper.blobs.read(BlobRef(text.blobs[0], sizes[text.blobs[0]]))
+            return bytes(raw[:HEAD_BYTES]).decode(errors="ignore")
+        return None
+
+    return View(backup, manifest, describe(manifest, head), places["blobs"], places["sharing"])
 
 
 def as_json(seen: View) -> dict[str, Any]:

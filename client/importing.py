@@ -6,6 +6,7 @@ imported once, however often it is tried; what a killed import has stored is fou
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -137,6 +138,12 @@ class _Import:
     def _own_time(self) -> float:
         return self.source.created_at if self.source.created_at is not None else self.seen.mtime_ns / 1e9
 
+    def _created_at(self) -> float:
+        """Return when the state was captured. What a foreign file claims may never change: then its mtime counts."""
+        if self.source.ours:  # just before the backup that it was exported from, which holds more
+            return max(math.nextafter(min(self._own_time(), self.now), 0.0), 0.0)
+        return min(max(self._own_time(), self.seen.mtime_ns / 1e9), self.now)
+
     def _new_id(self, session_id: str) -> str:
         milliseconds = int(min(max(self._own_time(), 0.0), 1e11) * 1000)
         noise = blake3(f"{self.digest}|{session_id}".encode()).digest(10)
@@ -153,7 +160,7 @@ class _Import:
         return Manifest(
             id=backup_id,
             session_id=session_id,
-            created_at=min(max(self._own_time(), self.seen.mtime_ns / 1e9), self.now),
+            created_at=self._created_at(),
             adapter="plain",
             layers=layers,
             parent_id=newest,

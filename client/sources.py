@@ -40,6 +40,11 @@ class Source(Protocol):
         """The session that the file claims."""
         ...
 
+    @property
+    def ours(self) -> bool:
+        """Whether Torpor wrote the file, so that its time is when the state was captured."""
+        ...
+
     def layers(self, put: Put) -> dict[str, Any]:
         """Store the leaves and return the layers. May be called once."""
         ...
@@ -63,6 +68,7 @@ class _V1Source:
 
     def __init__(self, file: V1File) -> None:
         self._file, self.created_at, self.session_id = file, file.created_at, file.session_id
+        self.ours = file.ours
 
     def layers(self, put: Put) -> dict[str, Any]:
         return {name: value for name, value in self._file.layers(LeafBuilder(put)).items()}  # noqa: C416  (other key type)
@@ -74,6 +80,7 @@ class _Foreign:
     manifest: Manifest | None = None
     created_at: float | None = None
     session_id: str | None = None
+    ours = False
 
     def __init__(self, file: SafetensorsFile) -> None:
         self._file = file
@@ -96,6 +103,8 @@ class _Blobs(Protocol):
 class _Whole:
     """A whole backup: a bundle, or a safetensors file of ours."""
 
+    ours = True
+
     def __init__(self, file: _Blobs) -> None:
         assert file.manifest is not None
         self._file = file
@@ -113,6 +122,8 @@ class _Whole:
 
 class _Loaded(_Whole):
     """A plain state that another process loaded: a bundle, but not a backup yet."""
+
+    ours = False
 
     def __init__(self, file: Bundle) -> None:
         super().__init__(file)

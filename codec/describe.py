@@ -69,8 +69,11 @@ class Description:
     kv: KVDetail | None
 
 
-def describe(manifest: Manifest) -> Description:
-    """Describe a backup by its manifest alone. Raises: InvalidManifest when a layer is nested too deep."""
+def describe(manifest: Manifest, head: messages.Head | None = None) -> Description:
+    """Describe a backup by its manifest alone, but for long messages, whose `head` may be read.
+
+    Raises: InvalidManifest when a layer is nested too deep.
+    """
     trees = {name: manifest.layers[name] for name in manifest.present_layers() if name in manifest.layers}
     for tree in trees.values():
         check_depth(tree)
@@ -80,7 +83,7 @@ def describe(manifest: Manifest) -> Description:
     return Description(
         layers=tuple(_layer(name, tree, values[name]) for name, tree in trees.items()),
         stored=tuple(leaf for leaves in values.values() for leaf in leaves),
-        messages=tuple(messages.describe(message) for message in found),
+        messages=tuple(messages.describe(message, head) for message in found),
         traces=tuple(_traces(text)),
         kv=None if manifest.kv_cache is None else describe_kv(manifest.kv_cache),
     )

@@ -5,14 +5,17 @@ A message is a mapping with a `role` that is text and a `content`: text, or a li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .nodes import children, entries, fields, first_line, items, shorten, stored, tag_of
+from .nodes import Stored, children, entries, fields, first_line, items, shorten, stored, tag_of
 
 ROLE_CHARS = 20
 _TEXT_KEYS = ("text", "content")
+
+# Reads the beginning of a text that lies in blobs; None when that cannot be read.
+Head = Callable[[Stored], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,12 @@ def _without(node: Any, path: str, found: list[Found], spare: str | None = None)
     return {"$map": left} if tag_of(node) == "$map" else dict(left)
 
 
-def describe(message: Found) -> Message:
-    """Describe a message in one line."""
+def describe(message: Found, head: Head | None = None) -> Message:
+    """Describe a message in one line; `head` reads how a text begins that lies in blobs."""
     known = fields(message.node)
     lines, images, videos = [], 0, 0
     for part in _parts(known["content"]):
-        kind, text = _part(part)
+        kind, text = _part(part, head)
         images, videos = images + (kind == "image"), videos + (kind == "video")
         lines.append(text)
     calls = items(known.get("tool_calls")) or ()
@@ -96,17 +99,19 @@ def _parts(content: Any) -> Iterator[Any]:
     yield from (held if held is not None else [content])
 
 
-def _part(part: Any) -> tuple[str, str]:
+def _part(part: Any, head: Head | None) -> tuple[str, str]:
     """Return the kind of a part (text, image, video) and its text, if it has one."""
     if isinstance(part, str):
         return "text", part
     leaf = stored(part)
     if leaf is not None:
-        return "text", f"({leaf.brief()})"
+        return "text", (head(leaf) if head and leaf.kind == "text" else None) or f"({leaf.brief()})"
     known = fields(part)
     declared = known.get("type")
     name = declared if isinstance(declared, str) else next(iter(known), "")
     for kind in ("image", "video"):
         if kind in name:
             return kind, ""
-    return "text", next((_part(known[key])[1] for key in _TEXT_KEYS if isinstance(known.get(key), (str, dict))), "")
+    return "text", next(
+        (_part(known[key], head)[1] for key in _TEXT_KEYS if isinstance(known.get(key), (str, dict))), ""
+    )

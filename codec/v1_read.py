@@ -71,6 +71,11 @@ class V1File:
         self.created_at = time_in(metadata.get("timestamp"))
         self.session_id = session_in((metadata if self._about is None else self._about).get("session_id"))
 
+    @property
+    def ours(self) -> bool:
+        """Whether Torpor wrote the file."""
+        return self._about is not None
+
     def layers(self, leaves: Leaves) -> dict[LayerName, Any]:
         """Return the layers, their leaves stored. May be called once.
 

@@ -20,9 +20,10 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_snippets_run_in_order(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORPOR_HOME", str(daemon.home))
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     assert len(blocks("python")) == 3
     for source in blocks("python"):

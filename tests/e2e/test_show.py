@@ -238,3 +238,15 @@ def test_diff_of_many_changes_is_cut_unless_all_are_asked_for(daemon: Daemon, ke
 def test_failures_of_diff(daemon: Daemon, ids: list[str], words: list[str], status: int) -> None:
     problem = as_json(daemon.home, *words, status=status)
     assert error_classes()[problem["code"]].exit_code == status
+
+
+def test_a_long_message_shows_its_first_line(daemon: Daemon) -> None:
+    """Its text lies in blobs; the beginning is read, and where it is gone that is said instead."""
+    conversation = [{"role": "user", "content": "Dear page,\n" + "more of it " * 5000}]
+    with daemon.keeper() as keeper:
+        keeper.save("long", PlainSession({"text_context": {"messages": conversation}})).wait(60)
+    assert as_json(daemon.home, "show", "long")["messages"][0]["text"] == "Dear page,…"
+    assert "user: Dear page," in run(daemon.home, "show", "long")
+    for blob in daemon.blob_files():
+        blob.unlink()
+    assert "user: (text of 55011 bytes)" in run(daemon.home, "show", "long")

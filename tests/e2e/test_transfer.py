@@ -430,6 +430,18 @@ def test_an_old_state_is_not_expired_when_it_comes(daemon: Daemon, tmp_path: Pat
         assert keeper.api.backup("old").expires_at == backup.expires_at
 
 
+def test_what_v1_carries_does_not_become_the_newest(daemon: Daemon, tmp_path: Path) -> None:
+    """It holds less than the backup that it was exported from."""
+    session = CacheSession()
+    session.grow(70, 1)
+    with daemon.keeper() as keeper:
+        backup = keeper.save("s", session).wait(60)
+        keeper.export("s", tmp_path / "f.qwnbak", "v1")
+        assert not keeper.import_file(tmp_path / "f.qwnbak").known
+        assert len(keeper.api.backups(session_id="s")) == 2
+        assert keeper.api.backup("s").id == backup.id
+
+
 def test_a_manifest_without_its_blobs_is_named(daemon: Daemon, tmp_path: Path) -> None:
     with daemon.keeper() as keeper:
         backup = keeper.save("s", PlainSession({"text_context": {}})).wait(60)
