@@ -18,8 +18,8 @@ from blake3 import blake3
 from ..state.errors import FileDamaged, InvalidFile, InvalidManifest, TooLarge
 from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs
 from ..state.tensors import DTYPE_SIZES, TensorSpec
-from . import manifest_file
-from .json_scan import Skeleton, scan, unescape
+from . import tree
+from .json_scan import scan, unescape
 from .leaves import Leaves, ReadBlob
 from .lz4_stream import PIECE_BYTES
 from .state_file import load_checked
@@ -61,7 +61,7 @@ class _Group:
 
 def _groups(manifest: Manifest) -> list[_Group]:
     taken: dict[str, int] = {}
-    found = [group for name, tree in manifest.layers.items() for group in _leaves(tree, name, taken)]
+    found = [group for name, layer in manifest.layers.items() for group in _leaves(layer, name, taken)]
     if manifest.kv_cache is not None:
         found += _kv_groups(manifest.kv_cache)
     return sorted(found, key=lambda group: -group.width)
@@ -76,8 +76,9 @@ def _leaves(node: Any, path: str, taken: dict[str, int]) -> Iterator[_Group]:
         if tag in ("$tensor", "$bytes", "$text") and isinstance(node[tag], dict):
             yield from _leaf(tag, node[tag], path, taken)
         elif tag == "$map":
-            for key, value in node[tag]:
-                yield from _leaves(value, f"{path}.{key}", taken)
+            for i, (key, value) in enumerate(node[tag]):
+                yield from _leaves(key, f"{path}.key {i}", taken)  # a long text in a key lies in blobs too
+                yield from _leaves(value, f"{path}.{key if isinstance(key, (str, int)) else i}", taken)
         else:
             for key, value in node.items():
                 yield from _leaves(value, path if tag == "$tuple" else f"{path}.{key}", taken)
@@ -154,7 +155,7 @@ def write_safetensors(raw: bytes, read: ReadBlob) -> Iterator[bytes | memoryview
 
     Raises: TooLarge, InvalidManifest, and what `read` raises.
     """
-    groups = _groups(manifest_file.load(raw))
+    groups = _groups(load_checked(raw))
     yield _header([entry for group in groups for entry in group.entries], {"format": "pt", OURS: raw.decode()})
     for group in groups:
         if group.inline is not None:
@@ -172,30 +173,30 @@ class SafetensorsFile:
         length = int.from_bytes(file.read(8), "little")
         if length > min(MAX_HEADER_BYTES, size_bytes - 8):
             raise FileDamaged(f"the header should have {length} bytes, the file has {size_bytes}")
-        skeleton = scan(_slices(file, length))
+        self._skeleton = scan(_slices(file, length))
         self._data_at = 8 + length
-        table = skeleton.value
-        metadata = table.pop("__metadata__", {}) if isinstance(table, dict) else None
+        table = self._skeleton.value
+        metadata = (table.pop("__metadata__", None) or {}) if isinstance(table, dict) else None
         if not isinstance(metadata, dict):
             raise InvalidFile("the header is not a table of tensors")
+        self._metadata: dict[str, Any] = metadata
+        if any(self._skeleton.lifted(name) is not None for name in (*table, *self._metadata)):
+            raise TooLarge("a name of more than a thousand bytes", hint="")
         self.entries = _entries(table, size_bytes - self._data_at)
-        self.metadata: dict[str, Any] = {k: self._text(v, skeleton) for k, v in metadata.items()}
         self.manifest = self._own_manifest()
 
-    def _text(self, value: Any, skeleton: Skeleton) -> Any:
-        span = skeleton.lifted(value)
-        if span is None:
-            return value
-        where = skeleton.spans[span]
+    def _long_text(self, span: int) -> Iterator[bytes]:
+        where = self._skeleton.spans[span]
         self._file.seek(8 + where.start)
-        return b"".join(unescape(_slices(self._file, where.stop - where.start))).decode()
+        return unescape(_slices(self._file, where.stop - where.start))
 
     def _own_manifest(self) -> Manifest | None:
-        text = self.metadata.get(OURS)
-        if text is None:
+        text = self._metadata.get(OURS)
+        if not isinstance(text, str):
             return None
+        span = self._skeleton.lifted(text)
         try:
-            manifest = load_checked(str(text).encode())
+            manifest = load_checked(text.encode() if span is None else b"".join(self._long_text(span)))
             self._groups = _groups(manifest)
         except InvalidManifest as error:
             raise InvalidFile(error.detail) from error
@@ -221,15 +222,33 @@ class SafetensorsFile:
             raise FileDamaged("the file ends early")
         return data
 
-    def tensors(self, leaves: Leaves) -> dict[str, Any]:
-        """Return the tensors of another program's file as nodes, by name."""
+    def layers(self, leaves: Leaves) -> dict[str, Any]:
+        """Return another program's file as a plain state: what its header says of itself, and its tensors by name.
+
+        Raises: FileDamaged, InvalidFile, UnsupportedState, and what storing raises.
+        """
+        header = self._with_texts(self._metadata, leaves)
         self._file.seek(self._data_at)
-        return {
-            entry.name: leaves.tensor(
-                TensorSpec(entry.shape, _DTYPES[entry.dtype]), "torch", _slices(self._file, entry.size_bytes)
-            )
-            for entry in self.entries
-        }
+        tensors = {entry.name: tree.Encoded(self._tensor(entry, leaves)) for entry in self.entries}
+        named = {"metadata": {"format": "safetensors", "header": header}, "vision_cache": tensors}
+        return {name: tree.encode(layer, _encoded).value for name, layer in named.items()}
+
+    def _tensor(self, entry: Entry, leaves: Leaves) -> Any:
+        spec = TensorSpec(entry.shape, _DTYPES[entry.dtype])
+        return leaves.tensor(spec, "torch", _slices(self._file, entry.size_bytes))
+
+    def _with_texts(self, value: Any, leaves: Leaves) -> Any:
+        """Return a part of the header with its long texts stored."""
+        if isinstance(value, dict):
+            return {key: self._with_texts(item, leaves) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._with_texts(item, leaves) for item in value]
+        span = self._skeleton.lifted(value)
+        return value if span is None else tree.Encoded(leaves.text(self._long_text(span)))
+
+
+def _encoded(value: Any) -> tree.Encoded | None:
+    return value if isinstance(value, tree.Encoded) else None
 
 
 def _unbase64(text: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 from ..state.errors import BadInput, InvalidFile, InvalidId
 from ..state.ids import parse_session_id
 from ..state.manifest import LayerName, Manifest
+from ..state.tensors import TORCH_ONLY_DTYPES, TensorSpec
 from . import manifest_file, tree
 
 PLAIN_LAYERS: tuple[LayerName, ...] = ("metadata", "vision_cache", "text_context", "config_snapshot")
@@ -48,10 +49,23 @@ def load_checked(raw: bytes) -> Manifest:
     return manifest
 
 
+def leaf_fits(spec: TensorSpec, kind: str) -> bool:
+    """Tell whether the library that a tensor says it came from could have made it."""
+    if kind == "torch":
+        return True
+    return spec.dtype not in TORCH_ONLY_DTYPES and (kind != "numpy-scalar" or spec.shape == ())
+
+
+def _check_leaf(leaf: tree.Leaf) -> None:
+    assert leaf.spec is not None
+    if not leaf_fits(leaf.spec, leaf.kind):
+        raise InvalidFile(f"{leaf.kind[:20]} has no {leaf.spec.dtype} of shape {list(leaf.spec.shape)!r:.60}")
+
+
 def check_tree(value: Any) -> None:
     """Make sure that a tree from a file could be restored; its blobs are not read. Raises: InvalidFile."""
     try:
-        tree.decode(value, lambda refs: memoryview(b""), lambda leaf: None)
+        tree.decode(value, lambda refs: memoryview(b""), _check_leaf)
     except BadInput as error:
         raise InvalidFile(error.detail) from error
     except (TypeError, ValueError, RecursionError) as error:

@@ -30,6 +30,8 @@ CHUNK_BYTES = 4 << 20  # of large values: bounds memory, lets unchanged chunks b
 ARRAY_CHUNK_BYTES = 16 << 10  # of one-dimensional integer tensors, which grow at the end (token ids, masks)
 MAX_DEPTH = 200  # levels of JSON; orjson stops at 254, and real conversations nest about ten deep
 
+# Python neither reads nor writes longer ones unasked (4,300 digits), because it takes quadratic time.
+_MAX_INTEGER_BITS = 13_287  # 4,000 digits
 _INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _INT64 = range(-(1 << 63), 1 << 64)
 
@@ -89,7 +91,7 @@ class _Encoder:
         if kind is str:
             return self._string(value, path)
         if kind is int:
-            return value if value in _INT64 else {"$int": str(value)}
+            return value if value in _INT64 else {"$int": _digits(value, path)}
         if kind is float:
             return value if math.isfinite(value) else {"$float": str(value)}
         if depth >= MAX_DEPTH:
@@ -139,6 +141,12 @@ def leaf_node(spec: TensorSpec | None, kind: str, size_bytes: int) -> tuple[str,
     if spec is None:
         return "$" + kind, {"size_bytes": size_bytes}
     return "$tensor", {"shape": list(spec.shape), "dtype": spec.dtype, "kind": kind}
+
+
+def _digits(value: int, path: str) -> str:
+    if value.bit_length() > _MAX_INTEGER_BITS:
+        raise UnsupportedState(f"{path}: an integer of {value.bit_length()} bits (at most {_MAX_INTEGER_BITS})")
+    return str(value)
 
 
 def _utf8(value: str, path: str) -> bytes:

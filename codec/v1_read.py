@@ -19,7 +19,7 @@ from . import tree
 from .json_scan import Skeleton, read_spans, scan, unescape
 from .leaves import Leaves
 from .lz4_stream import inflate, inflate_file
-from .state_file import check_tree, plain_layers, session_in, time_in
+from .state_file import check_tree, leaf_fits, plain_layers, session_in, time_in
 
 FORMAT = "qwen-state/v1"
 # Key of `metadata` in files that Torpor wrote: what v1 itself has no words for.
@@ -67,6 +67,8 @@ class V1File:
         self._layers = {name: self._found.walk(value, f"/{name}") for name, value in document.items()}
         if self._about is not None:
             self._about = self._found.walk(self._about, f"/metadata/{OURS}")
+            if not isinstance(self._about, dict):
+                raise InvalidFile(f"/metadata/{OURS} is not what Torpor writes")
         self._found.check_text()
         self.created_at = time_in(metadata.get("timestamp"))
         self.session_id = session_in((metadata if self._about is None else self._about).get("session_id"))
@@ -78,7 +80,7 @@ class V1File:
         """
         _read_strings(self._file, self._skeleton, self._found.leaves, leaves)
         tagged = self._about is not None
-        made = plain_layers({name: _encode(value, tagged) for name, value in self._layers.items()})
+        made = {name: _encode(value, tagged) for name, value in plain_layers(self._layers).items()}
         return made if self._about is None else _as_saved(made, self._about)
 
 
@@ -139,6 +141,8 @@ class _Structure:
             spec = TensorSpec(tuple(shape), dtype.removeprefix("torch."))
         except InvalidManifest as error:
             raise InvalidFile(f"{path}: {error.detail}") from error
+        if not leaf_fits(spec, kind):
+            raise InvalidFile(f"{path}: {kind} has no {spec.dtype} of shape {list(spec.shape)!r:.60}")
         parts = data if isinstance(data, list) else [data]
         if not all(isinstance(part, str) for part in parts):
             raise InvalidFile(f"{path}: `data` is neither text nor a list of texts")
@@ -191,11 +195,8 @@ class _Spans:
 
 
 def _tensor_bytes(tensor: _Tensor, spans: _Spans) -> Iterator[bytes]:
-    packed = (
-        part
-        for text in tensor.strings
-        for part in _unbase64(spans.pieces(text) if isinstance(text, int) else [text.encode()], tensor.path)
-    )
+    texts = (spans.pieces(t) if isinstance(t, int) else [t.encode("ascii", "replace")] for t in tensor.strings)
+    packed = (part for text in texts for part in _unbase64(text, tensor.path))
     if not tensor.compressed:
         return packed
     return inflate(packed, tensor.path, frames=True)
@@ -242,7 +243,7 @@ def _exactly(size_bytes: int, pieces: Iterable[bytes], path: str) -> Iterator[by
 
 
 def _encode(value: Any, tagged: bool) -> Any:
-    """Make the encoded tree of a layer. What Torpor wrote is one already, but for its tensors."""
+    """Make the encoded tree of a layer. What Torpor wrote is one already, but for its leaves."""
     if not tagged:
         return tree.encode(value, _ready).value
     check_tree(_with_nodes(value, dummy=True))
@@ -258,11 +259,25 @@ def _with_nodes(value: Any, *, dummy: bool = False) -> Any:
     if isinstance(value, (_Tensor, _Text)):
         return None if dummy else value.node
     if isinstance(value, dict):
-        pairs = value.get("$map")
-        if isinstance(pairs, list) and all(_is_text_pair(pair) for pair in pairs):
-            value = dict(pairs)  # escaped only because v1 would have taken it for a tensor
-        return {key: _with_nodes(item, dummy=dummy) for key, item in value.items()}
-    return [_with_nodes(item, dummy=dummy) for item in value] if isinstance(value, list) else value
+        value = _unescaped(value)
+        return {_encoded(key): _with_nodes(item, dummy=dummy) for key, item in value.items()}
+    return [_with_nodes(item, dummy=dummy) for item in value] if isinstance(value, list) else _encoded(value)
+
+
+def _encoded(value: Any) -> Any:
+    """Return a scalar as a manifest can carry it: a bare NaN would become a null. Raises: UnsupportedState."""
+    return tree.encode(value, _ready).value
+
+
+def _unescaped(value: dict[str, Any]) -> dict[str, Any]:
+    """Take back the escape of a dict that v1 would have taken for a tensor. Raises: InvalidFile."""
+    pairs = value.get("$map")
+    if len(value) != 1 or not isinstance(pairs, list) or not all(_is_text_pair(pair) for pair in pairs):
+        return value
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise InvalidFile("a `$map` names a key twice")
+    return made
 
 
 def _is_text_pair(pair: Any) -> bool:

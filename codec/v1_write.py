@@ -63,11 +63,12 @@ def _framed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _metadata(manifest: Manifest, version: str, strict: bool) -> dict[str, Any]:
     """Return the metadata that v1 wants; what had to be added or replaced is noted, so that it can be undone."""
     saved = manifest.layers.get("metadata", {})
-    plain = saved if isinstance(saved, dict) and not next(iter(saved), "").startswith("$") else None
+    plain = saved if _has_room(saved) else None
     wanted = {"model_name": "", "version": version, "timestamp": manifest.created_at}
-    metadata = {**wanted, **(plain or {}), "format": FORMAT}
+    metadata = dict(plain or {})
+    metadata |= {key: value for key, value in wanted.items() if key not in metadata} | {"format": FORMAT}
     if strict and plain is None:
-        raise UnsupportedState(f"{FORMAT} wants metadata with text keys")
+        raise UnsupportedState(f"{FORMAT} wants metadata with text keys, none of them {OURS!r}")
     if strict:
         return metadata
     about: dict[str, Any] = {"session_id": manifest.session_id, "backup_id": manifest.id}
@@ -77,6 +78,11 @@ def _metadata(manifest: Manifest, version: str, strict: bool) -> dict[str, Any]:
     if plain is None:
         about["metadata"] = saved
     return {**metadata, OURS: about}
+
+
+def _has_room(metadata: Any) -> bool:
+    """Tell whether `metadata` is a plain object to which our own key can be added."""
+    return isinstance(metadata, dict) and not next(iter(metadata), "").startswith("$") and OURS not in metadata
 
 
 class _Writer:
