@@ -44,12 +44,12 @@ def mutate_json(raw: bytes, seed: int, anyhow: Callable[[bytes], bytes]) -> byte
     if chance.random() < 0.15:
         return anyhow(raw)
     holder = [document]
-    for _ in range(chance.choice((1, 1, 2, 5))):
-        _change(chance, chance.choice(list(_places(holder))), holder)
     try:
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            _change(chance, chance.choice(list(_places(holder))), holder)
         return orjson.dumps(holder[0])
-    except (TypeError, RecursionError):
-        return raw
+    except (TypeError, RecursionError):  # an integer that grew beyond what orjson writes, or too deep for it
+        return anyhow(raw)
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
