@@ -56,10 +56,11 @@ def leaf_fits(spec: TensorSpec, kind: str) -> bool:
     return spec.dtype not in TORCH_ONLY_DTYPES and (kind != "numpy-scalar" or spec.shape == ())
 
 
-def _check_leaf(leaf: tree.Leaf) -> None:
+def _check_leaf(leaf: tree.Leaf) -> object:
     assert leaf.spec is not None
     if not leaf_fits(leaf.spec, leaf.kind):
         raise InvalidFile(f"{leaf.kind[:20]} has no {leaf.spec.dtype} of shape {list(leaf.spec.shape)!r:.60}")
+    return []  # like a tensor, it cannot be the key of a `$map`
 
 
 def check_tree(value: Any) -> None:
