@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fuzz.mutate import mutate_json
 from fuzz.targets import DOCUMENTS, TARGETS, only_known_errors
 
@@ -34,7 +35,7 @@ def test_every_target_has_seeds_and_every_seed_a_target() -> None:
 @pytest.mark.parametrize("name", sorted(DOCUMENTS))
 def test_mutants_of_the_seeds_are_still_documents_and_harmless(name: str) -> None:
     seeds = [path.read_bytes() for path in FILES if path.parent.name == name]
-    mutants = [mutate_json(seeds[n % len(seeds)], n, lambda raw: raw) for n in range(200)]
+    mutants = [mutate_json(seeds[n % len(seeds)], n, lambda raw: raw) for n in range(300)]
     assert len(set(mutants) - set(seeds)) > 100
     for mutant in mutants:
         only_known_errors(TARGETS[name], mutant)
