@@ -19,7 +19,7 @@ from ..state.errors import FileDamaged, InvalidFile, InvalidManifest, TooLarge
 from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs
 from ..state.tensors import DTYPE_SIZES, TensorSpec
 from . import tree
-from .json_scan import scan, unescape
+from .json_scan import LIFT_BYTES, scan, unescape
 from .leaves import Leaves, ReadBlob
 from .lz4_stream import PIECE_BYTES
 from .state_file import load_checked
@@ -27,6 +27,7 @@ from .tree import leaf_size, leaf_spec
 
 OURS = "torpor.manifest"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_MAX_NAME = 100  # characters of a name that would be too long to be read again, were each of them escaped
 _NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
@@ -70,18 +71,19 @@ def _groups(manifest: Manifest) -> list[_Group]:
 def _leaves(node: Any, path: str, taken: dict[str, int]) -> Iterator[_Group]:
     if isinstance(node, list):
         for i, item in enumerate(node):
-            yield from _leaves(item, f"{path}.{i}", taken)
+            yield from _leaves(item, tree.below(path, f".{i}"), taken)
     elif isinstance(node, dict):
         tag = next(iter(node), "")
         if tag in ("$tensor", "$bytes", "$text") and isinstance(node[tag], dict):
             yield from _leaf(tag, node[tag], path, taken)
         elif tag == "$map":
             for i, (key, value) in enumerate(node[tag]):
-                yield from _leaves(key, f"{path}.key {i}", taken)  # a long text in a key lies in blobs too
-                yield from _leaves(value, f"{path}.{key if isinstance(key, (str, int)) else i}", taken)
+                yield from _leaves(key, tree.below(path, f".key {i}"), taken)  # a long text lies in blobs too
+                named = key if isinstance(key, (str, int)) else i
+                yield from _leaves(value, tree.below(path, f".{named}"), taken)
         else:
             for key, value in node.items():
-                yield from _leaves(value, path if tag == "$tuple" else f"{path}.{key}", taken)
+                yield from _leaves(value, path if tag == "$tuple" else tree.below(path, f".{key}"), taken)
 
 
 def _leaf(tag: str, body: dict[str, Any], path: str, taken: dict[str, int]) -> Iterator[_Group]:
@@ -99,6 +101,7 @@ def _leaf(tag: str, body: dict[str, Any], path: str, taken: dict[str, int]) -> I
 
 def _free_name(path: str, taken: dict[str, int]) -> str:
     """Return the path, or the path with a number where two values have the same (`a.b`, and `b` in `a`)."""
+    path = path if len(json.dumps(path)) < LIFT_BYTES else path[:_MAX_NAME] + "…"
     name = path
     while name in taken:
         taken[path] += 1

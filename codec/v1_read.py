@@ -25,8 +25,9 @@ FORMAT = "qwen-state/v1"
 # Key of `metadata` in files that Torpor wrote: what v1 itself has no words for.
 OURS = "torpor.v1"
 MAX_TEXT_BYTES = 1 << 30  # of all long strings that are no tensors: hundreds of pictures inside a conversation
-# A tensor's text is at most this much longer than the tensor: base64, LZ4's worst case, and a frame a chunk.
-_MOST_PER_BYTE, _MOST_BESIDE = 2, 1 << 20
+# A tensor's text is at most this much longer than the tensor: base64, LZ4's worst case, and a frame a chunk. A file
+# compresses 255 times, so what is allowed beside it can be had for nothing, once a tensor.
+_MOST_PER_BYTE, _MOST_BESIDE = 2, 64 << 10
 
 _TENSOR_KEYS = {"shape", "dtype", "data", "compressed"}
 _KNOWN_KEYS = {*_TENSOR_KEYS, "kind"}
@@ -64,6 +65,7 @@ class V1File:
         metadata = document["metadata"]
         self._about = metadata.pop(OURS) if isinstance(metadata.get(OURS), dict) else None
         self._found = _Structure(self._skeleton, self._about is not None)
+        self._found.check_keys(document, "the document")
         self._layers = {name: self._found.walk(value, f"/{name}") for name, value in document.items()}
         if self._about is not None:
             self._about = self._found.walk(self._about, f"/metadata/{OURS}")
@@ -80,7 +82,9 @@ class V1File:
         """
         _read_strings(self._file, self._skeleton, self._found.leaves, leaves)
         tagged = self._about is not None
-        made = {name: _encode(value, tagged) for name, value in plain_layers(self._layers).items()}
+        named = plain_layers(self._layers)
+        self._layers.clear()
+        made = {name: _encode(named.pop(name), tagged) for name in list(named)}
         return made if self._about is None else _as_saved(made, self._about)
 
 
@@ -114,23 +118,30 @@ class _Structure:
         if isinstance(node, dict):
             if node.keys() >= _TENSOR_KEYS:
                 return self._note(self._tensor(node, path))
-            for key in node:
-                if self._skeleton.lifted(key) is not None:
-                    raise TooLarge(f"{path[:200]} has a key of more than a thousand bytes", hint="")
-                if self._tagged and key in ("$tensor", "$bytes", "$text"):
-                    raise InvalidFile(f"{path[:200]}: a {key} does not stand in a v1 file")
-            return {key: self.walk(value, f"{path}/{key}") for key, value in node.items()}
+            self.check_keys(node, path)
+            for key, value in node.items():
+                node[key] = self.walk(value, tree.below(path, f"/{key}"))
+            return node
         if isinstance(node, list):
-            return [self.walk(value, f"{path}/{i}") for i, value in enumerate(node)]
+            for i, value in enumerate(node):
+                node[i] = self.walk(value, tree.below(path, f"/{i}"))
+            return node
         span = self._skeleton.lifted(node)
         return node if span is None else self._note(_Text(span))
+
+    def check_keys(self, node: dict[str, Any], path: str) -> None:
+        """Refuse keys that were lifted, and tags that only the writer may make."""
+        for key in node:
+            if self._skeleton.lifted(key) is not None:
+                raise TooLarge(f"{path} has a key of more than a thousand bytes", hint="")
+            if self._tagged and key in ("$tensor", "$bytes", "$text"):
+                raise InvalidFile(f"{path}: a {key} does not stand in a v1 file")
 
     def _note(self, leaf: _Tensor | _Text) -> _Tensor | _Text:
         self.leaves.append(leaf)
         return leaf
 
     def _tensor(self, node: dict[str, Any], path: str) -> _Tensor:
-        path = path[:200]
         unknown = node.keys() - _KNOWN_KEYS
         dtype, shape, data, kind = node["dtype"], node["shape"], node["data"], node.get("kind", "torch")
         if unknown or kind not in _KINDS or not isinstance(node["compressed"], bool):

@@ -31,7 +31,7 @@ LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters"}}
 WHOLE_FILES: dict[str, set[str]] = {"cli/demo_model.py": {"adapters"}, "cli/demo_worker.py": {"adapters"}}
 # Third-party modules with one owner: importing them elsewhere would pull them into the wrong process.
 OWNED = {
-    "torch": {"codec/torch_bridge.py", "adapters", "cli/demo_model.py", "cli/demo_worker.py"},
+    "torch": {"codec/torch_bridge.py", "codec/pt_worker.py", "adapters", "cli/demo_model.py", "cli/demo_worker.py"},
     "numpy": {"codec/torch_bridge.py", "adapters"},
     "transformers": {"adapters", "cli/demo_model.py"},
     "sqlalchemy": {"db"},
