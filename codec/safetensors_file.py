@@ -1,7 +1,8 @@
 """Backups as safetensors files, for other tools; and safetensors files of other programs as plain states.
 
-Ours carry the whole backup: the manifest lies in `__metadata__`, every tensor is an entry under its path in the state,
-and each block of the KV cache is an entry `kv_cache.block.<n>` of the shape `[layer, 2, batch, head, token, dim]`.
+Ours carry the whole backup: the manifest and its digest lie in `__metadata__`, every tensor is an entry under its path
+in the state, and each block of the KV cache is an entry `kv_cache.block.<n>` of the shape `[layer, 2, batch, head,
+token, dim]`.
 Format: https://huggingface.co/docs/safetensors (8 bytes of length, a JSON header, the data without holes).
 """
 
@@ -18,14 +19,14 @@ from blake3 import blake3
 from ..state.errors import FileDamaged, InvalidFile, InvalidManifest, TooLarge
 from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs
 from ..state.tensors import DTYPE_SIZES, TensorSpec
-from . import tree
+from . import manifest_file, tree
 from .json_scan import LIFT_BYTES, scan, unescape
 from .leaves import Leaves, ReadBlob
 from .lz4_stream import PIECE_BYTES
 from .state_file import load_checked
 from .tree import leaf_size, leaf_spec
 
-OURS = "torpor.manifest"
+OURS, DIGEST = "torpor.manifest", "torpor.manifest.blake3"  # keys of `__metadata__`; nothing else covers the header
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 _MAX_NAME = 100  # characters of a name that would be too long to be read again, were each of them escaped
 _NAMES = {
@@ -159,7 +160,8 @@ def write_safetensors(raw: bytes, read: ReadBlob) -> Iterator[bytes | memoryview
     Raises: TooLarge, InvalidManifest, and what `read` raises.
     """
     groups = _groups(load_checked(raw))
-    yield _header([entry for group in groups for entry in group.entries], {"format": "pt", OURS: raw.decode()})
+    metadata = {"format": "pt", DIGEST: manifest_file.digest_of(raw), OURS: raw.decode()}
+    yield _header([entry for group in groups for entry in group.entries], metadata)
     for group in groups:
         if group.inline is not None:
             yield base64.b64decode(group.inline)
@@ -196,10 +198,15 @@ class SafetensorsFile:
     def _own_manifest(self) -> Manifest | None:
         text = self._metadata.get(OURS)
         if not isinstance(text, str):
+            if DIGEST in self._metadata:
+                raise FileDamaged("the digest of a manifest stands there, and no manifest")
             return None
         span = self._skeleton.lifted(text)
+        raw = text.encode() if span is None else b"".join(self._long_text(span))
+        if manifest_file.digest_of(raw) != self._metadata.get(DIGEST):
+            raise FileDamaged("the manifest does not match its digest")
         try:
-            manifest = load_checked(text.encode() if span is None else b"".join(self._long_text(span)))
+            manifest = load_checked(raw)
             self._groups = _groups(manifest)
         except InvalidManifest as error:
             raise InvalidFile(error.detail) from error

@@ -268,7 +268,7 @@ def _ready(value: Any) -> tree.Encoded | None:
 def _with_nodes(value: Any, *, dummy: bool = False) -> Any:
     """Put the stored leaves into a structure; with `dummy`, anything in their place."""
     if isinstance(value, (_Tensor, _Text)):
-        return None if dummy else value.node
+        return None if dummy and not isinstance(value.node, str) else value.node  # a long `$int` is text
     if isinstance(value, dict):
         value = _unescaped(value)
         return {_encoded(key): _with_nodes(item, dummy=dummy) for key, item in value.items()}
@@ -303,6 +303,7 @@ def _as_saved(layers: dict[LayerName, Any], about: dict[str, Any]) -> dict[Layer
     if "metadata" in about:
         layers["metadata"] = _encode(about["metadata"], tagged=True)
     else:
+        replaced = _encode(replaced, tagged=True)
         kept = {key: value for key, value in layers["metadata"].items() if key not in added}
         layers["metadata"] = {key: replaced.get(key, value) for key, value in kept.items()}
     return {name: value for name, value in layers.items() if name in present}
