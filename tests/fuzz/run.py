@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["torpor.codec", "torpor.state"]):
 from fuzz.mutate import KEYS, mutate_json  # noqa: E402
 
 # The readers hold a few MiB; the rest is torch and the interpreter.
-FLAGS = ["-rss_limit_mb=768", "-timeout=10", "-max_len=65536", "-len_control=20"]
+FLAGS = ["-rss_limit_mb=768", "-timeout=10", "-max_len=16384", "-len_control=20"]
 
 
 def main() -> None:
