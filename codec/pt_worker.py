@@ -156,8 +156,10 @@ def _send(layers: dict[str, tree.EncodedTree], stream: Any, most_bytes: int) -> 
 
 
 def _reason(error: Exception) -> str:
-    named = re.search(r"GLOBAL (\S+) was not", str(error))
-    return named[1][:120] if named else " ".join(str(error).split())[:200]
+    """Say what torch says, without its advice to load the file unsafely."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    own = [part for part in str(error).split("\n\n") if "weights_only" not in part]
+    return named[1][:120] if named else " ".join(" ".join(own).split())[:200]
 
 
 if __name__ == "__main__":
