@@ -96,6 +96,7 @@ def load(path: Path) -> tuple[int, str | None]:
 
 def main() -> None:
     folder, results = Path(sys.argv[1]), {}
+    pt_worker._MEMORY_BESIDE = 48 << 20  # else it takes seconds to fill
     for name, make in STATES.items():
         torch.save(make(folder), folder / f"{name}.pt")
     for name, make in BYTES.items():
