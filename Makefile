@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := packaging/constraints.txt
+FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_file safetensors_header safetensors_backup safetensors_file
+FUZZ_SECONDS ?= 60
 PACKAGES := adapters cli client codec daemon db state store sync tray web
 
-.PHONY: demo test lint type bench soak schema check wheel clean
+.PHONY: demo test lint type bench soak schema fuzz check wheel clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -43,6 +45,11 @@ soak: $(STAMP)
 # The published schemas; a test compares them.
 schema: $(STAMP)
 	$(BIN)/python -m torpor.codec.schema docs/schema
+
+# Every reader for FUZZ_SECONDS each; what is found lies in build/fuzz, and make stops at it.
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group fuzz
+	for target in $(FUZZ_TARGETS); do $(BIN)/python tests/fuzz/run.py $$target $(FUZZ_SECONDS) || exit 1; done
 
 wheel: $(STAMP)
 	rm -rf dist build

@@ -17,14 +17,22 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from ..codec import manifest_file
 from ..codec.bundle import Bundle, blob_refs, write_bundle
 from ..codec.leaves import LeafDigests, ReadBlob
 from ..codec.safetensors_file import SafetensorsFile, write_safetensors
-from ..codec.state_file import PLAIN_LAYERS
+from ..codec.state_file import PLAIN_LAYERS, load_checked
 from ..codec.v1_read import V1File
 from ..codec.v1_write import Losses, write_v1
-from ..state.errors import BadInput, Conflict, FileExists, StoreFailed, StoreFull, TorporError
+from ..state.errors import (
+    BadInput,
+    Conflict,
+    FileExists,
+    InvalidFile,
+    InvalidManifest,
+    StoreFailed,
+    StoreFull,
+    TorporError,
+)
 from ..state.manifest import BlobRef, Manifest
 from ..store.files import store_error, sync_folder
 from .blob_access import BlobAccess
@@ -66,9 +74,9 @@ class Exporter:
         """Export the backup whose manifest's JSON is `raw`.
 
         Durability: on return the file survives power loss. Raises: FileExists, Conflict (another export writes it),
-        StoreFull, StoreFailed, UnsupportedState, BlobNotFound, BlobDamaged.
+        StoreFull, StoreFailed, UnsupportedState, InvalidManifest, BlobNotFound, BlobDamaged.
         """
-        manifest, target, losses = manifest_file.load(raw), Path(os.path.abspath(path)), Losses()
+        manifest, target, losses = _checked(raw), Path(os.path.abspath(path)), Losses()
         _check_target(target, force)
         done, total = 0, 2 * (sum(ref.size_bytes for ref in blob_refs(manifest)) + len(raw))
 
@@ -85,6 +93,13 @@ class Exporter:
             _publish(file, target, force)
         progress(total, total)
         return Exported(target, kind, written.size_bytes, written.digest, written.resumed_bytes, losses)
+
+
+def _checked(raw: bytes) -> Manifest:
+    try:
+        return load_checked(raw)
+    except InvalidFile as error:
+        raise InvalidManifest(error.detail) from error
 
 
 def _check_target(target: Path, force: bool) -> None:

@@ -86,11 +86,7 @@ class _Foreign:
         self._file = file
 
     def layers(self, put: Put) -> dict[str, Any]:
-        about = {str(key): str(value) for key, value in self._file.metadata.items()}
-        tensors = self._file.tensors(LeafBuilder(put))
-        if any(name.startswith("$") for name in (*tensors, *about)):
-            raise InvalidFile("a name begins with `$`")
-        return {"metadata": {"format": "safetensors", "header": about}, "vision_cache": tensors}
+        return self._file.layers(LeafBuilder(put))
 
 
 class _Blobs(Protocol):

@@ -20,7 +20,7 @@ from ..state.errors import FileDamaged, InvalidFile, InvalidManifest, ManifestDa
 from ..state.manifest import BlobRef, Manifest, manifest_blobs
 from . import manifest_file
 from .leaves import ReadBlob
-from .state_file import load_checked
+from .state_file import MAX_MANIFEST_BYTES, load_checked
 
 FOLDER = "qwen-state-v2"
 MANIFEST_NAME = f"{FOLDER}/manifest.qwnbak"
@@ -79,7 +79,7 @@ class Bundle:
         self._file, self._left = file, size_bytes
         packed = self._manifest()
         try:
-            self.raw = manifest_file.unpack(packed)
+            self.raw = manifest_file.unpack(packed, MAX_MANIFEST_BYTES)
             self.manifest = load_checked(self.raw)
             self._refs = blob_refs(self.manifest)
         except ManifestDamaged as error:
@@ -91,7 +91,7 @@ class Bundle:
         head = self._take(BLOCK_BYTES)
         digits = head[124:135]
         size = int(digits, 8) if digits.isdigit() and not set(digits) & set(b"89") else -1
-        if not 0 < size <= manifest_file.MAX_MANIFEST_BYTES or head != header(MANIFEST_NAME, size):
+        if not 0 < size <= MAX_MANIFEST_BYTES or head != header(MANIFEST_NAME, size):
             raise InvalidFile("the bundle does not begin with a manifest")
         return self._data(MANIFEST_NAME, size)
 

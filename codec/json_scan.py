@@ -17,8 +17,14 @@ from ..state.errors import InvalidFile, TooLarge
 from .tree import MAX_DEPTH
 
 LIFT_BYTES = 1 << 10  # longer strings are lifted: a thousand of these are a megabyte
-MAX_SKELETON_BYTES = 16 << 20  # what is left without them; a full context of 262,144 tokens is about 2 MB of text
-MAX_VALUES = 1 << 19  # each is an object of 60 to 200 bytes once parsed: 100 MB at the very worst
+# What is left without them. A full context of 262,144 tokens is about 2 MB of text; a character beyond the BMP in every
+# string makes Python take four bytes for each of theirs, and the text is there twice for a moment: 80 MB at the worst.
+MAX_SKELETON_BYTES = 8 << 20
+# What a document may weigh once it is parsed, in units of 64 bytes (an object takes 184 to 232, a list 64 to 88, an
+# entry the rest): 32 MiB, and a copy of it. A full context is 262,144 units as a list of ids, and 29,000 messages of
+# nine tokens with their parts in lists fit.
+MAX_WEIGHT = 1 << 19
+_SPAN_WEIGHT = 24  # of a lifted string: it becomes a leaf with a blob of its own; 21,845 of them are 22 MB of text
 
 _ESCAPES = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
@@ -58,20 +64,23 @@ class _Scan:
     out: bytearray = field(default_factory=bytearray)
     spans: list[Span] = field(default_factory=list)
     depth: int = 0
-    values: int = 0
+    weight: int = 0
     string_at: int | None = None  # where the string that is being read starts, in the text
     kept_at: int = 0  # where it starts in `out`
     lifting: bool = False
 
     def structure(self, text: bytes) -> None:
-        self.values += text.count(b",") + text.count(b"[") + text.count(b"{")
-        if self.values > MAX_VALUES:
-            raise TooLarge(f"a document of more than {MAX_VALUES} values", hint=_HINT)
+        self.add(weight_of(text))
         for bracket in _BRACKETS.finditer(text):
             self.depth += 1 if bracket[0] in b"[{" else -1
             if self.depth > MAX_DEPTH:
                 raise TooLarge(f"a document nested more than {MAX_DEPTH} deep", hint=_HINT)
         self.keep(text)
+
+    def add(self, weight: int) -> None:
+        self.weight += weight
+        if self.weight > MAX_WEIGHT:
+            raise TooLarge(f"a document of more values than {MAX_WEIGHT >> 14} MiB hold", hint=_HINT)
 
     def keep(self, text: bytes) -> None:
         self.out += text
@@ -92,10 +101,16 @@ class _Scan:
     def close(self, at: int) -> None:
         assert self.string_at is not None
         if self.lifting:
+            self.add(_SPAN_WEIGHT)
             self.keep(f"{self.mark}{len(self.spans)}".encode())
             self.spans.append(Span(self.string_at, at))
         self.keep(b'"')
         self.string_at = None
+
+
+def weight_of(text: bytes) -> int:
+    """Return about what a JSON text without strings weighs once it is parsed."""
+    return 4 * text.count(b"{") + 2 * text.count(b"[") + text.count(b",") + text.count(b":")
 
 
 def scan(pieces: Iterable[bytes]) -> Skeleton:
@@ -107,7 +122,12 @@ def scan(pieces: Iterable[bytes]) -> Skeleton:
         base, carry = base + used, data[used:]
     if found.string_at is not None or carry:
         raise InvalidFile("the JSON ends inside a string")
-    return Skeleton(_parse(bytes(found.out)), found.spans, found.mark)
+    try:
+        text = found.out.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidFile(f"the file is not UTF-8: {error!s:.120}") from error
+    found.out.clear()
+    return Skeleton(_parse(text), found.spans, found.mark)
 
 
 def _scan_piece(found: _Scan, data: bytes, base: int) -> int:
@@ -133,9 +153,9 @@ def _scan_piece(found: _Scan, data: bytes, base: int) -> int:
     return len(data)
 
 
-def _parse(text: bytes) -> Any:
+def _parse(text: str) -> Any:
     try:
-        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object, parse_float=_float, parse_constant=float)
+        return json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_constant=float)
     except RecursionError:
         raise TooLarge("the JSON is nested too deep", hint=_HINT) from None
     except ValueError as error:

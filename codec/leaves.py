@@ -15,8 +15,8 @@ from ..state.manifest import BlobRef, leaf_refs
 from ..state.tensors import TensorSpec
 from .tree import INLINE_BYTES, chunk_bytes, fill, leaf_node, leaf_size, leaf_spec
 
-# Small leaves lie in the manifest, which is held in memory and sent in one request; what is beyond goes into blobs.
-INLINE_BUDGET_BYTES = 16 << 20
+# Small leaves lie in the manifest, which is there four times while it is sent; what is beyond goes into blobs.
+INLINE_BUDGET_BYTES = 4 << 20
 
 Put = Callable[[memoryview], BlobRef]
 ReadBlob = Callable[[BlobRef], memoryview]

@@ -57,16 +57,16 @@ def pack(raw: bytes | memoryview) -> bytes:
     return packed
 
 
-def unpack(packed: bytes) -> bytes:
+def unpack(packed: bytes, most_bytes: int = MAX_MANIFEST_BYTES) -> bytes:
     """Return the JSON of a manifest file. Raises: ManifestDamaged when the frame is torn, altered or too large."""
     if packed[:4] != _LZ4_MAGIC:
         raise ManifestDamaged("the manifest file is not an LZ4 frame")
     try:
         declared = lz4.frame.get_frame_info(packed)["content_size"]
-        if declared > MAX_MANIFEST_BYTES:
+        if not 0 < declared <= most_bytes:
             raise ManifestDamaged(f"the manifest file declares {declared} bytes")
         reader = lz4.frame.LZ4FrameDecompressor()
-        raw = reader.decompress(packed, max_length=MAX_MANIFEST_BYTES + 1)
+        raw = reader.decompress(packed, max_length=declared + 1)
     except RuntimeError as error:
         raise ManifestDamaged(f"the manifest file is damaged: {error}") from error
     if not reader.eof or reader.unused_data or len(raw) != declared:

@@ -18,6 +18,7 @@ from ..state.problems import from_problem
 from .bundle import Bundle
 
 _MAX_MESSAGE_BYTES = 64 << 10
+FAILED, NOBODY_READS = 3, 4  # exit statuses of the process
 _HINT = "pip install 'torpor[transformers]' (the CPU build of torch is enough) where the import runs."
 
 
@@ -41,6 +42,7 @@ def open_pt(file: BinaryIO, size_bytes: int) -> Iterator[Bundle]:
         try:
             yield Bundle(process.stdout, sys.maxsize)  # type: ignore[arg-type]
         except FileDamaged as error:
+            process.stdout.close()  # it may be waiting for a reader
             raise _why(process, messages) or error from error
         finally:
             process.kill()
@@ -53,9 +55,9 @@ def _why(process: subprocess.Popen[bytes], messages: BinaryIO) -> TorporError | 
     status = process.wait()
     messages.seek(0)
     last = messages.read(_MAX_MESSAGE_BYTES).strip().rpartition(b"\n")[2]
-    if status == 3 and last.startswith(b"{"):
+    if status == FAILED and last.startswith(b"{"):
         return from_problem(orjson.loads(last))
-    if status == 0:
+    if status in (0, NOBODY_READS):
         return None
     how = f"signal {-status}" if status < 0 else f"status {status}"
     return InvalidFile(

@@ -2,7 +2,7 @@
 
 Run as `python -m torpor.codec.pt_worker FD SIZE`, with the open file as FD. `weights_only=True` is the one way in which
 anything is unpickled; the process may take a few times the file's size of memory and no more. A failure is a line of
-JSON on stderr, an RFC 9457 problem, and the exit status 3.
+JSON on stderr, an RFC 9457 problem, and the exit status `FAILED`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 import pickle
 import re
 import resource
+import select
 import sys
+import threading
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -26,10 +28,13 @@ from ..state.manifest import BlobRef, Manifest
 from ..state.problems import to_problem
 from . import manifest_file, torch_bridge, tree
 from .bundle import write_bundle
+from .pt_file import FAILED, NOBODY_READS
 from .state_file import PLAIN_LAYERS, plain_layers
 
 # Private memory beside what torch itself takes: the file once as a mapping, once as copies of what is not contiguous.
 _MEMORY_PER_BYTE, _MEMORY_BESIDE = 3, 256 << 20
+# Tensors may share a storage; what they hold beyond it a few times over is no state but a trick to fill a disk.
+_CONTENT_PER_BYTE, _CONTENT_BESIDE = 4, 64 << 20
 _CPU_BESIDE_S, _CPU_BYTES_PER_S = 60, 20 << 20
 _SAFE_TORCH = (2, 6)  # weights_only=True could be made to run code before (CVE-2025-32434)
 
@@ -38,17 +43,26 @@ def main() -> int:
     """Load and send; return the exit status."""
     fd, size_bytes = int(sys.argv[1]), int(sys.argv[2])
     out = os.dup(1)
+    threading.Thread(target=_end_with_the_reader, args=(os.dup(out),), daemon=True).start()
     os.dup2(2, 1)  # nothing that a library prints may come between the bytes
     try:
         layers = _load(f"/proc/self/fd/{fd}", size_bytes)
         with os.fdopen(out, "wb") as stream:
-            _send(layers, stream)
+            _send(layers, stream, _CONTENT_PER_BYTE * size_bytes + _CONTENT_BESIDE)
     except TorporError as error:
         sys.stderr.write("\n" + orjson.dumps(to_problem(error)).decode() + "\n")
-        return 3
+        return FAILED
     except BrokenPipeError:
-        return 4
+        return NOBODY_READS
     return 0
+
+
+def _end_with_the_reader(out: int) -> None:
+    """End the process when nobody reads it any more: a reader that was killed cannot kill it."""
+    poll = select.poll()
+    poll.register(out, 0)  # no event is asked for: a pipe reports that its other end was closed in any case
+    poll.poll()
+    os._exit(NOBODY_READS)
 
 
 def _load(path: str, size_bytes: int) -> dict[str, Any]:
@@ -123,12 +137,16 @@ def _encode(layer: Any) -> tree.EncodedTree:
     return tree.encode(layer, torch_bridge.shared_leaf)
 
 
-def _send(layers: dict[str, tree.EncodedTree], stream: Any) -> None:
+def _send(layers: dict[str, tree.EncodedTree], stream: Any, most_bytes: int) -> None:
     data: dict[str, memoryview] = {}
+    size_bytes = 0
     for encoded in layers.values():
         for leaf, body in encoded.pending:
             chunks = tree.chunks(leaf)
             refs = [BlobRef(blake3(chunk).hexdigest(), chunk.nbytes) for chunk in chunks]
+            size_bytes += sum(ref.size_bytes for ref in refs if ref.digest not in data)
+            if size_bytes > most_bytes:
+                raise TooLarge(f"its tensors hold more than {most_bytes} bytes, far more than the file", hint="")
             data.update((ref.digest, chunk) for ref, chunk in zip(refs, chunks, strict=True))
             tree.fill(body, refs)
     values: dict[Any, Any] = {name: encoded.value for name, encoded in layers.items()}
@@ -138,8 +156,10 @@ def _send(layers: dict[str, tree.EncodedTree], stream: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    named = re.search(r"GLOBAL (\S+) was not", str(error))
-    return named[1][:120] if named else " ".join(str(error).split())[:200]
+    """Say what torch says, without its advice to load the file unsafely."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    own = [part for part in str(error).split("\n\n") if "weights_only" not in part]
+    return named[1][:120] if named else " ".join(" ".join(own).split())[:200]
 
 
 if __name__ == "__main__":

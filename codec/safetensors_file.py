@@ -1,7 +1,8 @@
 """Backups as safetensors files, for other tools; and safetensors files of other programs as plain states.
 
-Ours carry the whole backup: the manifest lies in `__metadata__`, every tensor is an entry under its path in the state,
-and each block of the KV cache is an entry `kv_cache.block.<n>` of the shape `[layer, 2, batch, head, token, dim]`.
+Ours carry the whole backup: the manifest and its digest lie in `__metadata__`, every tensor is an entry under its path
+in the state, and each block of the KV cache is an entry `kv_cache.block.<n>` of the shape `[layer, 2, batch, head,
+token, dim]`.
 Format: https://huggingface.co/docs/safetensors (8 bytes of length, a JSON header, the data without holes).
 """
 
@@ -18,15 +19,16 @@ from blake3 import blake3
 from ..state.errors import FileDamaged, InvalidFile, InvalidManifest, TooLarge
 from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs
 from ..state.tensors import DTYPE_SIZES, TensorSpec
-from . import manifest_file
-from .json_scan import Skeleton, scan, unescape
+from . import manifest_file, tree
+from .json_scan import LIFT_BYTES, scan, unescape
 from .leaves import Leaves, ReadBlob
 from .lz4_stream import PIECE_BYTES
 from .state_file import load_checked
 from .tree import leaf_size, leaf_spec
 
-OURS = "torpor.manifest"
+OURS, DIGEST = "torpor.manifest", "torpor.manifest.blake3"  # keys of `__metadata__`; nothing else covers the header
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_MAX_NAME = 100  # characters of a name that would be too long to be read again, were each of them escaped
 _NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
@@ -61,7 +63,7 @@ class _Group:
 
 def _groups(manifest: Manifest) -> list[_Group]:
     taken: dict[str, int] = {}
-    found = [group for name, tree in manifest.layers.items() for group in _leaves(tree, name, taken)]
+    found = [group for name, layer in manifest.layers.items() for group in _leaves(layer, name, taken)]
     if manifest.kv_cache is not None:
         found += _kv_groups(manifest.kv_cache)
     return sorted(found, key=lambda group: -group.width)
@@ -70,17 +72,19 @@ def _groups(manifest: Manifest) -> list[_Group]:
 def _leaves(node: Any, path: str, taken: dict[str, int]) -> Iterator[_Group]:
     if isinstance(node, list):
         for i, item in enumerate(node):
-            yield from _leaves(item, f"{path}.{i}", taken)
+            yield from _leaves(item, tree.below(path, f".{i}"), taken)
     elif isinstance(node, dict):
         tag = next(iter(node), "")
         if tag in ("$tensor", "$bytes", "$text") and isinstance(node[tag], dict):
             yield from _leaf(tag, node[tag], path, taken)
         elif tag == "$map":
-            for key, value in node[tag]:
-                yield from _leaves(value, f"{path}.{key}", taken)
+            for i, (key, value) in enumerate(node[tag]):
+                yield from _leaves(key, tree.below(path, f".key {i}"), taken)  # a long text lies in blobs too
+                named = key if isinstance(key, (str, int)) else i
+                yield from _leaves(value, tree.below(path, f".{named}"), taken)
         else:
             for key, value in node.items():
-                yield from _leaves(value, path if tag == "$tuple" else f"{path}.{key}", taken)
+                yield from _leaves(value, path if tag == "$tuple" else tree.below(path, f".{key}"), taken)
 
 
 def _leaf(tag: str, body: dict[str, Any], path: str, taken: dict[str, int]) -> Iterator[_Group]:
@@ -98,6 +102,7 @@ def _leaf(tag: str, body: dict[str, Any], path: str, taken: dict[str, int]) -> I
 
 def _free_name(path: str, taken: dict[str, int]) -> str:
     """Return the path, or the path with a number where two values have the same (`a.b`, and `b` in `a`)."""
+    path = path if len(json.dumps(path)) < LIFT_BYTES else path[:_MAX_NAME] + "…"
     name = path
     while name in taken:
         taken[path] += 1
@@ -154,8 +159,9 @@ def write_safetensors(raw: bytes, read: ReadBlob) -> Iterator[bytes | memoryview
 
     Raises: TooLarge, InvalidManifest, and what `read` raises.
     """
-    groups = _groups(manifest_file.load(raw))
-    yield _header([entry for group in groups for entry in group.entries], {"format": "pt", OURS: raw.decode()})
+    groups = _groups(load_checked(raw))
+    metadata = {"format": "pt", DIGEST: manifest_file.digest_of(raw), OURS: raw.decode()}
+    yield _header([entry for group in groups for entry in group.entries], metadata)
     for group in groups:
         if group.inline is not None:
             yield base64.b64decode(group.inline)
@@ -172,30 +178,35 @@ class SafetensorsFile:
         length = int.from_bytes(file.read(8), "little")
         if length > min(MAX_HEADER_BYTES, size_bytes - 8):
             raise FileDamaged(f"the header should have {length} bytes, the file has {size_bytes}")
-        skeleton = scan(_slices(file, length))
+        self._skeleton = scan(_slices(file, length))
         self._data_at = 8 + length
-        table = skeleton.value
-        metadata = table.pop("__metadata__", {}) if isinstance(table, dict) else None
+        table = self._skeleton.value
+        metadata = (table.pop("__metadata__", None) or {}) if isinstance(table, dict) else None
         if not isinstance(metadata, dict):
             raise InvalidFile("the header is not a table of tensors")
+        self._metadata: dict[str, Any] = metadata
+        if any(self._skeleton.lifted(name) is not None for name in (*table, *self._metadata)):
+            raise TooLarge("a name of more than a thousand bytes", hint="")
         self.entries = _entries(table, size_bytes - self._data_at)
-        self.metadata: dict[str, Any] = {k: self._text(v, skeleton) for k, v in metadata.items()}
         self.manifest = self._own_manifest()
 
-    def _text(self, value: Any, skeleton: Skeleton) -> Any:
-        span = skeleton.lifted(value)
-        if span is None:
-            return value
-        where = skeleton.spans[span]
+    def _long_text(self, span: int) -> Iterator[bytes]:
+        where = self._skeleton.spans[span]
         self._file.seek(8 + where.start)
-        return b"".join(unescape(_slices(self._file, where.stop - where.start))).decode()
+        return unescape(_slices(self._file, where.stop - where.start))
 
     def _own_manifest(self) -> Manifest | None:
-        text = self.metadata.get(OURS)
-        if text is None:
+        text = self._metadata.get(OURS)
+        if not isinstance(text, str):
+            if DIGEST in self._metadata:
+                raise FileDamaged("the digest of a manifest stands there, and no manifest")
             return None
+        span = self._skeleton.lifted(text)
+        raw = text.encode() if span is None else b"".join(self._long_text(span))
+        if manifest_file.digest_of(raw) != self._metadata.get(DIGEST):
+            raise FileDamaged("the manifest does not match its digest")
         try:
-            manifest = load_checked(str(text).encode())
+            manifest = load_checked(raw)
             self._groups = _groups(manifest)
         except InvalidManifest as error:
             raise InvalidFile(error.detail) from error
@@ -221,15 +232,33 @@ class SafetensorsFile:
             raise FileDamaged("the file ends early")
         return data
 
-    def tensors(self, leaves: Leaves) -> dict[str, Any]:
-        """Return the tensors of another program's file as nodes, by name."""
+    def layers(self, leaves: Leaves) -> dict[str, Any]:
+        """Return another program's file as a plain state: what its header says of itself, and its tensors by name.
+
+        Raises: FileDamaged, InvalidFile, UnsupportedState, and what storing raises.
+        """
+        header = self._with_texts(self._metadata, leaves)
         self._file.seek(self._data_at)
-        return {
-            entry.name: leaves.tensor(
-                TensorSpec(entry.shape, _DTYPES[entry.dtype]), "torch", _slices(self._file, entry.size_bytes)
-            )
-            for entry in self.entries
-        }
+        tensors = {entry.name: tree.Encoded(self._tensor(entry, leaves)) for entry in self.entries}
+        named = {"metadata": {"format": "safetensors", "header": header}, "vision_cache": tensors}
+        return {name: tree.encode(layer, _encoded).value for name, layer in named.items()}
+
+    def _tensor(self, entry: Entry, leaves: Leaves) -> Any:
+        spec = TensorSpec(entry.shape, _DTYPES[entry.dtype])
+        return leaves.tensor(spec, "torch", _slices(self._file, entry.size_bytes))
+
+    def _with_texts(self, value: Any, leaves: Leaves) -> Any:
+        """Return a part of the header with its long texts stored."""
+        if isinstance(value, dict):
+            return {key: self._with_texts(item, leaves) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._with_texts(item, leaves) for item in value]
+        span = self._skeleton.lifted(value)
+        return value if span is None else tree.Encoded(leaves.text(self._long_text(span)))
+
+
+def _encoded(value: Any) -> tree.Encoded | None:
+    return value if isinstance(value, tree.Encoded) else None
 
 
 def _unbase64(text: str) -> bytes:

@@ -30,6 +30,9 @@ _Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 _PlainKey = Annotated[str, Field(pattern=r"^([^$][\s\S]*)?$")]
 
 
+_ONE_FORM: Any = {"oneOf": [{"required": ["data"]}, {"required": ["blocks"]}]}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -44,19 +47,21 @@ class Blob(_Strict):
 class Tensor(_Strict):
     """A tensor: raw little-endian bytes in C order, inline or as the joined bytes of blobs."""
 
+    model_config = ConfigDict(json_schema_extra=_ONE_FORM)
     shape: _Shape
     dtype: _Dtype
     kind: Literal["torch", "numpy", "numpy-scalar"]
-    data: _Base64 | None = None
-    blocks: list[Blob] | None = None
+    data: _Base64 = ""
+    blocks: list[Blob] = []  # noqa: RUF012  (pydantic copies it)
 
 
 class Bytes(_Strict):
     """Plain bytes, or the UTF-8 of a long text."""
 
+    model_config = ConfigDict(json_schema_extra=_ONE_FORM)
     size_bytes: _Size
-    data: _Base64 | None = None
-    blocks: list[Blob] | None = None
+    data: _Base64 = ""
+    blocks: list[Blob] = []  # noqa: RUF012  (pydantic copies it)
 
 
 class TensorTag(_Strict):
@@ -164,9 +169,23 @@ def schema_v2() -> dict[str, Any]:
     fields["format"] = {"const": FORMAT}
     fields["id"]["pattern"] = BACKUP_PATTERN
     fields["session_id"]["pattern"] = SESSION_PATTERN
+    found["required"].append("format")
+    _limit_kv(found["$defs"])
     defs = {**found.get("$defs", {}), **tree["$defs"]}
     defs["BlobRef"] = {"$ref": "#/$defs/Blob"}
     return {"$schema": _DIALECT, "$id": "qwen-state-v2.json", **found, "$defs": defs, "title": FORMAT}
+
+
+def _limit_kv(defs: dict[str, Any]) -> None:
+    """Add what the constructors of state/manifest.py check."""
+    defs["KVLayout"]["properties"]["dtype"]["enum"] = list(DTYPE_SIZES)
+    for name, fields in (
+        ("KVLayout", ("batch", "block_tokens")),
+        ("KVLayer", ("heads", "key_dim", "value_dim")),
+        ("KVCache", ("tokens",)),
+    ):
+        for field in fields:
+            defs[name]["properties"][field]["minimum"] = 1
 
 
 def texts() -> dict[str, str]:

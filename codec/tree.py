@@ -28,8 +28,11 @@ from ..state.tensors import DTYPE_SIZES, TensorSpec
 INLINE_BYTES = 32 << 10  # below this a durable file of its own costs more than the bytes (8,192 token ids)
 CHUNK_BYTES = 4 << 20  # of large values: bounds memory, lets unchanged chunks be shared
 ARRAY_CHUNK_BYTES = 16 << 10  # of one-dimensional integer tensors, which grow at the end (token ids, masks)
+MAX_PATH = 200  # characters of a path in a message: deep keys of any length would take quadratic time
 MAX_DEPTH = 200  # levels of JSON; orjson stops at 254, and real conversations nest about ten deep
 
+# Python neither reads nor writes longer ones unasked (4,300 digits), because it takes quadratic time.
+_MAX_INTEGER_BITS = 13_287  # 4,000 digits
 _INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _INT64 = range(-(1 << 63), 1 << 64)
 
@@ -89,15 +92,15 @@ class _Encoder:
         if kind is str:
             return self._string(value, path)
         if kind is int:
-            return value if value in _INT64 else {"$int": str(value)}
+            return value if value in _INT64 else {"$int": _digits(value, path)}
         if kind is float:
             return value if math.isfinite(value) else {"$float": str(value)}
         if depth >= MAX_DEPTH:
             raise UnsupportedState(f"{path[:80]}… is nested more than {MAX_DEPTH} deep")
         if kind is list:
-            return [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+            return [self.encode(item, below(path, f"[{i}]"), depth + 1) for i, item in enumerate(value)]
         if kind is tuple:
-            return {"$tuple": [self.encode(item, f"{path}[{i}]", depth + 2) for i, item in enumerate(value)]}
+            return {"$tuple": [self.encode(item, below(path, f"[{i}]"), depth + 2) for i, item in enumerate(value)]}
         if kind is dict:
             return self._mapping(value, path, depth)
         if kind in (bytes, bytearray):
@@ -115,14 +118,15 @@ class _Encoder:
         if all(type(key) is str and not key.startswith("$") for key in value):
             for key in value:
                 _utf8(key, path)
-            return {k: self.encode(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
+            return {k: self.encode(v, below(path, f".{k}"), depth + 1) for k, v in value.items()}
         pairs = []
         for key, item in value.items():
             if key is not None and type(key) not in (str, int, float, bool, tuple):
                 raise UnsupportedState(f"{path}: a {type(key).__name__} cannot be a key")
             if not _is_key(key):
                 raise UnsupportedState(f"{path}: {key!r:.40} cannot be a key")
-            pairs.append([self.encode(key, f"{path}.<key>", depth + 3), self.encode(item, f"{path}.{key}", depth + 3)])
+            there = below(path, f".{key}")
+            pairs.append([self.encode(key, below(path, ".<key>"), depth + 3), self.encode(item, there, depth + 3)])
         return {"$map": pairs}
 
     def _leaf(self, leaf: Leaf) -> dict[str, Any]:
@@ -134,11 +138,22 @@ class _Encoder:
         return {tag: body}
 
 
+def below(path: str, piece: str) -> str:
+    """Return the path of a part, as long as it can be read."""
+    return path if len(path) > MAX_PATH else path + piece[:MAX_PATH]
+
+
 def leaf_node(spec: TensorSpec | None, kind: str, size_bytes: int) -> tuple[str, dict[str, Any]]:
     """Return the tag of a leaf, and its body without data."""
     if spec is None:
         return "$" + kind, {"size_bytes": size_bytes}
     return "$tensor", {"shape": list(spec.shape), "dtype": spec.dtype, "kind": kind}
+
+
+def _digits(value: int, path: str) -> str:
+    if value.bit_length() > _MAX_INTEGER_BITS:
+        raise UnsupportedState(f"{path}: an integer of {value.bit_length()} bits (at most {_MAX_INTEGER_BITS})")
+    return str(value)
 
 
 def _utf8(value: str, path: str) -> bytes:

@@ -19,14 +19,15 @@ from . import tree
 from .json_scan import Skeleton, read_spans, scan, unescape
 from .leaves import Leaves
 from .lz4_stream import inflate, inflate_file
-from .state_file import check_tree, plain_layers, session_in, time_in
+from .state_file import check_tree, leaf_fits, plain_layers, session_in, time_in
 
 FORMAT = "qwen-state/v1"
 # Key of `metadata` in files that Torpor wrote: what v1 itself has no words for.
 OURS = "torpor.v1"
 MAX_TEXT_BYTES = 1 << 30  # of all long strings that are no tensors: hundreds of pictures inside a conversation
-# A tensor's text is at most this much longer than the tensor: base64, LZ4's worst case, and a frame a chunk.
-_MOST_PER_BYTE, _MOST_BESIDE = 2, 1 << 20
+# A tensor's text is at most this much longer than the tensor: base64, LZ4's worst case, and a frame a chunk. A file
+# compresses 255 times, so what is allowed beside it can be had for nothing, once a tensor.
+_MOST_PER_BYTE, _MOST_BESIDE = 2, 64 << 10
 
 _TENSOR_KEYS = {"shape", "dtype", "data", "compressed"}
 _KNOWN_KEYS = {*_TENSOR_KEYS, "kind"}
@@ -64,9 +65,12 @@ class V1File:
         metadata = document["metadata"]
         self._about = metadata.pop(OURS) if isinstance(metadata.get(OURS), dict) else None
         self._found = _Structure(self._skeleton, self._about is not None)
+        self._found.check_keys(document, "the document")
         self._layers = {name: self._found.walk(value, f"/{name}") for name, value in document.items()}
         if self._about is not None:
             self._about = self._found.walk(self._about, f"/metadata/{OURS}")
+            if not isinstance(self._about, dict):
+                raise InvalidFile(f"/metadata/{OURS} is not what Torpor writes")
         self._found.check_text()
         self.created_at = time_in(metadata.get("timestamp"))
         self.session_id = session_in((metadata if self._about is None else self._about).get("session_id"))
@@ -83,7 +87,9 @@ class V1File:
         """
         _read_strings(self._file, self._skeleton, self._found.leaves, leaves)
         tagged = self._about is not None
-        made = plain_layers({name: _encode(value, tagged) for name, value in self._layers.items()})
+        named = plain_layers(self._layers)
+        self._layers.clear()
+        made = {name: _encode(named.pop(name), tagged) for name in list(named)}
         return made if self._about is None else _as_saved(made, self._about)
 
 
@@ -117,23 +123,30 @@ class _Structure:
         if isinstance(node, dict):
             if node.keys() >= _TENSOR_KEYS:
                 return self._note(self._tensor(node, path))
-            for key in node:
-                if self._skeleton.lifted(key) is not None:
-                    raise TooLarge(f"{path[:200]} has a key of more than a thousand bytes", hint="")
-                if self._tagged and key in ("$tensor", "$bytes", "$text"):
-                    raise InvalidFile(f"{path[:200]}: a {key} does not stand in a v1 file")
-            return {key: self.walk(value, f"{path}/{key}") for key, value in node.items()}
+            self.check_keys(node, path)
+            for key, value in node.items():
+                node[key] = self.walk(value, tree.below(path, f"/{key}"))
+            return node
         if isinstance(node, list):
-            return [self.walk(value, f"{path}/{i}") for i, value in enumerate(node)]
+            for i, value in enumerate(node):
+                node[i] = self.walk(value, tree.below(path, f"/{i}"))
+            return node
         span = self._skeleton.lifted(node)
         return node if span is None else self._note(_Text(span))
+
+    def check_keys(self, node: dict[str, Any], path: str) -> None:
+        """Refuse keys that were lifted, and tags that only the writer may make."""
+        for key in node:
+            if self._skeleton.lifted(key) is not None:
+                raise TooLarge(f"{path} has a key of more than a thousand bytes", hint="")
+            if self._tagged and key in ("$tensor", "$bytes", "$text"):
+                raise InvalidFile(f"{path}: a {key} does not stand in a v1 file")
 
     def _note(self, leaf: _Tensor | _Text) -> _Tensor | _Text:
         self.leaves.append(leaf)
         return leaf
 
     def _tensor(self, node: dict[str, Any], path: str) -> _Tensor:
-        path = path[:200]
         unknown = node.keys() - _KNOWN_KEYS
         dtype, shape, data, kind = node["dtype"], node["shape"], node["data"], node.get("kind", "torch")
         if unknown or kind not in _KINDS or not isinstance(node["compressed"], bool):
@@ -144,6 +157,8 @@ class _Structure:
             spec = TensorSpec(tuple(shape), dtype.removeprefix("torch."))
         except InvalidManifest as error:
             raise InvalidFile(f"{path}: {error.detail}") from error
+        if not leaf_fits(spec, kind):
+            raise InvalidFile(f"{path}: {kind} has no {spec.dtype} of shape {list(spec.shape)!r:.60}")
         parts = data if isinstance(data, list) else [data]
         if not all(isinstance(part, str) for part in parts):
             raise InvalidFile(f"{path}: `data` is neither text nor a list of texts")
@@ -196,11 +211,8 @@ class _Spans:
 
 
 def _tensor_bytes(tensor: _Tensor, spans: _Spans) -> Iterator[bytes]:
-    packed = (
-        part
-        for text in tensor.strings
-        for part in _unbase64(spans.pieces(text) if isinstance(text, int) else [text.encode()], tensor.path)
-    )
+    texts = (spans.pieces(t) if isinstance(t, int) else [t.encode("ascii", "replace")] for t in tensor.strings)
+    packed = (part for text in texts for part in _unbase64(text, tensor.path))
     if not tensor.compressed:
         return packed
     return inflate(packed, tensor.path, frames=True)
@@ -247,7 +259,7 @@ def _exactly(size_bytes: int, pieces: Iterable[bytes], path: str) -> Iterator[by
 
 
 def _encode(value: Any, tagged: bool) -> Any:
-    """Make the encoded tree of a layer. What Torpor wrote is one already, but for its tensors."""
+    """Make the encoded tree of a layer. What Torpor wrote is one already, but for its leaves."""
     if not tagged:
         return tree.encode(value, _ready).value
     check_tree(_with_nodes(value, dummy=True))
@@ -261,13 +273,27 @@ def _ready(value: Any) -> tree.Encoded | None:
 def _with_nodes(value: Any, *, dummy: bool = False) -> Any:
     """Put the stored leaves into a structure; with `dummy`, anything in their place."""
     if isinstance(value, (_Tensor, _Text)):
-        return None if dummy else value.node
+        return None if dummy and not isinstance(value.node, str) else value.node  # a long `$int` is text
     if isinstance(value, dict):
-        pairs = value.get("$map")
-        if isinstance(pairs, list) and all(_is_text_pair(pair) for pair in pairs):
-            value = dict(pairs)  # escaped only because v1 would have taken it for a tensor
-        return {key: _with_nodes(item, dummy=dummy) for key, item in value.items()}
-    return [_with_nodes(item, dummy=dummy) for item in value] if isinstance(value, list) else value
+        value = _unescaped(value)
+        return {_encoded(key): _with_nodes(item, dummy=dummy) for key, item in value.items()}
+    return [_with_nodes(item, dummy=dummy) for item in value] if isinstance(value, list) else _encoded(value)
+
+
+def _encoded(value: Any) -> Any:
+    """Return a scalar as a manifest can carry it: a bare NaN would become a null. Raises: UnsupportedState."""
+    return tree.encode(value, _ready).value
+
+
+def _unescaped(value: dict[str, Any]) -> dict[str, Any]:
+    """Take back the escape of a dict that v1 would have taken for a tensor. Raises: InvalidFile."""
+    pairs = value.get("$map")
+    if len(value) != 1 or not isinstance(pairs, list) or not all(_is_text_pair(pair) for pair in pairs):
+        return value
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise InvalidFile("a `$map` names a key twice")
+    return made
 
 
 def _is_text_pair(pair: Any) -> bool:
@@ -282,6 +308,7 @@ def _as_saved(layers: dict[LayerName, Any], about: dict[str, Any]) -> dict[Layer
     if "metadata" in about:
         layers["metadata"] = _encode(about["metadata"], tagged=True)
     else:
+        replaced = _encode(replaced, tagged=True)
         kept = {key: value for key, value in layers["metadata"].items() if key not in added}
         layers["metadata"] = {key: replaced.get(key, value) for key, value in kept.items()}
     return {name: value for name, value in layers.items() if name in present}

@@ -22,7 +22,7 @@ from .leaves import ReadBlob, leaf_pieces
 from .lz4_stream import PIECE_BYTES
 from .state_file import PLAIN_LAYERS
 from .torch_bridge import to_half
-from .tree import INLINE_BYTES, leaf_size, leaf_spec
+from .tree import INLINE_BYTES, below, leaf_size, leaf_spec
 from .v1_read import FORMAT, OURS
 
 _FRAME_BYTES = 64 << 10  # of packed bytes: what is handed on at once
@@ -64,11 +64,12 @@ def _framed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _metadata(manifest: Manifest, version: str, strict: bool) -> dict[str, Any]:
     """Return the metadata that v1 wants; what had to be added or replaced is noted, so that it can be undone."""
     saved = manifest.layers.get("metadata", {})
-    plain = saved if isinstance(saved, dict) and not next(iter(saved), "").startswith("$") else None
+    plain = saved if _has_room(saved) else None
     wanted = {"model_name": "", "version": version, "timestamp": manifest.created_at}
-    metadata = {**wanted, **(plain or {}), "format": FORMAT}
+    metadata = dict(plain or {})
+    metadata |= {key: value for key, value in wanted.items() if key not in metadata} | {"format": FORMAT}
     if strict and plain is None:
-        raise UnsupportedState(f"{FORMAT} wants metadata with text keys")
+        raise UnsupportedState(f"{FORMAT} wants metadata with text keys, none of them {OURS!r} nor those of a tensor")
     if strict:
         return metadata
     about: dict[str, Any] = {"session_id": manifest.session_id, "backup_id": manifest.id}
@@ -78,6 +79,17 @@ def _metadata(manifest: Manifest, version: str, strict: bool) -> dict[str, Any]:
     if plain is None:
         about["metadata"] = saved
     return {**metadata, OURS: about}
+
+
+def _has_room(metadata: Any) -> bool:
+    """Tell whether `metadata` is a plain object to which our own key can be added."""
+    if not isinstance(metadata, dict) or _like_a_tensor(metadata):
+        return False
+    return not next(iter(metadata), "").startswith("$") and OURS not in metadata
+
+
+def _like_a_tensor(node: dict[str, Any]) -> bool:
+    return node.keys() >= {"shape", "dtype", "data", "compressed"}
 
 
 class _Writer:
@@ -92,7 +104,7 @@ class _Writer:
         tag = next(iter(node), "")
         if tag.startswith("$") and not top:
             return self._tag(tag, node[tag], path)
-        if node.keys() >= {"shape", "dtype", "data", "compressed"}:  # would be read as a tensor
+        if _like_a_tensor(node):  # and would be read as one
             if self._strict:
                 raise _no_form(path, "dict that looks like a tensor")
             return self._map([[key, value] for key, value in node.items()], path)
@@ -103,14 +115,14 @@ class _Writer:
         for i, item in enumerate(items):
             if i:
                 yield b","
-            yield from self.node(item, f"{path}/{i}")
+            yield from self.node(item, below(path, f"/{i}"))
         yield b"]"
 
     def _object(self, items: Iterable[tuple[str, Any]], path: str) -> Iterator[bytes]:
         yield b"{"
         for i, (key, value) in enumerate(items):
             yield (b"," if i else b"") + orjson.dumps(key) + b":"
-            yield from self.node(value, f"{path}/{key}")
+            yield from self.node(value, below(path, f"/{key}"))
         yield b"}"
 
     def _tag(self, tag: str, body: Any, path: str) -> Iterator[bytes]:
@@ -134,7 +146,8 @@ class _Writer:
         if tag == "$map":
             keys = [_text_key(key) for key, _ in body]
             if None not in keys and len(set(keys)) == len(keys):
-                self._losses.changed[path] = "keys that are no text became text"
+                if not all(isinstance(key, str) for key, _ in body):
+                    self._losses.changed[path] = "keys that are no text became text"
                 return self._object([(str(key), value) for key, (_, value) in zip(keys, body, strict=True)], path)
         raise _no_form(path, tag)
 
@@ -157,12 +170,13 @@ class _Writer:
         if self._strict:
             if kind == "bytes":
                 raise _no_form(path, tag)
-            return self._half(spec, pieces, path)
+            return self._half(spec, kind, pieces, path)
         name = spec.dtype if kind != "torch" else f"torch.{spec.dtype}"
         extra = b"" if kind == "torch" else b',"kind":' + orjson.dumps(kind)
         return self._tensor_text(spec, name, pieces, extra)
 
-    def _half(self, spec: TensorSpec, pieces: Iterable[memoryview], path: str) -> Iterator[bytes]:
+    def _half(self, spec: TensorSpec, kind: str, pieces: Iterable[memoryview], path: str) -> Iterator[bytes]:
+        became = [] if kind == "torch" else [f"a {kind} value became a tensor"]
         counts = [0, 0]
 
         def halved() -> Iterator[memoryview]:
@@ -176,7 +190,9 @@ class _Writer:
         if spec.dtype != "float16":
             total = half.size_bytes // 2
             infinite = f", {counts[1]} became infinite" if counts[1] else ""
-            self._losses.changed[path] = f"{spec.dtype} became float16: {counts[0]} of {total} values changed{infinite}"
+            became.append(f"{spec.dtype} became float16: {counts[0]} of {total} values changed{infinite}")
+        if became:
+            self._losses.changed[path] = ", ".join(became)
 
     def _tensor_text(self, spec: TensorSpec, dtype: str, pieces: Iterable[memoryview], extra: bytes) -> Iterator[bytes]:
         yield b'{"shape":' + orjson.dumps(spec.shape) + b',"dtype":' + orjson.dumps(dtype) + b',"data":'

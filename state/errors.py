@@ -60,9 +60,14 @@ class TorporError(Exception):
     default_hint: ClassVar[str] = "See the daemon's log; `torpor status` names it."
 
     def __init__(self, detail: str, *, hint: str | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        self.detail = detail if detail.isprintable() else "".join(map(_shown, detail))
+        super().__init__(self.detail)
         self.hint = hint if hint is not None else self.default_hint
+
+
+def _shown(character: str) -> str:
+    """Escape what a terminal would obey or no UTF-8 can carry: a name from a file ends up in a detail."""
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class BadInput(TorporError):

@@ -30,6 +30,9 @@ DTYPE_SIZES: dict[str, int] = {
     "complex128": 16,
 }
 
+# Those that numpy does not have.
+TORCH_ONLY_DTYPES = frozenset(name for name in DTYPE_SIZES if name.startswith(("float8_", "bfloat16")))
+
 MAX_DIMS = 32  # more than numpy before 2.0 and torch in practice ever build
 MAX_TENSOR_BYTES = 1 << 44  # 16 TiB: beyond any host, and far below where 64-bit arithmetic wraps
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
-from support.states import rich_state, same
+from support.plain_states import rich_state, same
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client import Keeper
 from torpor.client.transfer import EXPORT_FORMATS, ExportFormat

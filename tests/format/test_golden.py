@@ -120,7 +120,8 @@ def test_a_safetensors_file_is_these_bytes() -> None:
     raw = manifest_file.dump(STATE)
     made = b"".join(write_safetensors(raw, no_blob))
     head = (
-        b'{"__metadata__":{"format":"pt","torpor.manifest":' + json.dumps(raw.decode()).encode() + b"},"
+        b'{"__metadata__":{"format":"pt","torpor.manifest.blake3":"' + blake3(raw).hexdigest().encode() + b'",'
+        b'"torpor.manifest":' + json.dumps(raw.decode()).encode() + b"},"
         b'"vision_cache.e":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]}}'
     )
     head += b" " * (-len(head) % 8)

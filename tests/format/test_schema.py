@@ -12,7 +12,7 @@ import orjson
 import pytest
 from support.daemon import Daemon
 from support.manifests import manifest
-from support.states import rich_state
+from support.plain_states import rich_state
 from torpor.adapters.plain import PlainSession
 from torpor.codec import manifest_file, schema
 

@@ -20,7 +20,7 @@ from torpor.codec import torch_bridge, tree
 
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
-from support.states import rich_state
+from support.plain_states import rich_state
 
 STORES = Path(__file__).parents[1] / "format" / "stores"
 
