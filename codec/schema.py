@@ -52,7 +52,7 @@ class Tensor(_Strict):
     dtype: _Dtype
     kind: Literal["torch", "numpy", "numpy-scalar"]
     data: _Base64 = ""
-    blocks: list[Blob] = []  # noqa: RUF012  (pydantic copies it)
+    blocks: list[Blob] = []
 
 
 class Bytes(_Strict):
@@ -61,7 +61,7 @@ class Bytes(_Strict):
     model_config = ConfigDict(json_schema_extra=_ONE_FORM)
     size_bytes: _Size
     data: _Base64 = ""
-    blocks: list[Blob] = []  # noqa: RUF012  (pydantic copies it)
+    blocks: list[Blob] = []
 
 
 class TensorTag(_Strict):
