@@ -6,6 +6,7 @@ imported once, however often it is tried; what a killed import has stored is fou
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import stat
@@ -74,12 +75,20 @@ class Importer:
 
 
 def _open(path: str | Path, follow: bool) -> BinaryIO:
+    """Open a file, and nothing else; a pipe would wait, a device would go on for ever. Raises: BadInput."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    file = os.fdopen(os.open(path, flags), "rb", buffering=0)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    try:
+        fd = os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise BadInput(f"there is no file {path}", hint="Check its name.") from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise BadInput(f"{path} is a symbolic link", hint="Name the file that it points to.") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
         raise BadInput(f"{path} is not a file", hint="Name a file, or a folder of files.")
-    return file
+    return os.fdopen(fd, "rb", buffering=0)
 
 
 def _digest(file: BinaryIO) -> str:

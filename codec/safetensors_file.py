@@ -27,6 +27,7 @@ from .state_file import load_checked
 from .tree import leaf_size, leaf_spec
 
 OURS, DIGEST = "torpor.manifest", "torpor.manifest.blake3"  # keys of `__metadata__`; nothing else covers the header
+MAX_ENTRIES = 1 << 15  # what codec/json_scan.py reads of them; 256K tokens of a uniform cache are 4,096
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 _MAX_NAME = 100  # characters of a name that would be too long to be read again, were each of them escaped
 _NAMES = {
@@ -115,6 +116,9 @@ def _kv_groups(kv: KVCache) -> Iterator[_Group]:
     layout = kv.layout
     first, size = layout.layers[0], DTYPE_SIZES[layout.dtype]
     uniform = first.key_dim == first.value_dim and all(layer == first for layer in layout.layers)
+    count = len(kv.blocks) * (1 if uniform else 2 * len(layout.layers))
+    if count > MAX_ENTRIES:  # before they are made: both factors come from a file
+        raise TooLarge(f"{count} tensors (at most {MAX_ENTRIES})", hint="Export a bundle.")
     dtype = _NAMES.get(layout.dtype, "U8")
     for i, (start, stop) in enumerate(block_ranges(kv.tokens, layout.block_tokens)):
         name, tokens = f"kv_cache.block.{i:06}", stop - start

@@ -17,6 +17,7 @@ import base64
 import binascii
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ INLINE_BYTES = 32 << 10  # below this a durable file of its own costs more than 
 CHUNK_BYTES = 4 << 20  # of large values: bounds memory, lets unchanged chunks be shared
 ARRAY_CHUNK_BYTES = 16 << 10  # of one-dimensional integer tensors, which grow at the end (token ids, masks)
 MAX_PATH = 200  # characters of a path in a message: deep keys of any length would take quadratic time
+_MAX_EQUAL_HASHES = 16  # hashes of numbers are no secret, and a dict of keys that share one takes quadratic time
 MAX_DEPTH = 200  # levels of JSON; orjson stops at 254, and real conversations nest about ten deep
 
 # Python neither reads nor writes longer ones unasked (4,300 digits), because it takes quadratic time.
@@ -209,7 +211,8 @@ def _decode(node: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: F
     if tag == "$tuple" and isinstance(body, list):
         return tuple(_decode(item, read, from_leaf, depth + 2) for item in body)
     if tag == "$map" and isinstance(body, list):
-        return {_pair(p, 0, read, from_leaf, depth): _pair(p, 1, read, from_leaf, depth) for p in body}
+        keys = [_pair(p, 0, read, from_leaf, depth) for p in body]
+        return _mapping(keys, [_pair(p, 1, read, from_leaf, depth) for p in body])
     if tag == "$bytes" and isinstance(body, dict):
         return bytes(_body_bytes(body, leaf_size(body), read))
     if tag == "$text" and isinstance(body, dict):
@@ -225,6 +228,15 @@ def _decode(node: Any, read: Callable[[list[BlobRef]], memoryview], from_leaf: F
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InvalidManifest(f"a {kind} of {spec.dtype}{list(spec.shape)} cannot be built: {error}") from error
     raise InvalidManifest(f"unknown or malformed tag {tag[:20]!r}")
+
+
+def _mapping(keys: list[Any], values: list[Any]) -> dict[Any, Any]:
+    if max(Counter(map(hash, keys)).values(), default=0) > _MAX_EQUAL_HASHES:
+        raise InvalidManifest("a `$map` whose keys were made to collide")
+    made = dict(zip(keys, values, strict=True))
+    if len(made) != len(keys):
+        raise InvalidManifest("a `$map` names a key twice")
+    return made
 
 
 def _pair(pair: Any, at: int, read: Callable[[list[BlobRef]], memoryview], from_leaf: FromLeaf, depth: int) -> Any:

@@ -9,12 +9,14 @@ from typing import Any
 
 import lz4.frame
 import pytest
+from support.manifests import manifest
 from support.shelf import Shelf
-from torpor.codec import torch_bridge, tree
+from torpor.codec import manifest_file, torch_bridge, tree
 from torpor.codec.leaves import LeafBuilder
-from torpor.codec.safetensors_file import SafetensorsFile
+from torpor.codec.safetensors_file import SafetensorsFile, write_safetensors
 from torpor.codec.v1_read import V1File
 from torpor.state.errors import FileDamaged, InvalidFile, TooLarge, TorporError, UnsupportedState
+from torpor.state.manifest import BlobRef, KVCache, KVLayer, KVLayout
 
 METADATA = {"model_name": "m", "version": "1", "timestamp": 1.5, "format": "qwen-state/v1"}
 
@@ -213,3 +215,13 @@ def test_a_header_longer_than_the_file_takes_no_memory(length: int) -> None:
     file = length.to_bytes(8, "little") + b"{}"
     with pytest.raises((FileDamaged, InvalidFile)):
         SafetensorsFile(io.BytesIO(file), len(file))
+
+
+def test_entries_are_counted_before_they_are_made() -> None:
+    """Two lists of a manifest multiply: layers that differ, and blocks."""
+    layers = (KVLayer(1, 1, 1), *[KVLayer(1, 1, 2)] * 2000)
+    layout = KVLayout("int8", 1, layers, block_tokens=1)
+    blocks = tuple(BlobRef(f"{n:064x}", layout.token_bytes()) for n in range(2000))
+    raw = manifest_file.dump(manifest(layers={}, kv_cache=KVCache(layout, len(blocks), "DynamicCache", blocks)))
+    with pytest.raises(TooLarge, match="8004000 tensors"):
+        next(iter(write_safetensors(raw, lambda ref: memoryview(b""))))

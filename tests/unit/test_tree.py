@@ -225,3 +225,34 @@ def test_a_tree_that_is_too_deep_is_refused() -> None:
         node = [node]
     with pytest.raises(InvalidManifest, match="deep"):
         tree.decode(node, nothing, torch_bridge.from_leaf)
+
+
+def test_a_map_that_names_a_key_twice_is_refused() -> None:
+    for pairs in ([[1, "a"], [1, "b"]], [[1, "a"], [True, "b"]], [["k", 1], ["k", 2]]):
+        with pytest.raises(InvalidManifest, match="twice"):
+            tree.decode({"$map": pairs}, nothing, torch_bridge.from_leaf)
+
+
+def test_keys_that_were_made_to_collide_are_refused() -> None:
+    """Integers that are equal modulo 2**61 - 1 have one hash: a hundred thousand of them would take a minute."""
+    pairs = [[{"$int": str(n * ((1 << 61) - 1))}, n] for n in range(100, 60_000)]
+    with pytest.raises(InvalidManifest, match="collide"):
+        tree.decode({"$map": pairs}, nothing, torch_bridge.from_leaf)
+    many = {(n, -n): n for n in range(20_000)} | {n << 62: n for n in range(1000)}
+    assert same(there_and_back(many), many)
+
+
+def test_integers_are_taken_as_long_as_python_reads_them_back() -> None:
+    for value in (10**3999, -(10**3999)):
+        assert there_and_back(value) == value
+    with pytest.raises(UnsupportedState, match="bits"):
+        there_and_back(10**4000)
+
+
+def test_paths_in_refusals_stay_short() -> None:
+    deep: Any = object()
+    for _ in range(150):
+        deep = {"k" * 500: deep}
+    with pytest.raises(UnsupportedState) as caught:
+        there_and_back(deep)
+    assert len(caught.value.detail) < 1000
