@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
+import orjson
 from blake3 import blake3
 
 from ..codec import manifest_file
@@ -203,7 +204,9 @@ def _reads_as(manifest: Manifest, file: BinaryIO, read: ReadBlob | None) -> bool
     digests = LeafDigests()
     found = V1File(file).layers(digests)
     wanted = {name: manifest.layers[name] for name in PLAIN_LAYERS if name in manifest.layers}
-    return read is None or found == {name: digests.tree(layer, read) for name, layer in wanted.items()}
+    if read is None:
+        return True
+    return orjson.dumps(found) == orjson.dumps({name: digests.tree(layer, read) for name, layer in wanted.items()})
 
 
 def _holds(manifest: Manifest, file: BinaryIO, kind: ExportFormat, size_bytes: int) -> bool:

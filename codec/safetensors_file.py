@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from blake3 import blake3
 
 from ..state.errors import FileDamaged, InvalidFile, InvalidManifest, TooLarge
-from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs
+from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs, manifest_blobs
 from ..state.tensors import DTYPE_SIZES, TensorSpec
 from . import manifest_file
 from .json_scan import Skeleton, scan, unescape
@@ -27,6 +27,8 @@ from .tree import leaf_size, leaf_spec
 
 OURS = "torpor.manifest"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_MAX_NAME_BYTES = 512  # of a tensor's name in the header, where the reader lifts strings of 1 KiB out
+_NAME_KEPT = 60  # characters, each of at most six bytes
 _NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
@@ -77,6 +79,7 @@ def _leaves(node: Any, path: str, taken: dict[str, int]) -> Iterator[_Group]:
             yield from _leaf(tag, node[tag], path, taken)
         elif tag == "$map":
             for key, value in node[tag]:
+                yield from _leaves(key, f"{path}.<key>", taken)
                 yield from _leaves(value, f"{path}.{key}", taken)
         else:
             for key, value in node.items():
@@ -97,7 +100,12 @@ def _leaf(tag: str, body: dict[str, Any], path: str, taken: dict[str, int]) -> I
 
 
 def _free_name(path: str, taken: dict[str, int]) -> str:
-    """Return the path, or the path with a number where two values have the same (`a.b`, and `b` in `a`)."""
+    """Return the path, or the path with a number where two values have the same (`a.b`, and `b` in `a`).
+
+    One that is too long for a header becomes its beginning and its digest.
+    """
+    if len(json.dumps(path, ensure_ascii=False).encode()) > _MAX_NAME_BYTES:
+        path = f"{path[:_NAME_KEPT]}…{blake3(path.encode()).hexdigest()[:32]}"
     name = path
     while name in taken:
         taken[path] += 1
@@ -178,6 +186,8 @@ class SafetensorsFile:
         metadata = table.pop("__metadata__", {}) if isinstance(table, dict) else None
         if not isinstance(metadata, dict):
             raise InvalidFile("the header is not a table of tensors")
+        if any(skeleton.lifted(name) is not None for name in (*table, *metadata)):
+            raise TooLarge("the header has a name of more than a thousand bytes", hint="")
         self.entries = _entries(table, size_bytes - self._data_at)
         self.metadata: dict[str, Any] = {k: self._text(v, skeleton) for k, v in metadata.items()}
         self.manifest = self._own_manifest()
@@ -201,6 +211,9 @@ class SafetensorsFile:
             raise InvalidFile(error.detail) from error
         if [entry for group in self._groups for entry in group.entries] != self.entries:
             raise InvalidFile("the tensors are not those that the manifest names")
+        held = {ref.digest for group in self._groups for ref in group.refs}
+        if held != manifest_blobs(manifest).keys():  # it must not lay hands on what the store holds of others
+            raise InvalidFile("the manifest names a blob that no tensor of the file holds")
         return manifest
 
     def blobs(self) -> Iterator[tuple[BlobRef, memoryview]]:
