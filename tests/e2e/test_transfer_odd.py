@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,11 @@ from safetensors.torch import save_file
 from support.daemon import Daemon
 from support.states import same
 from torpor.adapters.plain import PlainSession, PlainTarget
+from torpor.client import Keeper
 from torpor.client.transfer import ExportFormat
 from torpor.codec import manifest_file
 from torpor.codec.safetensors_file import write_safetensors
-from torpor.state.errors import FileDamaged, InvalidFile, TooLarge, UnsupportedState
+from torpor.state.errors import FileDamaged, FileExists, InvalidFile, StoreFailed, TooLarge, UnsupportedState
 from torpor.state.manifest import Manifest
 
 ODD: dict[str, Any] = {
@@ -81,3 +86,86 @@ def test_a_file_cannot_name_a_blob_that_it_does_not_hold(shared_daemon: Daemon, 
         (tmp_path / "f").write_bytes(b"".join(pieces))
         with pytest.raises((InvalidFile, FileDamaged)):
             keeper.import_file(tmp_path / "f")
+
+
+@pytest.fixture
+def keeper(shared_daemon: Daemon) -> Iterator[Keeper]:
+    with shared_daemon.keeper() as connected:
+        yield connected
+
+
+def test_a_partial_file_of_another_program_is_left_alone(keeper: Keeper, tmp_path: Path) -> None:
+    keeper.save("p", PlainSession({"text_context": {}})).wait(60)
+    for content in (b"a download of mine", b"short"):
+        (tmp_path / "f.partial").write_bytes(content)
+        with pytest.raises(FileExists, match="no export"):
+            keeper.export("p", tmp_path / "f", force=True)
+        assert (tmp_path / "f.partial").read_bytes() == content
+    (tmp_path / "f.partial").write_bytes(bytes(1000))  # after a power loss
+    assert keeper.export("p", tmp_path / "f").resumed_bytes == 0
+
+
+def test_what_was_published_is_never_written_to(keeper: Keeper, tmp_path: Path) -> None:
+    """Killed between the two names of its end, and then replaced by an export that fails."""
+    keeper.save("a", PlainSession({"text_context": {"t": "a" * 50_000}})).wait(60)
+    keeper.save("b", PlainSession({"text_context": {"t": "b" * 50_000}})).wait(60)
+    keeper.export("a", tmp_path / "f")
+    raw = (tmp_path / "f").read_bytes()
+    os.link(tmp_path / "f", tmp_path / "f.partial")
+
+    def fail(done_bytes: int, total_bytes: int) -> None:
+        raise OSError(errno.EIO, "no more")
+
+    with pytest.raises(StoreFailed):
+        keeper.export("b", tmp_path / "f", "bundle", fail, force=True)
+    assert (tmp_path / "f").read_bytes() == raw
+    keeper.export("b", tmp_path / "f", force=True)
+    assert sorted(os.listdir(tmp_path)) == ["f"]
+
+
+def test_an_export_that_ends_while_another_begins_keeps_its_file(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper.save("a", PlainSession({"text_context": {"t": "a"}})).wait(60)
+    keeper.save("b", PlainSession({"text_context": {"t": "b"}})).wait(60)
+    keeper.export("a", tmp_path / "done")
+    raw = (tmp_path / "done").read_bytes()
+    (tmp_path / "f.partial").write_bytes(raw)
+    flock = fcntl.flock
+
+    def publish_first(fd: int, operation: int) -> None:
+        if (tmp_path / "f.partial").exists() and not (tmp_path / "f").exists():
+            (tmp_path / "f.partial").rename(tmp_path / "f")
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", publish_first)
+    with pytest.raises(FileExists):
+        keeper.export("b", tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == raw
+    assert not (tmp_path / "f.partial").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "with\nnewline", os.fsdecode(b"\xff\xfe")])
+def test_odd_names(keeper: Keeper, tmp_path: Path, name: str) -> None:
+    keeper.save("n", PlainSession({"text_context": {}})).wait(60)
+    done = keeper.export("n", tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    assert keeper.import_file(done.path).known
+
+
+def test_a_name_that_is_too_long_is_said(keeper: Keeper, tmp_path: Path) -> None:
+    keeper.save("n", PlainSession({"text_context": {}})).wait(60)
+    with pytest.raises(StoreFailed, match="too long"):
+        keeper.export("n", tmp_path / ("x" * 256))
+    with pytest.raises(StoreFailed, match="too long"):
+        keeper.import_file(tmp_path / ("x" * 256))
+
+
+def test_a_file_system_without_hard_links(keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    keeper.save("n", PlainSession({"text_context": {}})).wait(60)
+    keeper.export("n", tmp_path / "f")
+    assert os.listdir(tmp_path) == ["f"]
