@@ -479,8 +479,9 @@ def test_the_worker_of_watched_folders(daemon: Daemon, tmp_path: Path) -> None:
     assert worker.stdin is not None
     assert worker.stdout is not None
 
-    def ask(path: Path) -> Any:
-        worker.stdin.write(json.dumps({"path": str(path), "session_id": None}).encode() + b"\n")
+    def ask(path: Path, expected: dict[str, int] | None = None) -> Any:
+        request = {"path": str(path), "session_id": None, "expected": expected}
+        worker.stdin.write(json.dumps(request).encode() + b"\n")
         worker.stdin.flush()
         return orjson.loads(worker.stdout.readline())
 
@@ -491,6 +492,8 @@ def test_the_worker_of_watched_folders(daemon: Daemon, tmp_path: Path) -> None:
     assert (answer["outcome"], answer["backup"]["session_id"]) == ("imported", "good")
     assert answer["seen"] == {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
     assert ask(good)["outcome"] == "known"
+    assert ask(good, answer["seen"] | {"inode": 0})["outcome"] == "known"
+    assert ask(good, answer["seen"] | {"inode": status.st_ino + 1})["outcome"] == "busy"
     assert ask(bad)["problem"]["code"] == "unknown-format"
     gone = ask(tmp_path / "gone.qwnbak")
     assert (gone["outcome"], gone["seen"]) == ("failed", None)

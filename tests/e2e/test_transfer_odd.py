@@ -16,10 +16,21 @@ from support.daemon import Daemon
 from support.states import same
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client import Keeper
+from torpor.client.importing import Imported
 from torpor.client.transfer import ExportFormat
 from torpor.codec import manifest_file
+from torpor.codec.bundle import blob_refs
 from torpor.codec.safetensors_file import write_safetensors
-from torpor.state.errors import FileDamaged, FileExists, InvalidFile, StoreFailed, TooLarge, UnsupportedState
+from torpor.state.backup import Backup
+from torpor.state.errors import (
+    FileChanged,
+    FileDamaged,
+    FileExists,
+    InvalidFile,
+    StoreFailed,
+    TooLarge,
+    UnsupportedState,
+)
 from torpor.state.manifest import Manifest
 
 ODD: dict[str, Any] = {
@@ -169,3 +180,60 @@ def test_a_file_system_without_hard_links(keeper: Keeper, tmp_path: Path, monkey
     keeper.save("n", PlainSession({"text_context": {}})).wait(60)
     keeper.export("n", tmp_path / "f")
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_file_is_imported_by_two_processes_at_once(keeper: Keeper, tmp_path: Path) -> None:
+    """Both wrote their own part of it, and both name the same backup."""
+    keeper.save("twice", PlainSession({"vision_cache": {"e": torch.randn(40_000)}})).wait(60)
+    keeper.export("twice", tmp_path / "f.qwnbak", "v1")
+    first: list[Imported] = []
+    commit = keeper.api.commit
+
+    def commit_after_another(backup_id: str, raw: bytes) -> Backup:
+        keeper.api.commit = commit  # type: ignore[method-assign]
+        first.append(keeper.import_file(tmp_path / "f.qwnbak", "twice-there"))
+        return commit(backup_id, raw.replace(b'"bytes_written":0', b'"bytes_written":1'))
+
+    keeper.api.commit = commit_after_another  # type: ignore[method-assign]
+    assert keeper.import_file(tmp_path / "f.qwnbak", "twice-there").backup == first[0].backup
+
+
+def test_blobs_that_go_while_a_file_is_imported_are_written_again(keeper: Keeper, tmp_path: Path) -> None:
+    """Another import that failed took them back; and those that a backup lost come back from its file."""
+    save_file({"e": torch.randn(40_000)}, tmp_path / "f.safetensors")
+    commit = keeper.api.commit
+
+    def commit_without_blobs(backup_id: str, raw: bytes) -> Backup:
+        keeper.api.commit = commit  # type: ignore[method-assign]
+        keeper.api.discard(blob_refs(manifest_file.load(raw)))
+        return commit(backup_id, raw)
+
+    keeper.api.commit = commit_without_blobs  # type: ignore[method-assign]
+    backup = keeper.import_file(tmp_path / "f.safetensors").backup
+    keeper.export(backup.id, tmp_path / "f.bundle")
+    for name in ("f.safetensors", "f.bundle"):
+        for blob in keeper.api.backup_blobs(backup.id)["blobs"]:
+            Path(blob["path"]).unlink()
+        again = keeper.import_file(tmp_path / name)
+        assert (again.backup.id, again.known) == (backup.id, True)
+        keeper.restore(backup.id, PlainTarget())
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_not_called_damaged(keeper: Keeper, tmp_path: Path) -> None:
+    save_file({"e": torch.randn(40_000)}, tmp_path / "f")
+    raw = (tmp_path / "f").read_bytes()
+    (tmp_path / "f").write_bytes(raw[:-1000])
+
+    def go_on_writing(done_bytes: int, total_bytes: int) -> None:
+        (tmp_path / "f").write_bytes(raw[:-999])
+
+    with pytest.raises(FileDamaged):
+        keeper.import_file(tmp_path / "f")
+    with pytest.raises(FileChanged):
+        keeper.import_file(tmp_path / "f", None, go_on_writing)
+
+
+def test_a_file_that_may_not_be_read_is_no_fault_of_the_home(keeper: Keeper, tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed) as caught:
+        keeper.import_file(tmp_path / "none")
+    assert "home" not in caught.value.hint
