@@ -46,6 +46,10 @@ def write_v1(manifest: Manifest, read: ReadBlob, version: str, losses: Losses, *
     for name in manifest.present_layers():
         if name not in PLAIN_LAYERS:
             losses.left_out[name] = f"{FORMAT} has no place for it"
+    if any(manifest.fingerprint.to_dict().values()):
+        losses.left_out["fingerprint"] = (
+            f"{FORMAT} has no place for it, so no model will take the embeddings for its own"
+        )
     writer = _Writer(read, losses, strict)
     document = {name: manifest.layers.get(name, {}) for name in PLAIN_LAYERS}
     document["metadata"] = _metadata(manifest, version, losses, strict)

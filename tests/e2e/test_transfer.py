@@ -107,7 +107,8 @@ def test_other_tools_read_the_kv_cache(daemon: Daemon, tmp_path: Path) -> None:
     with daemon.keeper() as keeper:
         keeper.save("kv", session).wait(60)
         keeper.export("kv", tmp_path / "f.safetensors", "safetensors")
-        assert keeper.export("kv", tmp_path / "f.qwnbak", "v1").losses.left_out.keys() == {"tokens", "kv_cache"}
+        left_out = keeper.export("kv", tmp_path / "f.qwnbak", "v1").losses.left_out
+        assert left_out.keys() == {"tokens", "kv_cache", "fingerprint"}
     found = load_file(tmp_path / "f.safetensors")
     cache = torch.cat([found[f"kv_cache.block.{i:06}"] for i in range(3)], dim=4)
     for i, layer in enumerate(session.cache.layers):
