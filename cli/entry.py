@@ -12,9 +12,12 @@ def main() -> None:
     if missing:
         print(f"torpor: {' and '.join(missing)} not installed: pip install 'torpor[cli]'", file=sys.stderr)
         raise SystemExit(9)
-    from .main import run
+    try:
+        from .main import run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # while the libraries were loaded
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ def run() -> None:
     as_json = "--json" in sys.argv
     with reporting(as_json):
         try:
-            app(standalone_mode=False)
+            status = app(standalone_mode=False)
+            if isinstance(status, int):  # an exit that typer has caught: Ctrl-C among others
+                raise SystemExit(status)
         except _UsageError as error:
             if not as_json:
                 error.show()

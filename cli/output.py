@@ -22,8 +22,22 @@ errors = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+    r"""Print one JSON object. A file name that is not UTF-8 is shown with escapes, as in `a\udcff`."""
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str)
+    except TypeError:
+        text = orjson.dumps(_sound(value), option=orjson.OPT_INDENT_2)
+    sys.stdout.write(text.decode() + "\n")
+
+
+def _sound(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_sound(key): _sound(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sound(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 @contextmanager
@@ -37,7 +51,7 @@ def reporting(as_json: bool) -> Iterator[None]:
         else:
             errors.print(f"[bold red]error[/] [dim]({error.code})[/] ", end="")
             errors.print(visible(error.detail), markup=False, highlight=False)
-            errors.print(f"  {error.hint}", style="dim", markup=False, highlight=False)
+            errors.print(f"  {visible(error.hint)}", style="dim", markup=False, highlight=False)
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(0) from None

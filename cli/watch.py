@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..client import connect
 from .output import show, table, when
+from .visible import plain
 
 app = typer.Typer(help="Import what other programs write into a folder: *.qwnbak and *.pt.", no_args_is_help=True)
 _LINES_AT_MOST = 5  # of failing files, in `torpor status`
@@ -32,7 +33,7 @@ def remove(folder: Folder, as_json: Json = False) -> None:
     """Stop to watch a folder. Its files and their backups stay."""
     with connect() as keeper:
         found = keeper.api.json("DELETE", "/v1/watches", params={"folder": _absolute(folder)})
-    show(found, as_json, lambda: Text(f"{found['folder']} is no longer watched"))
+    show(found, as_json, lambda: plain(f"{found['folder']} is no longer watched"))
 
 
 @app.command("ls")
@@ -62,7 +63,7 @@ def _watches_table(watches: list[dict[str, Any]]) -> Table | str:
     rows = table("folder", "!how", ">files", ">waiting", ">failing")
     for watch in watches:
         counts = (str(watch[name]) for name in ("files", "waiting", "failing_count"))
-        rows.add_row(Text(watch["folder"]), watch["mode"], *counts)
+        rows.add_row(watch["folder"], watch["mode"], *counts)
         for line in _complaints(watch, len(watch["failing"])):
             rows.add_row(line)
     return rows
@@ -71,7 +72,7 @@ def _watches_table(watches: list[dict[str, Any]]) -> Table | str:
 def add_status_rows(rows: Table, watches: list[dict[str, Any]]) -> None:
     """Add to `torpor status` what is watched, and what is wrong there."""
     for watch in watches:
-        rows.add_row("watched", Text(f"{watch['folder']} ({watch['mode']}), {watch['files']} files"))
+        rows.add_row("watched", f"{watch['folder']} ({watch['mode']}), {watch['files']} files")
         for line in _complaints(watch, _LINES_AT_MOST):
             rows.add_row("", line)
 
@@ -80,10 +81,10 @@ def _complaints(watch: dict[str, Any], at_most: int) -> list[Text]:
     problem, failing = watch["problem"], watch["failing"]
     lines = []
     if problem:
-        lines.append(Text(f"{problem['detail']}. {problem['hint']}", style="yellow"))
+        lines.append(plain(f"{problem['detail']}. {problem['hint']}", "yellow"))
     for file in failing[:at_most]:
         about = "" if file["path"] in file["detail"] else f"{file['path']}: "
-        lines.append(Text(f"not imported {when(file['at'])}: {about}{file['detail']}", style="yellow"))
+        lines.append(plain(f"not imported {when(file['at'])}: {about}{file['detail']}", "yellow"))
     if watch["failing_count"] > at_most and failing:
-        lines.append(Text(f"and {watch['failing_count'] - at_most} more", style="yellow"))
+        lines.append(plain(f"and {watch['failing_count'] - at_most} more", "yellow"))
     return lines

@@ -15,9 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
+import orjson
 from blake3 import blake3
 
-from ..codec.bundle import Bundle, blob_refs, write_bundle
+from ..codec import lz4_stream
+from ..codec.bundle import FOLDER, Bundle, blob_refs, write_bundle
 from ..codec.leaves import LeafDigests, ReadBlob
 from ..codec.safetensors_file import SafetensorsFile, write_safetensors
 from ..codec.state_file import PLAIN_LAYERS, load_checked
@@ -40,6 +42,7 @@ from .transfer import ExportFormat, Progress, no_progress
 
 _COMPARE_BYTES = 1 << 20
 _PARTIAL = ".partial"
+_MAX_NAME_BYTES = 255  # of a file name, on every file system that people use
 _FULL_HINT = "The disk may be full, or its file system may not hold files of this size; run the same command to go on."
 
 
@@ -77,7 +80,8 @@ class Exporter:
         StoreFull, StoreFailed, UnsupportedState, InvalidManifest, BlobNotFound, BlobDamaged.
         """
         manifest, target, losses = _checked(raw), Path(os.path.abspath(path)), Losses()
-        _check_target(target, force)
+        with _translated(target):
+            _check_target(target, force)
         done, total = 0, 2 * (sum(ref.size_bytes for ref in blob_refs(manifest)) + len(raw))
 
         def read(ref: BlobRef) -> memoryview:
@@ -134,22 +138,58 @@ def _translated(target: Path) -> Iterator[None]:
         raise type(made)(made.detail, hint=hint) from error
 
 
+def _partial_of(target: Path) -> Path:
+    """Return the name of the file that becomes the target; a long name leaves no room for a suffix."""
+    name = target.name + _PARTIAL
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        name = blake3(os.fsencode(target.name)).hexdigest()[:32] + _PARTIAL
+    return target.with_name(name)
+
+
 @contextlib.contextmanager
 def _partial(target: Path) -> Iterator[BinaryIO]:
     """Open the file that becomes the target, held by a lock. It stays when the export can be gone on with."""
-    path = target.with_name(target.name + _PARTIAL)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "r+b", buffering=0) as file:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Conflict(f"another export writes {path}", hint="Wait for it, or choose another name.") from None
+    path = _partial_of(target)
+    with _held(path) as file:
+        if not _is_export(os.pread(file.fileno(), 32, 0)):
+            hint = "Move it away, or choose another name."
+            raise FileExists(f"{path} exists, and is no export that was interrupted", hint=hint)
         try:
             yield file
         except TorporError as error:
             if not error.retryable:
                 path.unlink(missing_ok=True)
             raise
+
+
+def _held(path: Path) -> BinaryIO:
+    """Open a file and lock it; it has this name and no other. Raises: Conflict."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        file = os.fdopen(fd, "r+b", buffering=0)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise Conflict(f"another export writes {path}", hint="Wait for it, or choose another name.") from None
+        status = os.fstat(fd)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(status, os.lstat(path)):
+                if status.st_nlink == 1:
+                    return file
+                path.unlink()  # killed when it had its name already: what has that name is never written to
+        file.close()  # an export published or removed it between our two calls
+
+
+def _is_export(head: bytes) -> bool:
+    """Tell whether a file begins as an export does; one of zeros is what a power loss may leave."""
+    starts = (lz4_stream.MAGIC, f"{FOLDER}/".encode())
+    table = len(head) > 8 and _agree(head[8:], b'{"__metadata__"')
+    return table or not head.strip(b"\0") or any(_agree(head, start) for start in starts)
+
+
+def _agree(head: bytes, start: bytes) -> bool:
+    return head[: len(start)] == start[: len(head)]
 
 
 @dataclass(slots=True)
@@ -218,7 +258,9 @@ def _reads_as(manifest: Manifest, file: BinaryIO, read: ReadBlob | None) -> bool
     digests = LeafDigests()
     found = V1File(file).layers(digests)
     wanted = {name: manifest.layers[name] for name in PLAIN_LAYERS if name in manifest.layers}
-    return read is None or found == {name: digests.tree(layer, read) for name, layer in wanted.items()}
+    if read is None:
+        return True
+    return orjson.dumps(found) == orjson.dumps({name: digests.tree(layer, read) for name, layer in wanted.items()})
 
 
 def _holds(manifest: Manifest, file: BinaryIO, kind: ExportFormat, size_bytes: int) -> bool:
@@ -230,7 +272,7 @@ def _holds(manifest: Manifest, file: BinaryIO, kind: ExportFormat, size_bytes: i
 
 def _publish(file: BinaryIO, target: Path, force: bool) -> None:
     """Give the file its name, durably and without replacing another."""
-    partial = target.with_name(target.name + _PARTIAL)
+    partial = _partial_of(target)
     if force:
         os.replace(partial, target)
     else:

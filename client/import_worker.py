@@ -5,7 +5,7 @@ Run as `python -m torpor.client.import_worker` with `TORPOR_HOME` set. One JSON 
 
     {"outcome": "imported" | "known", "backup": {…}, "seen": {"size_bytes", "mtime_ns", "inode"}}
     {"outcome": "failed", "problem": {…}, "seen": {…} | null}
-    {"outcome": "busy", "detail": "…"}     somebody still writes to it
+    {"outcome": "busy", "detail": "…"}     somebody still writes to it, or it is not the one that was `expected`
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
             request = orjson.loads(line)
             try:
                 keeper = keeper or connect()
-                answer = _import(keeper, request["path"], request.get("session_id"))
+                answer = _import(keeper, request)
             except TorporError as error:
                 answer = {"outcome": "failed", "problem": to_problem(error), "seen": _seen(request["path"])}
             sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
@@ -58,11 +58,13 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def _import(keeper: Keeper, path: str, session_id: str | None) -> dict[str, Any]:
+def _import(keeper: Keeper, request: dict[str, Any]) -> dict[str, Any]:
+    path, expected = request["path"], request.get("expected")
     if is_open_for_writing(path):
         return {"outcome": "busy", "detail": "another process has it open for writing"}
     try:
-        done = keeper.import_file(path, session_id, follow=False)
+        wanted = None if expected is None else Signature(**expected)
+        done = keeper.import_file(path, request.get("session_id"), follow=False, expected=wanted)
     except FileChanged as error:
         return {"outcome": "busy", "detail": error.detail}
     except OSError as error:

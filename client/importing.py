@@ -11,8 +11,8 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,13 +21,23 @@ from blake3 import blake3
 from ulid import ULID
 
 from ..codec import manifest_file
+from ..codec.bundle import blob_refs
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, BadInput, FileChanged, SessionNotFound, TorporError
+from ..state.errors import (
+    BackupNotFound,
+    BadInput,
+    Conflict,
+    FileChanged,
+    MissingBlobs,
+    SessionNotFound,
+    TorporError,
+)
 from ..state.ids import parse_session_id
 from ..state.manifest import BlobRef, Manifest
-from ..store.files import translated
+from ..store.files import store_error
 from .api import Api
 from .blob_access import BlobAccess
+from .save import MAX_ATTEMPTS
 from .sources import Source, open_source
 from .transfer import Counted, FileFormat, Progress, Signature, format_of, no_progress
 
@@ -52,18 +62,35 @@ class Importer:
         self._api, self._blobs, self._clock = api, blobs, clock
 
     def run(
-        self, path: str | Path, session_id: str | None = None, progress: Progress = no_progress, *, follow: bool = True
+        self,
+        path: str | Path,
+        session_id: str | None = None,
+        progress: Progress = no_progress,
+        *,
+        follow: bool = True,
+        expected: Signature | None = None,
     ) -> Imported:
-        """Import one file. Without `follow`, a symbolic link is refused.
+        """Import one file. Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise.
 
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, TooLarge, UnsupportedState, MissingExtra,
         FileChanged, and what storing raises. Nothing is listed and nothing kept then.
         """
         if session_id is not None:
             parse_session_id(session_id)
-        with ExitStack() as stack, translated("read", path):
+        for _ in range(MAX_ATTEMPTS - 1):
+            with suppress(MissingBlobs):  # somebody's import that failed took back what this one counted on
+                return self._run(path, session_id, progress, follow, expected)
+        return self._run(path, session_id, progress, follow, expected)
+
+    def _run(
+        self, path: str | Path, session_id: str | None, progress: Progress, follow: bool, expected: Signature | None
+    ) -> Imported:
+        with ExitStack() as stack, _translated(path):
             file = stack.enter_context(_open(path, follow))
             seen = Signature.of(os.fstat(file.fileno()))
+            if expected is not None and not seen.matches(expected):
+                raise FileChanged(f"{path} is not the file that was to be read")
+            stack.enter_context(_unless_changed(path, file, seen))
             head = file.read(512)
             kind = format_of(head, Path(path).name)
             counted: Any = Counted(file, _PASSES[kind] * seen.size_bytes, progress)
@@ -72,6 +99,26 @@ class Importer:
             made = _Import(self._api, self._blobs, source, Path(path), seen, digest, session_id, self._clock())
             backup, known = made.run(lambda: Signature.of(os.fstat(file.fileno())))
         return Imported(backup, known, kind, seen)
+
+
+@contextmanager
+def _translated(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        made = store_error(error, "read", path)
+        raise type(made)(made.detail, hint="Check the permissions of the file and the disk.") from error
+
+
+@contextmanager
+def _unless_changed(path: str | Path, file: BinaryIO, seen: Signature) -> Iterator[None]:
+    """Blame nobody for what is wrong with a file that was written to while it was read."""
+    try:
+        yield
+    except BadInput as error:
+        if Signature.of(os.fstat(file.fileno())) == seen:
+            raise
+        raise FileChanged(f"{path} was written to while it was read") from error
 
 
 def _open(path: str | Path, follow: bool) -> BinaryIO:
@@ -117,26 +164,45 @@ class _Import:
         whole = self.source.manifest
         same = whole is not None and whole.session_id == session_id
         backup_id = whole.id if whole is not None and same else self._new_id(session_id)
-        with suppress(BackupNotFound):
-            return self._known(backup_id, whole if same else None), True
+        known = self._known(backup_id, whole if same else None)
+        if known is not None and self._is_whole(known):
+            return known, True
         written: list[BlobRef] = []
         try:
             layers = self.source.layers(lambda chunk: self._put(chunk, written))
             self.blobs.settle()
             if look_again() != self.seen:
                 raise FileChanged(f"{self.path} was written to while it was read")
+            if known is not None:
+                return known, True
             made = whole if whole is not None and same else self._manifest(backup_id, session_id, layers, written)
-            return self.api.commit(made.id, manifest_file.dump(made)), False
+            return self._commit(made, same), False
         except BaseException:
             with suppress(TorporError):
                 self.api.discard(written)
             raise
 
-    def _known(self, backup_id: str, whole: Manifest | None) -> Backup:
-        backup = self.api.backup(backup_id)
-        if whole is not None:  # the same content again is harmless, other content under this id is refused
-            return self.api.commit(backup_id, manifest_file.dump(whole))
+    def _known(self, backup_id: str, whole: Manifest | None) -> Backup | None:
+        """Return the backup that the file is already. Raises: Conflict when other content has its id."""
+        try:
+            backup = self.api.backup(backup_id)
+        except BackupNotFound:
+            return None
+        if whole is not None and backup.manifest_digest != manifest_file.digest_of(manifest_file.dump(whole)):
+            raise Conflict(f"backup {backup_id} exists with other content")
         return backup
+
+    def _is_whole(self, backup: Backup) -> bool:
+        """Tell whether the store has all blobs of a backup; what it lost comes back from the file."""
+        return not self.blobs.missing(blob_refs(manifest_file.load(self.api.manifest(backup.id))))
+
+    def _commit(self, manifest: Manifest, same: bool) -> Backup:
+        try:
+            return self.api.commit(manifest.id, manifest_file.dump(manifest))
+        except Conflict:
+            if same:
+                raise
+            return self.api.backup(manifest.id)  # another process has imported this very file meanwhile
 
     def _put(self, chunk: memoryview, written: list[BlobRef]) -> BlobRef:
         result = self.blobs.put([chunk])

@@ -34,7 +34,7 @@ from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .restore import read_backup
 from .save import SaveHandle, SaveJob, SaveWorker
-from .transfer import ExportFormat, Progress, no_progress
+from .transfer import ExportFormat, Progress, Signature, no_progress
 
 S = TypeVar("S")
 WRITERS = 4  # enough to keep a disk busy while others hash; each needs no memory of its own
@@ -190,15 +190,23 @@ class Keeper:
         return Exporter(self.blobs).run(raw, path, kind, progress, strict=strict, force=force)
 
     def import_file(
-        self, path: str | Path, session_id: str | None = None, progress: Progress = no_progress, *, follow: bool = True
+        self,
+        path: str | Path,
+        session_id: str | None = None,
+        progress: Progress = no_progress,
+        *,
+        follow: bool = True,
+        expected: Signature | None = None,
     ) -> Imported:
         """Make a backup of a state file: v1, bundle, safetensors or .pt; the same file again gives the same backup.
 
-        Without `follow`, a symbolic link is refused.
+        Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise.
 
-        Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, TooLarge, UnsupportedState, MissingExtra.
+        Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, FileChanged, TooLarge, UnsupportedState,
+        MissingExtra.
         """
-        return Importer(self.api, self.blobs, self._clock).run(path, session_id, progress, follow=follow)
+        importer = Importer(self.api, self.blobs, self._clock)
+        return importer.run(path, session_id, progress, follow=follow, expected=expected)
 
     def close(self) -> None:
         """Finish the saves that were started, then free everything."""

@@ -63,6 +63,12 @@ class Signature:
         """Take it from a stat."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
+    def matches(self, expected: Signature) -> bool:
+        """Tell whether it is the expected one, whose numbers may be the low 64 bits alone; inode 0 is any inode."""
+        pairs = ((self.size_bytes, expected.size_bytes), (self.mtime_ns, expected.mtime_ns))
+        inode = not expected.inode or (self.inode - expected.inode) % (1 << 64) == 0
+        return inode and all((here - there) % (1 << 64) == 0 for here, there in pairs)
+
 
 class Counted:
     """A binary file that tells how much of it has been read, over all passes."""

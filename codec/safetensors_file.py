@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 from blake3 import blake3
 
 from ..state.errors import FileDamaged, InvalidFile, InvalidManifest, TooLarge
-from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs
+from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, leaf_refs, manifest_blobs
 from ..state.tensors import DTYPE_SIZES, TensorSpec
 from . import manifest_file, tree
-from .json_scan import LIFT_BYTES, scan, unescape
+from .json_scan import scan, unescape
 from .leaves import Leaves, ReadBlob
 from .lz4_stream import PIECE_BYTES
 from .state_file import load_checked
@@ -29,7 +29,8 @@ from .tree import leaf_size, leaf_spec
 OURS, DIGEST = "torpor.manifest", "torpor.manifest.blake3"  # keys of `__metadata__`; nothing else covers the header
 MAX_ENTRIES = 1 << 15  # what codec/json_scan.py reads of them; 256K tokens of a uniform cache are 4,096
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-_MAX_NAME = 100  # characters of a name that would be too long to be read again, were each of them escaped
+_MAX_NAME_BYTES = 512  # of a tensor's name in the header, where the reader lifts strings of 1 KiB out
+_NAME_KEPT = 60  # characters, each of at most six bytes
 _NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
@@ -102,8 +103,12 @@ def _leaf(tag: str, body: dict[str, Any], path: str, taken: dict[str, int]) -> I
 
 
 def _free_name(path: str, taken: dict[str, int]) -> str:
-    """Return the path, or the path with a number where two values have the same (`a.b`, and `b` in `a`)."""
-    path = path if len(json.dumps(path)) < LIFT_BYTES else path[:_MAX_NAME] + "…"
+    """Return the path, or the path with a number where two values have the same (`a.b`, and `b` in `a`).
+
+    One that is too long for a header becomes its beginning and its digest.
+    """
+    if len(json.dumps(path, ensure_ascii=False).encode()) > _MAX_NAME_BYTES:
+        path = f"{path[:_NAME_KEPT]}…{blake3(path.encode()).hexdigest()[:32]}"
     name = path
     while name in taken:
         taken[path] += 1
@@ -216,6 +221,9 @@ class SafetensorsFile:
             raise InvalidFile(error.detail) from error
         if [entry for group in self._groups for entry in group.entries] != self.entries:
             raise InvalidFile("the tensors are not those that the manifest names")
+        held = {ref.digest for group in self._groups for ref in group.refs}
+        if held != manifest_blobs(manifest).keys():  # it must not lay hands on what the store holds of others
+            raise InvalidFile("the manifest names a blob that no tensor of the file holds")
         return manifest
 
     def blobs(self) -> Iterator[tuple[BlobRef, memoryview]]:

@@ -308,7 +308,7 @@ def _as_saved(layers: dict[LayerName, Any], about: dict[str, Any]) -> dict[Layer
     if "metadata" in about:
         layers["metadata"] = _encode(about["metadata"], tagged=True)
     else:
-        replaced = _encode(replaced, tagged=True)
+        theirs = _encode(replaced, tagged=True)
         kept = {key: value for key, value in layers["metadata"].items() if key not in added}
-        layers["metadata"] = {key: replaced.get(key, value) for key, value in kept.items()}
+        layers["metadata"] = {key: theirs.get(key, value) for key, value in kept.items()}
     return {name: value for name, value in layers.items() if name in present}

@@ -18,6 +18,7 @@ import orjson
 from ..state.errors import UnsupportedState
 from ..state.manifest import Manifest
 from ..state.tensors import TensorSpec
+from .json_scan import LIFT_BYTES
 from .leaves import ReadBlob, leaf_pieces
 from .lz4_stream import PIECE_BYTES
 from .state_file import PLAIN_LAYERS
@@ -25,6 +26,7 @@ from .torch_bridge import to_half
 from .tree import INLINE_BYTES, below, leaf_size, leaf_spec
 from .v1_read import FORMAT, OURS
 
+_BUNDLE_HINT = "Export a bundle: `--format bundle` carries everything."
 _FRAME_BYTES = 64 << 10  # of packed bytes: what is handed on at once
 
 
@@ -44,9 +46,13 @@ def write_v1(manifest: Manifest, read: ReadBlob, version: str, losses: Losses, *
     for name in manifest.present_layers():
         if name not in PLAIN_LAYERS:
             losses.left_out[name] = f"{FORMAT} has no place for it"
+    if any(manifest.fingerprint.to_dict().values()):
+        losses.left_out["fingerprint"] = (
+            f"{FORMAT} has no place for it, so no model will take the embeddings for its own"
+        )
     writer = _Writer(read, losses, strict)
     document = {name: manifest.layers.get(name, {}) for name in PLAIN_LAYERS}
-    document["metadata"] = _metadata(manifest, version, strict)
+    document["metadata"] = _metadata(manifest, version, losses, strict)
     return _framed(writer.node(document, "", top=True))
 
 
@@ -61,7 +67,7 @@ def _framed(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(ready + packer.flush())
 
 
-def _metadata(manifest: Manifest, version: str, strict: bool) -> dict[str, Any]:
+def _metadata(manifest: Manifest, version: str, losses: Losses, strict: bool) -> dict[str, Any]:
     """Return the metadata that v1 wants; what had to be added or replaced is noted, so that it can be undone."""
     saved = manifest.layers.get("metadata", {})
     plain = saved if _has_room(saved) else None
@@ -71,6 +77,8 @@ def _metadata(manifest: Manifest, version: str, strict: bool) -> dict[str, Any]:
     if strict and plain is None:
         raise UnsupportedState(f"{FORMAT} wants metadata with text keys, none of them {OURS!r} nor those of a tensor")
     if strict:
+        if plain and plain.get("format", FORMAT) != FORMAT:
+            losses.changed["/metadata/format"] = f"became {FORMAT}"
         return metadata
     about: dict[str, Any] = {"session_id": manifest.session_id, "backup_id": manifest.id}
     about["layers"] = [name for name in PLAIN_LAYERS if name in manifest.layers]
@@ -121,7 +129,10 @@ class _Writer:
     def _object(self, items: Iterable[tuple[str, Any]], path: str) -> Iterator[bytes]:
         yield b"{"
         for i, (key, value) in enumerate(items):
-            yield (b"," if i else b"") + orjson.dumps(key) + b":"
+            text = orjson.dumps(key)
+            if len(text) > LIFT_BYTES:
+                raise UnsupportedState(f"{path[:200]}: {FORMAT} has no form for a key this long", hint=_BUNDLE_HINT)
+            yield (b"," if i else b"") + text + b":"
             yield from self.node(value, below(path, f"/{key}"))
         yield b"}"
 

@@ -14,12 +14,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import IO
 
 import orjson
 
 from ..state.errors import BadInput, TorporError, Unavailable
-from ..state.watching import Answer, answer_of, is_utf8, printable
+from ..state.watching import Answer, Signature, answer_of, is_utf8, printable
 
 COMMAND = (sys.executable, "-m", "torpor.client.import_worker")
 DEADLINE_S = 120.0  # for any file, and on top of it:
@@ -44,8 +45,11 @@ class Importer:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
-    def ask(self, path: str, size_bytes: int) -> Answer:
-        """Have a file imported. Whatever the file does to the worker is an answer. Raises: Stopped."""
+    def ask(self, path: str, expected: Signature) -> Answer:
+        """Have a file imported, unless another one has its name by then: a folder on the way may be a link now.
+
+        Whatever the file does to the worker is an answer. Raises: Stopped.
+        """
         if not is_utf8(path):
             detail = f"the name {printable(path)} is not UTF-8"
             return Answer("failed", error=BadInput(detail, hint="Rename the file."))
@@ -53,7 +57,7 @@ class Importer:
             self._check()
         try:
             self._check()
-            return self._exchange(path, self._deadline_s + size_bytes / BYTES_PER_S)
+            return self._exchange(path, expected)
         except TorporError as error:
             self._kill()
             self._check()
@@ -80,11 +84,12 @@ class Importer:
         if self._stopped:
             raise Stopped
 
-    def _exchange(self, path: str, deadline_s: float) -> Answer:
-        process = self._running()
+    def _exchange(self, path: str, expected: Signature) -> Answer:
+        process, deadline_s = self._running(), self._deadline_s + expected.size_bytes / BYTES_PER_S
+        request = {"path": path, "session_id": None, "expected": asdict(expected)}
         assert process.stdin is not None
         try:
-            process.stdin.write(orjson.dumps({"path": path, "session_id": None}) + b"\n")
+            process.stdin.write(orjson.dumps(request) + b"\n")
             process.stdin.flush()
             line = self._read_line(process, deadline_s)
         except BrokenPipeError:

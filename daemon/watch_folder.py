@@ -270,7 +270,7 @@ class FolderWatch:
     def _import(self, path: str, found: Found) -> None:
         if self._tree.look_at(path) != found:  # others came first and it changed meanwhile: it has to settle again
             return
-        answer = self._importer.ask(path, found.signature.size_bytes)
+        answer = self._importer.ask(path, found.signature)
         if answer.outcome == "busy":
             self._looks[path] = later(self._looks[path], now_s=time.monotonic(), busy=True)
         elif answer.transient:

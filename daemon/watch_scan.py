@@ -45,7 +45,7 @@ class Tree:
         while waiting:
             path = waiting.pop()
             try:
-                with _opened(path) as fd:
+                with self._opened(path) as fd:
                     status = os.fstat(fd)
                     key = (status.st_dev, status.st_ino)
                     if key in listing.folders:  # the same folder once more, by a bind mount
@@ -71,14 +71,16 @@ class Tree:
     def list_folder(self, path: str) -> dict[str, Found]:
         """List the files that lie directly in a folder. Raises: OSError."""
         files: dict[str, Found] = {}
-        with _opened(path) as fd:
+        with self._opened(path) as fd:
             self._list(fd, path, files)
         return files
 
     def look_at(self, path: str) -> Found | None:
         """Return a file as it is now, or None when it is none any more."""
+        folder, name = os.path.split(path)
         try:
-            status = os.lstat(path)
+            with self._opened(folder) as fd:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except OSError:
             return None
         return self._found(status) if stat.S_ISREG(status.st_mode) else None
@@ -104,11 +106,14 @@ class Tree:
         inode = 0 if status.st_dev in self._made_up else status.st_ino
         return Found(Signature.of(status.st_size, status.st_mtime_ns, inode), signed(status.st_ctime_ns))
 
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, _FLAGS)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        """Open a folder from the root on, a name at a time: one that has become a link leads nowhere."""
+        fd = os.open(self.root, _FLAGS)
+        try:
+            for name in os.path.relpath(path, self.root).split(os.sep) if path != self.root else ():
+                above, fd = fd, os.open(name, _FLAGS, dir_fd=fd)
+                os.close(above)
+            yield fd
+        finally:
+            os.close(fd)

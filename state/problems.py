@@ -17,14 +17,19 @@ def to_problem(error: TorporError) -> dict[str, Any]:
         "type": TYPE_PREFIX + error.code,
         "title": error.title,
         "status": error.http_status,
-        "detail": error.detail,
+        "detail": _sound(error.detail),
         "code": error.code,
-        "hint": error.hint,
+        "hint": _sound(error.hint),
         "retryable": error.retryable,
     }
     if isinstance(error, MissingBlobs):
         problem["digests"] = list(error.digests)
     return problem
+
+
+def _sound(text: str) -> str:
+    """Write lone surrogates out, which a file name or a file's content may hold and UTF-8 cannot."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def from_problem(problem: Mapping[str, Any]) -> TorporError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from support.caches import CacheSession
 from support.commands import as_json, run
 from support.daemon import Daemon
 from torpor.adapters.plain import PlainSession
+from torpor.cli import entry, transfer
 from torpor.state.errors import error_classes
 
 
@@ -185,3 +187,16 @@ def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(demo, "_wait", lying)
     assert demo.run_demo(None, 8, as_json=True) == 1
     assert not orjson.loads(capsys.readouterr().out)["identical_logits"]
+
+
+def test_an_interrupted_command_does_not_end_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that goes on after status 0 must not go on after Ctrl-C."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "connect", interrupt)
+    monkeypatch.setattr(sys, "argv", ["torpor", "export", "s"])
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 130

@@ -23,6 +23,8 @@ from support.plain_states import rich_state, same
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client import Keeper
 from torpor.client.transfer import EXPORT_FORMATS, ExportFormat
+from torpor.codec import manifest_file
+from torpor.codec.bundle import MANIFEST_NAME, header
 from torpor.state.errors import (
     BackupNotFound,
     BadInput,
@@ -107,7 +109,8 @@ def test_other_tools_read_the_kv_cache(daemon: Daemon, tmp_path: Path) -> None:
     with daemon.keeper() as keeper:
         keeper.save("kv", session).wait(60)
         keeper.export("kv", tmp_path / "f.safetensors", "safetensors")
-        assert keeper.export("kv", tmp_path / "f.qwnbak", "v1").losses.left_out.keys() == {"tokens", "kv_cache"}
+        left_out = keeper.export("kv", tmp_path / "f.qwnbak", "v1").losses.left_out
+        assert left_out.keys() == {"tokens", "kv_cache", "fingerprint"}
     found = load_file(tmp_path / "f.safetensors")
     cache = torch.cat([found[f"kv_cache.block.{i:06}"] for i in range(3)], dim=4)
     for i, layer in enumerate(session.cache.layers):
@@ -454,16 +457,19 @@ def test_a_manifest_without_its_blobs_is_named(daemon: Daemon, tmp_path: Path) -
 
 def test_a_changed_bundle_under_a_known_id_is_refused(daemon: Daemon, tmp_path: Path) -> None:
     with daemon.keeper() as keeper:
-        keeper.save("s", PlainSession({"text_context": {"a": 1}})).wait(60)
-        keeper.export("s", tmp_path / "f", "safetensors")
-        raw = (tmp_path / "f").read_bytes()
-        (tmp_path / "f").write_bytes(raw.replace(rb"\"a\":1", rb"\"a\":2"))
-        assert (tmp_path / "f").read_bytes() != raw
-        with pytest.raises(Conflict):
-            keeper.import_file(tmp_path / "f")
-        with pytest.raises(InvalidFile):
-            (tmp_path / "f").write_bytes(raw.replace(b"qwen-state/v2", b"qwen-state/v9"))
-            keeper.import_file(tmp_path / "f")
+        backup = keeper.save("s", PlainSession({"text_context": {"a": 1}})).wait(60)
+        raw = keeper.api.manifest(backup.id)
+        for name, changed, error in (
+            ("other", raw.replace(b'"a":1', b'"a":2'), Conflict),
+            ("newer", raw.replace(b"qwen-state/v2", b"qwen-state/v9"), InvalidFile),
+        ):
+            assert changed != raw
+            packed = manifest_file.pack(changed)
+            padded = packed + bytes(-len(packed) % 512)
+            (tmp_path / name).write_bytes(header(MANIFEST_NAME, len(packed)) + padded + bytes(1024))
+            with pytest.raises(error):
+                keeper.import_file(tmp_path / name)
+        assert keeper.api.manifest(backup.id) == raw
 
 
 def test_the_worker_of_watched_folders(daemon: Daemon, tmp_path: Path) -> None:
@@ -479,8 +485,9 @@ def test_the_worker_of_watched_folders(daemon: Daemon, tmp_path: Path) -> None:
     assert worker.stdin is not None
     assert worker.stdout is not None
 
-    def ask(path: Path) -> Any:
-        worker.stdin.write(json.dumps({"path": str(path), "session_id": None}).encode() + b"\n")
+    def ask(path: Path, expected: dict[str, int] | None = None) -> Any:
+        request = {"path": str(path), "session_id": None, "expected": expected}
+        worker.stdin.write(json.dumps(request).encode() + b"\n")
         worker.stdin.flush()
         return orjson.loads(worker.stdout.readline())
 
@@ -491,6 +498,8 @@ def test_the_worker_of_watched_folders(daemon: Daemon, tmp_path: Path) -> None:
     assert (answer["outcome"], answer["backup"]["session_id"]) == ("imported", "good")
     assert answer["seen"] == {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
     assert ask(good)["outcome"] == "known"
+    assert ask(good, answer["seen"] | {"inode": 0})["outcome"] == "known"
+    assert ask(good, answer["seen"] | {"inode": status.st_ino + 1})["outcome"] == "busy"
     assert ask(bad)["problem"]["code"] == "unknown-format"
     gone = ask(tmp_path / "gone.qwnbak")
     assert (gone["outcome"], gone["seen"]) == ("failed", None)

@@ -16,7 +16,9 @@ import pytest
 from support.watching import QUICK, Watching, until, whole
 from torpor.daemon import watch_events
 from torpor.daemon.importer import Importer
+from torpor.daemon.watch_scan import Tree
 from torpor.state.errors import BadInput, Conflict, NotFound
+from torpor.state.watching import Signature
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
 OVERFLOW = InotifyEvent(WatchDescriptor(-1), Mask(InotifyConstants.IN_Q_OVERFLOW), 0, b"")
@@ -99,11 +101,11 @@ def test_a_file_that_changes_while_others_are_imported_has_to_settle_again(
     asked: list[tuple[str, int]] = []
     real = Importer.ask
 
-    def ask(importer: Importer, path: str, size_bytes: int) -> Any:
+    def ask(importer: Importer, path: str, expected: Signature) -> Any:
         if not asked:
             (idle.drop / "b.pt").write_bytes(whole(5, size=500))
-        asked.append((os.path.basename(path), size_bytes))
-        return real(importer, path, size_bytes)
+        asked.append((os.path.basename(path), expected.size_bytes))
+        return real(importer, path, expected)
 
     monkeypatch.setattr(Importer, "ask", ask)
     idle.watch()
@@ -170,6 +172,23 @@ def test_a_file_that_becomes_a_link_is_dropped(watching: Watching, tmp_path: Pat
     (watching.drop / "a.pt").symlink_to(tmp_path / "secret.pt")
     until(lambda: watching.status()["files"] == 0, "the file is forgotten")
     assert len(watching.asked()) == 1
+
+
+def test_a_folder_on_the_way_that_becomes_a_link_leads_nowhere(idle: Watching, tmp_path: Path) -> None:
+    """An event tells of a folder that was moved, and a link has its name by then."""
+    inside, outside = idle.drop / "sub" / "deep", tmp_path / "outside" / "deep"
+    for number, folder in enumerate((inside, outside)):
+        folder.mkdir(parents=True)
+        (folder / "a.pt").write_bytes(whole(number))
+    tree = Tree(str(idle.drop))
+    assert tree.look_at(str(inside / "a.pt")) is not None
+    assert list(tree.list_folder(str(inside))) == [str(inside / "a.pt")]
+    (idle.drop / "sub").rename(tmp_path / "moved")
+    (idle.drop / "sub").symlink_to(tmp_path / "outside")
+    assert tree.look_at(str(inside / "a.pt")) is None
+    with pytest.raises(OSError, match="ot a directory"):
+        tree.list_folder(str(inside))
+    assert not tree.list_all(lambda *_: None).files
 
 
 def test_the_added_folder_may_be_a_link_itself(idle: Watching, tmp_path: Path) -> None:
@@ -529,7 +548,7 @@ def test_a_folder_inside_that_cannot_be_read_is_told_and_its_files_are_kept(
     real = os.open
 
     def denying(path: Any, *rest: Any, **options: Any) -> int:
-        if str(path).endswith("/sub"):
+        if os.path.basename(path) == "sub":
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(path, *rest, **options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from torpor.state import errors
 from torpor.state.problems import from_problem, to_problem
@@ -31,6 +32,13 @@ def test_missing_blobs_carry_their_digests() -> None:
     again = from_problem(to_problem(errors.MissingBlobs("gone", digests=("a" * 64,))))
     assert isinstance(again, errors.MissingBlobs)
     assert again.digests == ("a" * 64,)
+
+
+def test_a_problem_can_always_be_sent() -> None:
+    """A file's content and its name may hold what UTF-8 cannot."""
+    problem = to_problem(errors.InvalidFile("/\ud800: no", hint="\udcff"))
+    assert orjson.loads(orjson.dumps(problem)) == problem
+    assert problem["detail"] == "/\\ud800: no"
 
 
 def test_an_unknown_code_becomes_the_root() -> None:

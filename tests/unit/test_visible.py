@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from support.manifests import hostile_trees, manifest
-from torpor.cli import diff, show
+from torpor.cli import diff, output, show, watch
 from torpor.cli.output import table
 from torpor.cli.visible import plain, visible
 from torpor.codec.compare import compare
@@ -91,6 +93,25 @@ def test_hostile_text_reaches_no_terminal() -> None:
         assert acting(text) == set()
         assert visible(HOSTILE)[:15] in text
         assert "[red]m[/red][/]:smile:" in text
+
+
+def test_what_a_file_says_of_itself_reaches_no_terminal() -> None:
+    """A failure's detail names keys of the file that was refused."""
+    problem = {"detail": HOSTILE, "hint": HOSTILE}
+    failing = [{"path": "/drop/f", "detail": HOSTILE, "at": 0.0}]
+    row = {"folder": f"/{HOSTILE}", "mode": "inotify", "files": 0, "waiting": 0, "failing_count": 1}
+    watches = [row | {"problem": problem, "failing": failing}]
+    rows = table("!", "")
+    watch.add_status_rows(rows, watches)
+    for page in (rows, watch._watches_table(watches)):
+        text = printed(page)
+        assert acting(text) == set()
+        assert text.count("[red]m[/red][/]:smile:") == 4
+
+
+def test_a_name_that_is_not_utf8_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"path": Path("a\udcff"), "files": [("b\udcff", 1, None)]})
+    assert orjson.loads(capsys.readouterr().out) == {"path": "a\\udcff", "files": [["b\\udcff", 1, None]]}
 
 
 @given(hostile_trees, hostile_trees)
