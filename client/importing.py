@@ -42,6 +42,7 @@ from .transfer import Counted, FileFormat, Progress, Signature, format_of, no_pr
 
 _PASSES = {"v1": 3, "bundle": 2, "safetensors": 2, "pt": 1}  # over the file: one for its digest
 _HASH_BYTES = 1 << 20
+_AHEAD_S = 86_400.0  # that another machine's clock may be: what claims to be later still would be the newest for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class _Import:
     def run(self, look_again: Callable[[], Signature]) -> tuple[Backup, bool]:
         session_id = self.wanted_session or self.source.session_id or _session_of(self.path)
         whole = self.source.manifest
-        same = whole is not None and whole.session_id == session_id
+        same = whole is not None and whole.session_id == session_id and whole.created_at < self.now + _AHEAD_S
         backup_id = whole.id if whole is not None and same else self._new_id(session_id)
         known = self._known(backup_id, whole if same else None)
         if known is not None and self._is_whole(known):
@@ -219,7 +220,8 @@ class _Import:
         size = sum(ref.size_bytes for ref in written)
         whole = self.source.manifest
         if whole is not None:
-            return replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
+            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
+            return replace(moved, created_at=min(whole.created_at, self.now))
         newest = None
         with suppress(SessionNotFound, BackupNotFound):
             newest = self.api.backup(session_id).id
