@@ -94,8 +94,10 @@ class Importer:
             head = file.read(512)
             kind = format_of(head, Path(path).name)
             counted: Any = Counted(file, _PASSES[kind] * seen.size_bytes, progress)
+            source = open_source(
+                kind, counted, seen.size_bytes, stack
+            )  # first: a few bytes refuse what is no such file
             digest = _digest(counted)
-            source = open_source(kind, counted, seen.size_bytes, stack)
             made = _Import(self._api, self._blobs, source, Path(path), seen, digest, session_id, self._clock())
             backup, known = made.run(lambda: Signature.of(os.fstat(file.fileno())))
         return Imported(backup, known, kind, seen)
@@ -131,10 +133,11 @@ def _open(path: str | Path, follow: bool) -> BinaryIO:
 
 
 def _digest(file: BinaryIO) -> str:
-    hasher = blake3()
+    hasher, at = blake3(), file.tell()
     file.seek(0)
     while data := file.read(_HASH_BYTES):
         hasher.update(data)
+    file.seek(at)
     return hasher.hexdigest()
 
 

@@ -286,3 +286,14 @@ def test_what_is_wrong_with_one_file_does_not_stop_the_others(
         assert caught.value is error
     else:
         assert [failed["path"] for failed in orjson.loads(capsys.readouterr().out)["failed"]] == ["a.pt", "b.pt"]
+
+
+@pytest.mark.parametrize("head", [b"\x04\x22\x4d\x18", b"\x10" + bytes(7) + b"{", b"PK\x03\x04"])
+def test_a_large_file_of_nothing_is_refused_by_its_beginning(keeper: Keeper, tmp_path: Path, head: bytes) -> None:
+    """A sparse file takes no room, and hours to read."""
+    (tmp_path / "f").write_bytes(head)
+    os.truncate(tmp_path / "f", 1 << 30)
+    read = [0]
+    with pytest.raises((FileDamaged, InvalidFile)):
+        keeper.import_file(tmp_path / "f", None, lambda done_bytes, _: read.append(done_bytes))
+    assert max(read) < 10 << 20
