@@ -297,3 +297,9 @@ def test_a_large_file_of_nothing_is_refused_by_its_beginning(keeper: Keeper, tmp
     with pytest.raises((FileDamaged, InvalidFile)):
         keeper.import_file(tmp_path / "f", None, lambda done_bytes, _: read.append(done_bytes))
     assert max(read) < 10 << 20
+
+
+def test_a_folder_holds_what_an_export_is_called(keeper: Keeper, tmp_path: Path) -> None:
+    keeper.save("n", PlainSession({"text_context": {}})).wait(60)
+    keeper.export("n", tmp_path / "n.bundle")
+    assert transfer._files_of(tmp_path) == [tmp_path / "n.bundle"]
