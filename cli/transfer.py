@@ -15,7 +15,7 @@ from ..client import Keeper, connect
 from ..client.importing import Imported
 from ..client.transfer import SUFFIXES, ExportFormat, check_format
 from ..client.transfer import Progress as Told
-from ..state.errors import BadInput, NotFound, TorporError, Unavailable
+from ..state.errors import BadInput, DaemonNotRunning, NotFound, StoreFull, Timeout, TorporError
 from ..state.problems import to_problem
 from . import output
 from .output import show, size
@@ -121,7 +121,7 @@ def _many(keeper: Keeper, files: list[Path], session: str | None, as_json: bool)
     for path in files:
         try:
             value = _one(keeper, path, session, as_json)
-        except Unavailable:
+        except (DaemonNotRunning, StoreFull, Timeout):
             raise
         except TorporError as error:
             failed.append((path, error))

@@ -38,7 +38,7 @@ from ..state.errors import (
 from ..state.manifest import BlobRef, Manifest
 from ..store.files import store_error, sync_folder
 from .blob_access import BlobAccess
-from .transfer import ExportFormat, Progress, no_progress
+from .transfer import ExportFormat, Progress, check_format, no_progress
 
 _COMPARE_BYTES = 1 << 20
 _PARTIAL = ".partial"
@@ -76,9 +76,11 @@ class Exporter:
     ) -> Exported:
         """Export the backup whose manifest's JSON is `raw`.
 
-        Durability: on return the file survives power loss. Raises: FileExists, Conflict (another export writes it),
-        StoreFull, StoreFailed, UnsupportedState, InvalidManifest, BlobNotFound, BlobDamaged.
+        Durability: on return the file survives power loss. Raises: BadInput, FileExists, Conflict (another export
+        writes it), StoreFull, StoreFailed, UnsupportedState, InvalidManifest, BlobNotFound, BlobDamaged.
         """
+        if check_format(kind) != "v1" and strict:
+            raise BadInput("strict is a way to write v1", hint="Choose the format v1.")
         manifest, target, losses = _checked(raw), Path(os.path.abspath(path)), Losses()
         with _translated(target):
             _check_target(target, force)

@@ -43,6 +43,7 @@ from .transfer import Counted, FileFormat, Progress, Signature, format_of, no_pr
 
 _PASSES = {"v1": 3, "bundle": 2, "safetensors": 2, "pt": 1}  # over the file: one for its digest
 _HASH_BYTES = 1 << 20
+_AHEAD_S = 86_400.0  # that another machine's clock may be: what claims to be later still would be the newest for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,10 @@ class Importer:
             head = file.read(512)
             kind = format_of(head, Path(path).name)
             counted: Any = Counted(file, _PASSES[kind] * seen.size_bytes, progress)
+            source = open_source(
+                kind, counted, seen.size_bytes, stack
+            )  # first: a few bytes refuse what is no such file
             digest = _digest(counted)
-            source = open_source(kind, counted, seen.size_bytes, stack)
             made = _Import(self._api, self._blobs, source, Path(path), seen, digest, session_id, self._clock())
             backup, known = made.run(lambda: Signature.of(os.fstat(file.fileno())))
         return Imported(backup, known, kind, seen)
@@ -139,10 +142,11 @@ def _open(path: str | Path, follow: bool) -> BinaryIO:
 
 
 def _digest(file: BinaryIO) -> str:
-    hasher = blake3()
+    hasher, at = blake3(), file.tell()
     file.seek(0)
     while data := file.read(_HASH_BYTES):
         hasher.update(data)
+    file.seek(at)
     return hasher.hexdigest()
 
 
@@ -162,7 +166,7 @@ class _Import:
     def run(self, look_again: Callable[[], Signature]) -> tuple[Backup, bool]:
         session_id = self.wanted_session or self.source.session_id or _session_of(self.path)
         whole = self.source.manifest
-        same = whole is not None and whole.session_id == session_id
+        same = whole is not None and whole.session_id == session_id and whole.created_at < self.now + _AHEAD_S
         backup_id = whole.id if whole is not None and same else self._new_id(session_id)
         known = self._known(backup_id, whole if same else None)
         if known is not None and self._is_whole(known):
@@ -228,7 +232,8 @@ class _Import:
         size = sum(ref.size_bytes for ref in written)
         whole = self.source.manifest
         if whole is not None:
-            return replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
+            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
+            return replace(moved, created_at=min(whole.created_at, self.now))
         newest = None
         with suppress(SessionNotFound, BackupNotFound):
             newest = self.api.backup(session_id).id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -79,6 +80,7 @@ class Keeper:
         self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
         self._lock, self._closed = threading.Lock(), False
+        self._at_exit = self.close  # one object, so that it can be unregistered
 
     def save(self, session_id: str, source: SessionSource) -> SaveHandle:
         """Capture a session and write it in the background; returns in milliseconds.
@@ -113,9 +115,11 @@ class Keeper:
         return handle
 
     def _start_saver(self) -> None:
+        """Start the thread that saves. It must end before the interpreter: freeing a tensor then would abort."""
         if self._closed:
             raise TorporError("the keeper is closed")
         if self._saver is None:
+            atexit.register(self._at_exit)
             self._saver = threading.Thread(target=self._save_loop, name="torpor-save", daemon=True)
             self._saver.start()
 
@@ -218,6 +222,7 @@ class Keeper:
             self._jobs.put(None)
         if saver is not None:
             saver.join()
+            atexit.unregister(self._at_exit)
         self._threads.shutdown()
         self.blobs.close()
         self.api.close()

@@ -14,7 +14,7 @@ from ..state.errors import BadInput, FileDamaged, UnknownFormat
 ExportFormat = Literal["bundle", "v1", "safetensors"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 FileFormat = Literal["bundle", "v1", "safetensors", "pt"]
-SUFFIXES = (".qwnbak", ".safetensors", ".pt", ".pth")
+SUFFIXES = (".qwnbak", ".bundle", ".safetensors", ".pt", ".pth")
 
 # Told the bytes done and the bytes there are to do.
 Progress = Callable[[int, int], object]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -138,3 +140,18 @@ def test_sessions_of_every_kind_of_class_are_saved_or_refused_and_the_keeper_liv
 def test_a_session_without_weak_references_is_refused(shared_daemon: Daemon) -> None:
     with shared_daemon.keeper() as keeper, pytest.raises(UnsupportedState, match="weak references"):
         keeper.save("kinds", {"metadata": {}})  # type: ignore[arg-type]
+
+
+def test_a_keeper_that_nobody_closes_is_closed_at_the_end(daemon: Daemon) -> None:
+    """A thread that frees tensors while the interpreter ends would abort the process."""
+    script = """
+import atexit
+from torpor.adapters.plain import PlainSession
+from torpor.client import connect
+keeper = connect()
+atexit.register(lambda: print(keeper._saver.is_alive()))
+keeper.save("s", PlainSession({"text_context": {}})).wait()
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=daemon.environment(), capture_output=True, text=True, cwd="/")
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

@@ -5,30 +5,36 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import torch
 from safetensors.torch import save_file
 from support.daemon import Daemon
 from support.plain_states import same
 from torpor.adapters.plain import PlainSession, PlainTarget
+from torpor.cli import transfer
 from torpor.client import Keeper
 from torpor.client.importing import Imported
-from torpor.client.transfer import ExportFormat
+from torpor.client.transfer import EXPORT_FORMATS, ExportFormat
 from torpor.codec import manifest_file
 from torpor.codec.bundle import blob_refs
 from torpor.codec.safetensors_file import write_safetensors
 from torpor.state.backup import Backup
 from torpor.state.errors import (
+    BadInput,
     FileChanged,
     FileDamaged,
     FileExists,
     InvalidFile,
     StoreFailed,
+    StoreFull,
     TooLarge,
+    TorporError,
     UnsupportedState,
 )
 from torpor.state.manifest import Manifest
@@ -237,3 +243,63 @@ def test_a_file_that_may_not_be_read_is_no_fault_of_the_home(keeper: Keeper, tmp
     with pytest.raises(StoreFailed) as caught:
         keeper.import_file(tmp_path / ("long" * 100))
     assert "home" not in caught.value.hint
+
+
+def test_a_backup_of_the_future_does_not_stay_the_newest(shared_daemon: Daemon, tmp_path: Path) -> None:
+    """Neither for a clock that was wrong, nor for a file that wants to be restored instead of what is saved here."""
+    clock = [4e9]
+    with shared_daemon.keeper(clock=lambda: clock[0]) as keeper:
+        ahead = keeper.save("ahead", PlainSession({"text_context": {"a": 1}})).wait(60)
+        for kind in EXPORT_FORMATS:
+            keeper.export(ahead.id, tmp_path / kind, kind)
+        keeper.api.call("DELETE", f"/v1/backups/{ahead.id}")
+        clock[0] = time.time()
+        for kind in EXPORT_FORMATS:
+            made = keeper.import_file(tmp_path / kind)
+            assert keeper.import_file(tmp_path / kind).known
+            assert made.backup.created_at <= clock[0]
+        clock[0] = time.time() + 1
+        backup = keeper.save("ahead", PlainSession({"text_context": {"a": 2}})).wait(60)
+        assert keeper.api.backup("ahead").id == backup.id
+
+
+def test_the_sdk_knows_no_other_formats(keeper: Keeper, tmp_path: Path) -> None:
+    keeper.save("n", PlainSession({"text_context": {}})).wait(60)
+    with pytest.raises(BadInput):
+        keeper.export("n", tmp_path / "f", "zip")  # type: ignore[arg-type]
+    with pytest.raises(BadInput):
+        keeper.export("n", tmp_path / "f", "bundle", strict=True)
+
+
+@pytest.mark.parametrize("error", [FileChanged("busy"), StoreFailed("no permission"), StoreFull("full")])
+def test_what_is_wrong_with_one_file_does_not_stop_the_others(
+    capsys: pytest.CaptureFixture[str], error: TorporError
+) -> None:
+    class Failing:
+        def import_file(self, *_: object) -> None:
+            raise error
+
+    files = [Path("a.pt"), Path("b.pt")]
+    with pytest.raises((SystemExit, StoreFull)) as caught:
+        transfer._many(Failing(), files, None, True)  # type: ignore[arg-type]
+    if isinstance(error, StoreFull):
+        assert caught.value is error
+    else:
+        assert [failed["path"] for failed in orjson.loads(capsys.readouterr().out)["failed"]] == ["a.pt", "b.pt"]
+
+
+@pytest.mark.parametrize("head", [b"\x04\x22\x4d\x18", b"\x10" + bytes(7) + b"{", b"PK\x03\x04"])
+def test_a_large_file_of_nothing_is_refused_by_its_beginning(keeper: Keeper, tmp_path: Path, head: bytes) -> None:
+    """A sparse file takes no room, and hours to read."""
+    (tmp_path / "f").write_bytes(head)
+    os.truncate(tmp_path / "f", 1 << 30)
+    read = [0]
+    with pytest.raises((FileDamaged, InvalidFile)):
+        keeper.import_file(tmp_path / "f", None, lambda done_bytes, _: read.append(done_bytes))
+    assert max(read) < 10 << 20
+
+
+def test_a_folder_holds_what_an_export_is_called(keeper: Keeper, tmp_path: Path) -> None:
+    keeper.save("n", PlainSession({"text_context": {}})).wait(60)
+    keeper.export("n", tmp_path / "n.bundle")
+    assert transfer._files_of(tmp_path) == [tmp_path / "n.bundle"]
