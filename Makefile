@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(BIN)/torpor demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

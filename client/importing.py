@@ -95,9 +95,8 @@ class Importer:
             head = file.read(512)
             kind = format_of(head, Path(path).name)
             counted: Any = Counted(file, _PASSES[kind] * seen.size_bytes, progress)
-            source = open_source(
-                kind, counted, seen.size_bytes, stack
-            )  # first: a few bytes refuse what is no such file
+            # The structure comes before the digest: a few bytes refuse what is no such file.
+            source = open_source(kind, counted, seen.size_bytes, stack)
             digest = _digest(counted)
             made = _Import(self._api, self._blobs, source, Path(path), seen, digest, session_id, self._clock())
             backup, known = made.run(lambda: Signature.of(os.fstat(file.fileno())))
