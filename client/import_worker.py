@@ -23,9 +23,10 @@ import orjson
 
 from ..state.errors import FileChanged, TorporError
 from ..state.problems import to_problem
+from ..state.watching import Signature
 from ..store.files import store_error
 from .keeper import Keeper, connect
-from .transfer import Signature
+from .transfer import signature_of
 
 _PR_SET_PDEATHSIG = 1
 
@@ -63,7 +64,7 @@ def _import(keeper: Keeper, request: dict[str, Any]) -> dict[str, Any]:
     if is_open_for_writing(path):
         return {"outcome": "busy", "detail": "another process has it open for writing"}
     try:
-        wanted = None if expected is None else Signature(**expected)
+        wanted = None if expected is None else Signature.of(**expected)
         done = keeper.import_file(path, request.get("session_id"), follow=False, expected=wanted)
     except FileChanged as error:
         return {"outcome": "busy", "detail": error.detail}
@@ -75,7 +76,7 @@ def _import(keeper: Keeper, request: dict[str, Any]) -> dict[str, Any]:
 
 def _seen(path: str) -> dict[str, int] | None:
     with suppress(OSError):
-        return asdict(Signature.of(os.stat(path, follow_symlinks=False)))
+        return asdict(signature_of(os.stat(path, follow_symlinks=False)))
     return None
 
 

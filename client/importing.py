@@ -34,12 +34,13 @@ from ..state.errors import (
 )
 from ..state.ids import parse_session_id
 from ..state.manifest import BlobRef, Manifest
+from ..state.watching import Signature
 from ..store.files import store_error
 from .api import Api
 from .blob_access import BlobAccess
 from .save import MAX_ATTEMPTS
 from .sources import Source, open_source
-from .transfer import Counted, FileFormat, Progress, Signature, format_of, no_progress
+from .transfer import Counted, FileFormat, Progress, format_of, no_progress, signature_of
 
 _PASSES = {"v1": 3, "bundle": 2, "safetensors": 2, "pt": 1}  # over the file: one for its digest
 _HASH_BYTES = 1 << 20
@@ -88,7 +89,7 @@ class Importer:
     ) -> Imported:
         with ExitStack() as stack, _translated(path):
             file = stack.enter_context(_open(path, follow))
-            seen = Signature.of(os.fstat(file.fileno()))
+            seen = signature_of(os.fstat(file.fileno()))
             if expected is not None and not seen.matches(expected):
                 raise FileChanged(f"{path} is not the file that was to be read")
             stack.enter_context(_unless_changed(path, file, seen))
@@ -99,7 +100,7 @@ class Importer:
             source = open_source(kind, counted, seen.size_bytes, stack)
             digest = _digest(counted)
             made = _Import(self._api, self._blobs, source, Path(path), seen, digest, session_id, self._clock())
-            backup, known = made.run(lambda: Signature.of(os.fstat(file.fileno())))
+            backup, known = made.run(lambda: signature_of(os.fstat(file.fileno())))
         return Imported(backup, known, kind, seen)
 
 
@@ -118,7 +119,7 @@ def _unless_changed(path: str | Path, file: BinaryIO, seen: Signature) -> Iterat
     try:
         yield
     except BadInput as error:
-        if Signature.of(os.fstat(file.fileno())) == seen:
+        if signature_of(os.fstat(file.fileno())) == seen:
             raise
         raise FileChanged(f"{path} was written to while it was read") from error
 

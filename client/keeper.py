@@ -22,6 +22,7 @@ from ..state.errors import TorporError
 from ..state.ids import parse_session_id
 from ..state.manifest import Manifest
 from ..state.plan import Mode, RestorePlan, plan_restore
+from ..state.watching import Signature
 from ..store.crash import from_environment
 from .api import Api
 from .blob_access import BlobAccess, OverHttp, SharedFiles
@@ -35,7 +36,7 @@ from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .restore import read_backup
 from .save import SaveHandle, SaveJob, SaveWorker
-from .transfer import ExportFormat, Progress, Signature, no_progress
+from .transfer import ExportFormat, Progress, no_progress
 
 S = TypeVar("S")
 WRITERS = 4  # enough to keep a disk busy while others hash; each needs no memory of its own

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, get_args
 
 from ..codec import bundle, lz4_stream
 from ..codec.safetensors_file import MAX_HEADER_BYTES
 from ..state.errors import BadInput, FileDamaged, UnknownFormat
+from ..state.watching import Signature
 
 ExportFormat = Literal["bundle", "v1", "safetensors"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -50,24 +50,9 @@ def format_of(head: bytes, name: str) -> FileFormat:
     raise UnknownFormat("the file is none of qwen-state/v1, bundle, safetensors and .pt")
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a file looked like: if any of it differs later, somebody wrote to it."""
-
-    size_bytes: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Signature:
-        """Take it from a stat."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
-
-    def matches(self, expected: Signature) -> bool:
-        """Tell whether it is the expected one, whose numbers may be the low 64 bits alone; inode 0 is any inode."""
-        pairs = ((self.size_bytes, expected.size_bytes), (self.mtime_ns, expected.mtime_ns))
-        inode = not expected.inode or (self.inode - expected.inode) % (1 << 64) == 0
-        return inode and all((here - there) % (1 << 64) == 0 for here, there in pairs)
+def signature_of(status: os.stat_result) -> Signature:
+    """Return what a file looks like: if any of it differs later, somebody wrote to it."""
+    return Signature.of(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 class Counted:

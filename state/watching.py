@@ -34,6 +34,11 @@ class Signature:
         """Make a signature of numbers that the index can hold: inodes use all 64 bits, and so does the year 2400."""
         return cls(size_bytes, signed(mtime_ns), signed(inode))
 
+    def matches(self, expected: Signature) -> bool:
+        """Tell whether a file is the expected one; inode 0 is any inode."""
+        same = (self.size_bytes, self.mtime_ns) == (expected.size_bytes, expected.mtime_ns)
+        return same and expected.inode in (0, self.inode)
+
 
 def signed(number: int) -> int:
     """Read the low 64 bits of a number as a signed one."""
