@@ -86,16 +86,19 @@ class Exporter:
             _check_target(target, force)
         done, total = 0, 2 * (sum(ref.size_bytes for ref in blob_refs(manifest)) + len(raw))
 
-        def read(ref: BlobRef) -> memoryview:
+        def told(count: int) -> None:
             nonlocal done
-            done += ref.size_bytes
+            done += count
             progress(min(done, total), total)
+
+        def read(ref: BlobRef) -> memoryview:
+            told(ref.size_bytes)
             return self._blobs.read(ref)
 
         pieces = _pieces(kind, raw, manifest, read, losses, strict)
         with _translated(target), _partial(target) as file:
             written = _write(file, pieces)
-            _verify(file, kind, manifest, written, None if strict else self._blobs.read)
+            _verify(file, kind, manifest, written, None if strict else self._blobs.read, told)
             _publish(file, target, force)
         progress(total, total)
         return Exported(target, kind, written.size_bytes, written.digest, written.resumed_bytes, losses)
@@ -239,7 +242,14 @@ def _write_at(file: BinaryIO, view: memoryview, at: int) -> None:
         at, view = at + count, view[count:]
 
 
-def _verify(file: BinaryIO, kind: ExportFormat, manifest: Manifest, written: _Written, read: ReadBlob | None) -> None:
+def _verify(
+    file: BinaryIO,
+    kind: ExportFormat,
+    manifest: Manifest,
+    written: _Written,
+    read: ReadBlob | None,
+    told: Callable[[int], None],
+) -> None:
     """Read the file back from the disk, and as its format; `read` gives blobs to compare with. Raises: StoreFailed."""
     fd = file.fileno()
     if hasattr(os, "posix_fadvise"):
@@ -248,6 +258,7 @@ def _verify(file: BinaryIO, kind: ExportFormat, manifest: Manifest, written: _Wr
     file.seek(0)
     while data := file.read(_COMPARE_BYTES):
         hasher.update(data)
+        told(len(data))
     if hasher.hexdigest() != written.digest:
         raise StoreFailed("what was written reads back as something else", hint="The disk of the file may be failing.")
     file.seek(0)

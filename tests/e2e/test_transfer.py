@@ -312,6 +312,21 @@ def test_an_export_goes_on_where_it_was(daemon: Daemon, tmp_path: Path, kind: Ex
             assert (tmp_path / "f").read_bytes() == raw
 
 
+def test_progress_covers_writing_and_reading_back(daemon: Daemon, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    with daemon.keeper() as keeper:
+        keeper.save("s", PlainSession({"vision_cache": torch.randn(6, 1024, 1024)})).wait(60)
+        keeper.export("s", tmp_path / "f", "bundle", lambda done, total: steps.append((done, total)))
+        total = steps[-1][1]
+        assert [t for _, t in steps] == [total] * len(steps)
+        assert [d for d, _ in steps] == sorted(d for d, _ in steps)
+        assert steps[-1][0] == total
+        assert sum(total / 2 < done < total for done, _ in steps) > 5  # what is read back
+        del steps[:]
+        keeper.import_file(tmp_path / "f", "t", lambda done, total: steps.append((done, total)))
+        assert steps[-1][0] == steps[-1][1] == 2 * (tmp_path / "f").stat().st_size
+
+
 def test_two_exports_do_not_write_one_file(daemon: Daemon, tmp_path: Path) -> None:
     import fcntl
 
