@@ -15,7 +15,7 @@ from ..client import Keeper, connect
 from ..client.importing import Imported
 from ..client.transfer import SUFFIXES, ExportFormat, check_format
 from ..client.transfer import Progress as Told
-from ..state.errors import BadInput, DaemonNotRunning, NotFound, StoreFull, Timeout, TorporError
+from ..state.errors import DaemonNotRunning, NotFound, StoreFull, Timeout, TorporError
 from ..state.problems import to_problem
 from . import output
 from .output import show, size
@@ -55,8 +55,6 @@ def export(
 ) -> None:
     """Write a backup to one file and read it back. An interrupted export goes on where it was."""
     wanted = check_format(kind)
-    if v1_strict and wanted != "v1":
-        raise BadInput("--v1-strict is a way to write v1", hint="Add --format v1.")
     with connect() as keeper:
         backup = keeper.api.backup(ref)
         target = out or Path(f"{backup.id}{_ENDINGS[wanted]}")

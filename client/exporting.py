@@ -80,7 +80,7 @@ class Exporter:
         writes it), StoreFull, StoreFailed, UnsupportedState, InvalidManifest, BlobNotFound, BlobDamaged.
         """
         if check_format(kind) != "v1" and strict:
-            raise BadInput("strict is a way to write v1", hint="Choose the format v1.")
+            raise BadInput("strict is a way to write v1", hint="Add --format v1.")
         manifest, target, losses = _checked(raw), Path(os.path.abspath(path)), Losses()
         with _translated(target):
             _check_target(target, force)

@@ -72,7 +72,7 @@ class V1File:
             if not isinstance(self._about, dict):
                 raise InvalidFile(f"/metadata/{OURS} is not what Torpor writes")
         self._found.check_text()
-        self.created_at = time_in(metadata.get("timestamp"))
+        self.created_at = time_in(metadata.get("timestamp") if self._about is None else self._about.get("created_at"))
         self.session_id = session_in((metadata if self._about is None else self._about).get("session_id"))
 
     @property

@@ -81,6 +81,7 @@ def _metadata(manifest: Manifest, version: str, losses: Losses, strict: bool) ->
             losses.changed["/metadata/format"] = f"became {FORMAT}"
         return metadata
     about: dict[str, Any] = {"session_id": manifest.session_id, "backup_id": manifest.id}
+    about["created_at"] = manifest.created_at  # the user's own timestamp may be another
     about["layers"] = [name for name in PLAIN_LAYERS if name in manifest.layers]
     about["added"] = [key for key in metadata if key not in (plain or {})]
     about["replaced"] = {"format": plain["format"]} if plain and "format" in plain else {}

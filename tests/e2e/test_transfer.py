@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.caches import CacheSession, CacheTarget
+from support.commands import as_json
 from support.daemon import Daemon
-from support.plain_states import rich_state, same
-from torpor.adapters.plain import PlainSession, PlainTarget
-from torpor.client import Keeper
+from support.plain_states import restored_state, rich_state, same
+from torpor.adapters.plain import PlainSession
 from torpor.client.transfer import EXPORT_FORMATS, ExportFormat
 from torpor.codec import manifest_file
 from torpor.codec.bundle import MANIFEST_NAME, header
@@ -33,7 +32,6 @@ from torpor.state.errors import (
     InvalidFile,
     MissingExtra,
     NewerFormat,
-    StoreFull,
     TorporError,
     UnknownFormat,
     UnsupportedState,
@@ -47,19 +45,6 @@ def other() -> Iterator[Daemon]:
     """The machine that a file is carried to."""
     with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
         yield running
-
-
-def restored(keeper: Keeper, ref: str) -> Any:
-    return keeper.restore(ref, PlainTarget()).session.state
-
-
-def torpor(home: Path, *words: str | Path, status: int = 0, **options: Any) -> Any:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")} | {"TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", *map(str, words), "--json"]
-    done = subprocess.run(command, env=environment, capture_output=True, cwd=options.pop("cwd", "/"), **options)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert b"Traceback" not in done.stderr
-    return orjson.loads(done.stdout)
 
 
 @pytest.mark.parametrize("kind", EXPORT_FORMATS)
@@ -76,7 +61,7 @@ def test_a_plain_state_survives_every_format(
     assert not (tmp_path / "f.partial").exists()
     with other.remote_keeper() if remote else other.keeper() as keeper:
         made = keeper.import_file(tmp_path / "f")
-        assert same(restored(keeper, made.backup.id), state)
+        assert same(restored_state(keeper, made.backup.id), state)
         assert made.backup.session_id == "rich"
         assert (made.backup.id == backup.id) == (kind != "v1")
         again = keeper.import_file(tmp_path / "f")
@@ -84,7 +69,7 @@ def test_a_plain_state_survives_every_format(
         elsewhere = keeper.import_file(tmp_path / "f", "another")
         assert (elsewhere.known, elsewhere.backup.session_id) == (False, "another")
         assert elsewhere.backup.bytes_written < 20_000  # its tensors are there already
-        assert same(restored(keeper, "another"), state)
+        assert same(restored_state(keeper, "another"), state)
         assert len(keeper.api.backups()) == 2
 
 
@@ -167,21 +152,21 @@ def first_reader(raw: bytes) -> Any:
 
 
 def test_import_says_what_it_made(daemon: Daemon) -> None:
-    value = torpor(daemon.home, "import", FIXTURES / "code-8b.qwnbak", "--session", "chat")
+    value = as_json(daemon.home, "import", FIXTURES / "code-8b.qwnbak", "--session", "chat")
     assert value["session_id"] == "chat"
-    assert torpor(daemon.home, "show", value["id"])["model_name"] == "qwen3-vl-8b-instruct"
+    assert as_json(daemon.home, "show", value["id"])["model_name"] == "qwen3-vl-8b-instruct"
     assert not value["known"]
-    assert torpor(daemon.home, "import", FIXTURES / "code-8b.qwnbak", "--session", "chat")["known"]
-    assert torpor(daemon.home, "import", FIXTURES / "text-only.qwnbak")["session_id"] == "text-only"
+    assert as_json(daemon.home, "import", FIXTURES / "code-8b.qwnbak", "--session", "chat")["known"]
+    assert as_json(daemon.home, "import", FIXTURES / "text-only.qwnbak")["session_id"] == "text-only"
 
 
 def test_a_folder_is_imported_as_far_as_it_can_be(daemon: Daemon) -> None:
-    value = torpor(daemon.home, "import", FIXTURES, status=2)
+    value = as_json(daemon.home, "import", FIXTURES, status=2)
     assert sorted(Path(v["path"]).stem for v in value["imported"]) == ["bf16-4b", "code-8b", "spec-8b", "text-only"]
     assert len(value["failed"]) == len(list(FIXTURES.glob("bad-*")))
     assert all(entry["problem"]["code"] for entry in value["failed"])
-    assert {v["id"] for v in value["imported"]} == {b["id"] for b in torpor(daemon.home, "ls")["backups"]}
-    assert all(v["known"] for v in torpor(daemon.home, "import", FIXTURES, status=2)["imported"])
+    assert {v["id"] for v in value["imported"]} == {b["id"] for b in as_json(daemon.home, "ls")["backups"]}
+    assert all(v["known"] for v in as_json(daemon.home, "import", FIXTURES, status=2)["imported"])
 
 
 def test_a_bad_file_changes_nothing(daemon: Daemon, tmp_path: Path) -> None:
@@ -245,7 +230,7 @@ def test_safetensors_of_other_programs(daemon: Daemon, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "m.safetensors", metadata={"who": "me"})
     with daemon.keeper() as keeper:
         keeper.import_file(tmp_path / "m.safetensors")
-        state = restored(keeper, "m")
+        state = restored_state(keeper, "m")
     assert same(dict(sorted(state["vision_cache"].items())), dict(sorted(tensors.items())))
     assert state["metadata"] == {"format": "safetensors", "header": {"who": "me"}}
 
@@ -262,176 +247,17 @@ def test_pt_files(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     torch.save({"path": Path("/")}, tmp_path / "evil.pt")
     with daemon.keeper() as keeper:
         assert keeper.import_file(tmp_path / "a.pt").backup.session_id == "from-the-file"
-        assert same(restored(keeper, "from-the-file"), state)
+        assert same(restored_state(keeper, "from-the-file"), state)
         keeper.import_file(tmp_path / "flat.pt")
-        assert same(restored(keeper, "flat")["vision_cache"], {"x": torch.ones(3)})
+        assert same(restored_state(keeper, "flat")["vision_cache"], {"x": torch.ones(3)})
         keeper.import_file(tmp_path / "old.pt")
-        assert same(restored(keeper, "old")["vision_cache"], {"value": torch.ones(3)})
+        assert same(restored_state(keeper, "old")["vision_cache"], {"value": torch.ones(3)})
         with pytest.raises(UnsupportedState, match=r"pathlib\.\w+"):
             keeper.import_file(tmp_path / "evil.pt")
         monkeypatch.setattr("torpor.codec.pt_file.find_spec", lambda name: None)
         with pytest.raises(MissingExtra) as caught:
             keeper.import_file(tmp_path / "a.pt", "again")
         assert "torpor[transformers]" in caught.value.hint
-
-
-def test_a_file_is_not_replaced_unless_asked(daemon: Daemon, tmp_path: Path) -> None:
-    with daemon.keeper() as keeper:
-        keeper.save("s", PlainSession(rich_state())).wait(60)
-    (tmp_path / "f").write_text("mine")
-    problem = torpor(daemon.home, "export", "s", "-o", tmp_path / "f", status=4)
-    assert problem["code"] == "file-exists"
-    assert (tmp_path / "f").read_text() == "mine"
-    assert torpor(daemon.home, "export", "s", "-o", tmp_path / "f", "--force")["path"] == str(tmp_path / "f")
-    assert torpor(daemon.home, "import", tmp_path / "f")["known"]
-    assert torpor(daemon.home, "export", "s", "-o", tmp_path / "no" / "f", status=2)["hint"]
-    assert torpor(daemon.home, "export", "s", "-o", tmp_path, status=2)["hint"]
-    assert torpor(daemon.home, "export", "s", "--format", "zip", status=2)["hint"]
-    named = torpor(daemon.home, "export", "s", "--format", "v1", cwd=tmp_path)["path"]
-    assert Path(named).parent == tmp_path
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert torpor(daemon.home, "export", "s", "-o", tmp_path / "link", status=4)["code"] == "file-exists"
-
-
-@pytest.mark.parametrize("kind", EXPORT_FORMATS)
-def test_an_export_goes_on_where_it_was(daemon: Daemon, tmp_path: Path, kind: ExportFormat) -> None:
-    with daemon.keeper() as keeper:
-        keeper.save("s", PlainSession(rich_state())).wait(60)
-        whole = keeper.export("s", tmp_path / "whole", kind)
-        raw = (tmp_path / "whole").read_bytes()
-        cut = len(raw) * 2 // 3
-        for there, kept in (
-            (raw[:cut], cut),
-            (raw[:1000] + b"?" + raw[1001:cut], 1000),
-            (raw + b"more", len(raw)),
-            (b"", 0),
-        ):
-            (tmp_path / "f.partial").write_bytes(there)
-            done = keeper.export("s", tmp_path / "f", kind, force=True)
-            assert (done.resumed_bytes, done.digest) == (kept, whole.digest)
-            assert (tmp_path / "f").read_bytes() == raw
-
-
-def test_progress_covers_writing_and_reading_back(daemon: Daemon, tmp_path: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    with daemon.keeper() as keeper:
-        keeper.save("s", PlainSession({"vision_cache": torch.randn(6, 1024, 1024)})).wait(60)
-        keeper.export("s", tmp_path / "f", "bundle", lambda done, total: steps.append((done, total)))
-        total = steps[-1][1]
-        assert [t for _, t in steps] == [total] * len(steps)
-        assert [d for d, _ in steps] == sorted(d for d, _ in steps)
-        assert steps[-1][0] == total
-        assert sum(total / 2 < done < total for done, _ in steps) > 5  # what is read back
-        del steps[:]
-        keeper.import_file(tmp_path / "f", "t", lambda done, total: steps.append((done, total)))
-        assert steps[-1][0] == steps[-1][1] == 2 * (tmp_path / "f").stat().st_size
-
-
-def test_two_exports_do_not_write_one_file(daemon: Daemon, tmp_path: Path) -> None:
-    import fcntl
-
-    with daemon.keeper() as keeper, (tmp_path / "f.partial").open("wb") as held:
-        keeper.save("s", PlainSession({"text_context": {}})).wait(60)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(Conflict):
-            keeper.export("s", tmp_path / "f")
-
-
-def test_an_export_that_finds_no_room_can_be_gone_on_with(daemon: Daemon, tmp_path: Path) -> None:
-    with daemon.keeper() as keeper:
-        keeper.save("s", PlainSession(rich_state())).wait(60)
-    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")}
-    command = [*limited, sys.executable, "-m", "torpor.cli.entry", "export", "s", "-o", str(tmp_path / "f"), "--json"]
-    done = subprocess.run(command, env=environment | {"TORPOR_HOME": str(daemon.home)}, capture_output=True)
-    assert orjson.loads(done.stdout)["code"] == StoreFull.code
-    assert not (tmp_path / "f").exists()
-    assert torpor(daemon.home, "export", "s", "-o", tmp_path / "f")["resumed_bytes"] >= 100 << 10
-
-
-def test_damage_in_the_store_is_not_exported(daemon: Daemon, tmp_path: Path) -> None:
-    with daemon.keeper() as keeper:
-        keeper.save("s", PlainSession(rich_state())).wait(60)
-        blob = max(daemon.blob_files(), key=lambda p: p.stat().st_size)
-        raw = bytearray(blob.read_bytes())
-        raw[100] ^= 1
-        blob.write_bytes(raw)
-        for kind in EXPORT_FORMATS:
-            with pytest.raises(TorporError) as caught:
-                keeper.export("s", tmp_path / "f", kind)
-            assert caught.value.code == "blob-damaged"
-    assert list(tmp_path.iterdir()) == []
-
-
-def start(home: Path, *words: str | Path) -> subprocess.Popen[bytes]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")} | {"TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", *map(str, words), "--json"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-
-def test_kill_9_in_the_middle(daemon: Daemon, tmp_path: Path) -> None:
-    """Of an export, then of an import: neither leaves half a thing, and the next run goes on."""
-    state = {"vision_cache": {"e": torch.randn(24, 1024, 1024)}, "text_context": {"t": "x"}}
-    with daemon.keeper() as keeper:
-        keeper.save("s", PlainSession(state)).wait(60)
-    process = start(daemon.home, "export", "s", "-o", tmp_path / "f")
-    partial = tmp_path / "f.partial"
-    wait_for(lambda: partial.exists() and partial.stat().st_size > 8 << 20, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "f").exists()
-    done = torpor(daemon.home, "export", "s", "-o", tmp_path / "f")
-    assert done["resumed_bytes"] >= 8 << 20
-    torpor(daemon.home, "rm", "--session", "s")
-    for blob in daemon.blob_files():
-        blob.unlink()
-    process = start(daemon.home, "import", tmp_path / "f")
-    wait_for(lambda: len(daemon.blob_files()) > 3, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert torpor(daemon.home, "ls")["backups"] == []
-    there = len(daemon.blob_files())
-    made = torpor(daemon.home, "import", tmp_path / "f")
-    assert (made["known"], made["id"]) == (False, done["id"])
-    assert len(daemon.blob_files()) >= there > 3
-    with daemon.keeper() as keeper:
-        assert same(restored(keeper, "s"), state)
-
-
-@pytest.mark.parametrize("kind", EXPORT_FORMATS)
-def test_memory_does_not_grow_with_the_file(daemon: Daemon, tmp_path: Path, kind: ExportFormat) -> None:
-    """Under four times the largest tensor (8 MiB) plus 64 MiB, the interpreter and all libraries included."""
-    tensors = [torch.randn(2, 1024, 1024, generator=torch.Generator().manual_seed(i)) for i in range(20)]
-    with daemon.keeper() as keeper:
-        keeper.save("big", PlainSession({"vision_cache": {"e": tensors}})).wait(60)
-    limit = 4 * (8 << 20) + (64 << 20)
-    assert peak_bytes(daemon.home, "export", "big", "--format", kind, "-o", tmp_path / "f") < limit
-    assert (tmp_path / "f").stat().st_size > 2 * limit * 0.8
-    assert peak_bytes(daemon.home, "import", tmp_path / "f", "--session", "again") < limit
-
-
-# A process starts with the peak of the one that forked it, so a small one stands between.
-MEASURE = """
-import resource, subprocess, sys
-status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10)
-sys.exit(status)
-"""
-
-
-def peak_bytes(home: Path, *words: str | Path) -> int:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")} | {"TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", *map(str, words), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *command], env=environment, check=True, stdout=subprocess.PIPE
-    )
-    return int(done.stdout)
 
 
 def test_an_old_state_is_not_expired_when_it_comes(daemon: Daemon, tmp_path: Path) -> None:
@@ -458,6 +284,16 @@ def test_what_v1_carries_does_not_become_the_newest(daemon: Daemon, tmp_path: Pa
         assert not keeper.import_file(tmp_path / "f.qwnbak").known
         assert len(keeper.api.backups(session_id="s")) == 2
         assert keeper.api.backup("s").id == backup.id
+
+
+def test_a_v1_file_of_ours_says_when_the_state_was_captured(daemon: Daemon, tmp_path: Path) -> None:
+    """Whatever the user's own timestamp says."""
+    with daemon.keeper() as keeper:
+        backup = keeper.save("s", PlainSession({"metadata": {"timestamp": 1.0}})).wait(60)
+        keeper.export("s", tmp_path / "f.qwnbak", "v1")
+        made = keeper.import_file(tmp_path / "f.qwnbak", "other").backup
+        assert made.created_at == pytest.approx(backup.created_at, abs=0.001)
+        assert restored_state(keeper, "other") == {"metadata": {"timestamp": 1.0}}
 
 
 def test_a_manifest_without_its_blobs_is_named(daemon: Daemon, tmp_path: Path) -> None:

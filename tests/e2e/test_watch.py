@@ -5,16 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.watching import QUICK, Watching, until, whole
-from torpor.daemon import watch_events
 from torpor.daemon.importer import Importer
 from torpor.daemon.watch_scan import Tree
 from torpor.state.errors import BadInput, Conflict, NotFound
@@ -22,28 +18,6 @@ from torpor.state.watching import Signature
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
 OVERFLOW = InotifyEvent(WatchDescriptor(-1), Mask(InotifyConstants.IN_Q_OVERFLOW), 0, b"")
-
-
-@pytest.fixture
-def idle(tmp_path: Path) -> Iterator[Watching]:
-    """Nothing is watched yet."""
-    watching = Watching(tmp_path).start()
-    yield watching
-    watching.stop()
-
-
-@pytest.fixture
-def watching(idle: Watching) -> Watching:
-    return idle.watch()
-
-
-@pytest.fixture
-def deaf(tmp_path: Path) -> Iterator[Watching]:
-    """Watches, but no event ever comes."""
-    watching = Watching(tmp_path).start().watch()
-    watching.folder()._subscription._on_change = lambda folder: None
-    yield watching
-    watching.stop()
 
 
 def reader(watching: Watching) -> InotifyFD:
@@ -307,198 +281,6 @@ def test_a_jump_of_the_clock_is_a_reason_to_look(tmp_path: Path) -> None:
     slept_s[0] = 3600.0
     assert watching.outcomes(1) == [("a.pt", "imported")]
     watching.stop()
-
-
-def test_a_file_that_cannot_be_read_is_reported_once_and_tried_when_it_changes(watching: Watching) -> None:
-    path = watching.drop / "bad.qwnbak"
-    path.write_bytes(b"half of it")
-    assert watching.outcomes(1) == [("bad.qwnbak", "failed")]
-    (failing,) = watching.status()["failing"]
-    assert (failing["path"], failing["code"]) == (str(path), "invalid-manifest")
-    (event,) = watching.events("import-failed")
-    assert event["level"] == "warning"
-    assert str(path) in event["detail"]
-    watching.folder()._on_change(None)
-    (watching.drop / "good.pt").write_bytes(whole(1))
-    assert watching.outcomes(2)[1] == ("good.pt", "imported")
-    assert path.read_bytes() == b"half of it"
-    os.chmod(path, 0o640)
-    assert watching.outcomes(3)[2] == ("bad.qwnbak", "failed")
-    assert len(watching.events("import-failed")) == 1
-    path.write_bytes(whole(2))
-    assert watching.outcomes(4)[3] == ("bad.qwnbak", "imported")
-    assert watching.status()["failing"] == []
-    assert len(watching.events("import-failed")) == 1
-
-
-def test_a_file_is_tried_again_when_it_may_be_read(watching: Watching) -> None:
-    path = watching.drop / "closed.pt"
-    (watching.drop / "tmp").write_bytes(whole(1))
-    os.chmod(watching.drop / "tmp", 0)
-    os.rename(watching.drop / "tmp", path)
-    assert watching.outcomes(1) == [("closed.pt", "failed")]
-    assert "Permission denied" in watching.status()["failing"][0]["detail"]
-    os.chmod(path, 0o600)
-    assert watching.outcomes(2)[1] == ("closed.pt", "imported")
-
-
-def test_a_rescan_tries_what_failed_again(watching: Watching) -> None:
-    (watching.drop / "bad.pt").write_bytes(b"half")
-    watching.outcomes(1)
-    watching.watches.rescan()
-    assert watching.outcomes(2)[1] == ("bad.pt", "failed")
-
-
-def test_a_name_that_is_not_utf8_is_reported_and_hurts_nobody(watching: Watching) -> None:
-    Path(os.fsdecode(os.fsencode(watching.drop) + b"/\xff.pt")).write_bytes(whole(1))
-    (watching.drop / "ä b.pt").write_bytes(whole(2))
-    until(lambda: watching.status()["failing_count"], "the report")
-    assert watching.outcomes(1) == [("ä b.pt", "imported")]
-    (failing,) = watching.status()["failing"]
-    assert failing["path"].endswith("\\xff.pt")
-    assert len(watching.events("import-failed")) == 1
-    watching.stop()
-    watching.start()
-    watching.look()
-    assert watching.status()["failing_count"] == 1
-
-
-def test_a_worker_that_dies_fails_its_file_and_no_other(watching: Watching) -> None:
-    (watching.drop / "a.pt").write_bytes(b"DIE")
-    (watching.drop / "b.pt").write_bytes(whole(1))
-    assert watching.outcomes(1) == [("b.pt", "imported")]
-    (failing,) = until(lambda: watching.status()["failing"], "the report")
-    assert failing["code"] == "bad-input"
-    assert "signal 9" in failing["detail"]
-
-
-def test_a_worker_that_hangs_is_killed_at_the_deadline(tmp_path: Path) -> None:
-    watching = Watching(tmp_path, deadline_s=0.5).start()
-    (watching.drop / "a.pt").write_bytes(b"HANG")
-    (watching.drop / "b.pt").write_bytes(whole(1))
-    watching.watch()
-    assert watching.outcomes(1) == [("b.pt", "imported")]
-    assert "no end" in until(lambda: watching.status()["failing"], "the report")[0]["detail"]
-    watching.stop()
-
-
-def test_a_worker_that_talks_nonsense_is_not_believed(watching: Watching) -> None:
-    (watching.drop / "junk.pt").write_bytes(b"")
-    assert watching.outcomes(1) == [("junk.pt", "junk")]
-    assert "cannot be understood" in watching.status()["failing"][0]["detail"]
-
-
-def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
-    watching = Watching(tmp_path)
-    right = watching.options["command"]
-    watching.options["command"] = ["/nowhere/python"]
-    (watching.drop / "a.pt").write_bytes(whole(1))
-    watching.start().watch()
-    assert until(lambda: watching.status()["failing"], "the report")[0]["code"] == "unavailable"
-    watching.folder()._importer._command = right
-    assert watching.outcomes(1) == [("a.pt", "imported")]
-    assert watching.status()["failing"] == []
-    watching.stop()
-
-
-def test_the_worker_ends_when_there_is_no_work(watching: Watching) -> None:
-    assert watching.folder()._importer._process is None
-    (watching.drop / "a.pt").write_bytes(whole(1))
-    watching.outcomes(1)
-    until(lambda: watching.folder()._importer._process is None, "the worker is gone")
-
-
-def test_a_failure_that_may_pass_is_tried_again_and_told_once(watching: Watching) -> None:
-    (watching.drop / "a.pt").write_bytes(b"FULL END")
-    until(lambda: len(watching.asked()) >= 2, "a second try")
-    assert watching.status()["failing"][0]["code"] == "store-full"
-    assert len(watching.events("import-failed")) == 1
-    (watching.notes / "room").touch()
-    until(lambda: watching.asked()[-1] == ("a.pt", "imported"), "the import")
-    watching.settled()
-    assert watching.status()["failing"] == []
-
-
-def test_a_file_that_somebody_has_open_waits_for_its_close(watching: Watching) -> None:
-    with open(watching.drop / "a.pt", "wb") as file:
-        file.write(b"BUSY END")
-        file.flush()
-        until(lambda: ("a.pt", "busy") in watching.asked(), "a first try")
-        (watching.notes / "closed").touch()
-    until(lambda: watching.asked()[-1] == ("a.pt", "imported"), "the import")
-    assert watching.events("import-failed") == []
-
-
-def test_polling_does_without_events(tmp_path: Path) -> None:
-    watching = Watching(tmp_path, polling=True).start().watch()
-    assert watching.status()["mode"] == "polling"
-    assert watching.watches._notifier._reader is None
-    (watching.drop / "sub").mkdir()
-    for number in (1, 2):
-        (watching.drop / "sub" / "a.pt").write_bytes(whole(number))
-        assert watching.outcomes(number)[-1] == ("sub/a.pt", "imported")
-    watching.stop()
-
-
-def test_a_network_file_system_is_polled(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = watching.folder()
-    monkeypatch.setattr(folder._tree, "_fs_type_at", lambda path: "fuse.sshfs")
-    watching.look()
-    assert watching.status()["mode"] == "polling"
-    folder._subscription._on_change = lambda folder: None
-    (watching.drop / "a.pt").write_bytes(whole(1))
-    assert watching.outcomes(1) == [("a.pt", "imported")]
-    assert folder._known[str(watching.drop / "a.pt")].signature.inode == 0
-
-
-@pytest.mark.parametrize(
-    ("number", "command"),
-    [
-        (errno.ENOSPC, "sudo sysctl fs.inotify.max_user_watches="),
-        (errno.EMFILE, "sudo sysctl fs.inotify.max_user_instances="),
-    ],
-)
-def test_at_a_limit_of_inotify_a_folder_is_polled_and_the_command_is_told(
-    idle: Watching, monkeypatch: pytest.MonkeyPatch, number: int, command: str
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, "injected")
-
-    with monkeypatch.context() as patch:
-        if number == errno.EMFILE:
-            patch.setattr(watch_events.InotifyFD, "_create_inotify_fd", refuse)
-        else:
-            patch.setattr(watch_events.InotifyFD, "add_callback", refuse)
-        idle.watch()
-        status = idle.status()
-        assert (status["mode"], status["problem"]["code"]) == ("polling", "watch-limit")
-        assert command in status["problem"]["hint"]
-        (idle.drop / "a.pt").write_bytes(whole(1))
-        assert idle.outcomes(1) == [("a.pt", "imported")]
-        (event,) = idle.events("watch-problem")
-        assert command in event["detail"]
-    idle.watches.rescan()
-    until(lambda: idle.status()["mode"] == "inotify", "inotify again")
-    assert idle.status()["problem"] is None
-
-
-def test_the_limit_of_the_kernel_itself(tmp_path: Path) -> None:
-    """In a user namespace of its own, whose limit is lowered; the machine's stays as it is."""
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom support.watching import Watching, whole\n"
-        "w = Watching(Path(sys.argv[1]))\n"
-        "[(w.drop / name).mkdir() for name in 'abcdef']\n"
-        "w.start().watch()\n"
-        "s = w.status()\n"
-        "(w.drop / 'f' / 'x.pt').write_bytes(whole(1))\n"
-        "print(s['mode'], s['problem']['code'], w.outcomes(1))\n"
-        "w.stop()\n"
-    )
-    lowered = 'echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"'
-    command = ["unshare", "-Ur", "sh", "-c", lowered, "sh", sys.executable, "-c", script, str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.stdout.strip() == "polling watch-limit [('f/x.pt', 'imported')]", done.stderr
 
 
 def test_a_folder_that_disappears_is_told_and_found_again(watching: Watching) -> None:

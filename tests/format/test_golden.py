@@ -87,7 +87,7 @@ def test_a_v1_document_is_these_bytes() -> None:
     assert lz4.frame.decompress(base64.b64decode(frame)) == bytes.fromhex("803f0040")
     assert raw == (
         b'{"metadata":{"model_name":"m","version":"0.1.0","timestamp":1.5,"format":"qwen-state/v1","torpor.v1":'
-        b'{"session_id":"s","backup_id":"01M81P35719XNDZ4R57NMV6DYZ","layers":["metadata","vision_cache"],'
+        b'{"session_id":"s","backup_id":"01M81P35719XNDZ4R57NMV6DYZ","created_at":1.5,"layers":["metadata","vision_cache"],'
         b'"added":["version","timestamp","format"],"replaced":{}}},"vision_cache":{"e":{"shape":[1,2],'
         b'"dtype":"torch.bfloat16","data":"' + frame + b'","compressed":true},"n":{"$float":"nan"}},'
         b'"text_context":{},"config_snapshot":{}}'

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torpor.adapters.plain import PlainTarget
+from torpor.client import Keeper
 
 
 def rich_state(seed: int = 1) -> dict[str, Any]:
@@ -36,6 +38,11 @@ def rich_state(seed: int = 1) -> dict[str, Any]:
         },
         "config_snapshot": {"temperature": float("nan"), "limit": float("-inf"), "seed": 10**30, "tool_call_enabled": True},
     }  # fmt: skip
+
+
+def restored_state(keeper: Keeper, ref: str) -> Any:
+    """What a backup of a plain state gives back."""
+    return keeper.restore(ref, PlainTarget()).session.state
 
 
 def same(a: Any, b: Any) -> bool:
