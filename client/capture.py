@@ -84,6 +84,7 @@ class Capture:
     kv: LiveKV | None = None
     fingerprint: Callable[[], Fingerprint] = Fingerprint
     omitted: dict[str, str] = field(default_factory=dict)
+    media_spans: tuple[tuple[int, int], ...] = ()  # positions of image and video placeholders among the token ids
 
 
 class SessionSource(Protocol):

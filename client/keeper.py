@@ -109,6 +109,7 @@ class Keeper:
                 trees=trees,
                 fingerprint=capture.fingerprint,
                 omitted=dict(capture.omitted),
+                media_spans=capture.media_spans,
                 kv=kv,
             )
             self._jobs.put((job, source))

@@ -67,6 +67,7 @@ class SaveJob:
     trees: dict[LayerName, tree.EncodedTree]
     fingerprint: Callable[[], Fingerprint]
     omitted: dict[str, str]
+    media_spans: tuple[tuple[int, int], ...] = ()
     kv: KVJob | None = None
     parent_id: str | None = None
     _written: list[BlobRef] = field(default_factory=list)
@@ -141,6 +142,7 @@ class SaveWorker:
             fingerprint=job._fingerprint.result(),
             kv_cache=kv,
             omitted=job.omitted,
+            media_spans=job.media_spans,
             bytes_written=sum(size for _, size in {(ref.digest, ref.size_bytes) for ref in job._written}),
         )
 

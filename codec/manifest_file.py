@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..state.errors import InvalidManifest, ManifestDamaged
 from ..state.ids import Digest
-from ..state.manifest import Manifest
+from ..state.manifest import KVCache, Manifest
 
 MAX_MANIFEST_BYTES = 256 << 20  # a million blobs at about 100 bytes each, and a long conversation beside them
 _LZ4_MAGIC = b"\x04\x22\x4d\x18"
@@ -27,9 +28,23 @@ def dump(manifest: Manifest) -> bytes:
     """Return the canonical JSON of a manifest: its own fields in the order of the schema, no white space.
 
     Keys inside layers keep the user's order, which is part of the state: a chat template that renders a tool call's
-    arguments gives other tokens for another order.
+    arguments gives other tokens for another order. Fields that came later are left out where they say nothing, so a
+    manifest from before is still the same bytes.
     """
-    return orjson.dumps(manifest)
+    return orjson.dumps(_fields(manifest))
+
+
+_LATER = {Manifest: ("media_spans", "group"), KVCache: ("keys",)}
+
+
+def _fields(value: Manifest | KVCache) -> dict[str, Any]:
+    found = {f.name: getattr(value, f.name) for f in fields(value)}
+    for name in _LATER[type(value)]:
+        if not found[name]:
+            del found[name]
+    if isinstance(value, Manifest) and value.kv_cache is not None:
+        found["kv_cache"] = _fields(value.kv_cache)
+    return found
 
 
 def load(raw: bytes | memoryview) -> Manifest:

@@ -69,4 +69,6 @@ def record_of(
         bytes_written=manifest_bytes + manifest.bytes_written,
         manifest_digest=manifest_digest,
         manifest_bytes=manifest_bytes,
+        group_id=manifest.group.id if manifest.group is not None else None,
+        group_name=manifest.group.name if manifest.group is not None else None,
     )

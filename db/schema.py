@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 
 # The newest migration under migrations/versions; a test compares the two.
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = MetaData()
 
@@ -49,6 +49,9 @@ backups = Table(
     Column("bytes_written", Integer, nullable=False),
     Column("manifest_digest", LargeBinary(32), nullable=False),
     Column("manifest_bytes", Integer, nullable=False),
+    Column("group_id", Text),  # saved with others, all or none
+    Column("group_name", Text),
+    Index("ix_backups_group", "group_name", "group_id"),
     Index("ix_backups_session", "session_id", "created_at", "id"),
     Index("ix_backups_created", "created_at", "id"),
 )
@@ -119,5 +122,27 @@ watched_files = Table(
     Column("backup_id", Text),  # no foreign key: a backup may be removed while its file stays
     Column("at", Float, nullable=False),
     Index("ix_watched_files_folder", "folder"),
+    sqlite_with_rowid=False,
+)
+
+# Logical keys of KV blocks (state/block_keys.py): they find prefixes, and prove nothing about bytes.
+block_keys = Table(
+    "block_keys",
+    metadata,
+    Column("key", LargeBinary(32), primary_key=True),
+    Column("digest", LargeBinary(32), ForeignKey("blobs.digest", ondelete="CASCADE"), primary_key=True),
+    Index("ix_block_keys_digest", "digest"),
+    sqlite_with_rowid=False,
+)
+
+# What may be forgotten: digests of files (kind `digest`), rates measured on this machine (kind `rate`).
+remembered = Table(
+    "remembered",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),  # JSON
+    Column("used_at", Float, nullable=False),
+    Index("ix_remembered_used", "kind", "used_at"),
     sqlite_with_rowid=False,
 )

@@ -32,6 +32,8 @@ class Backup:
     manifest_digest: str
     manifest_bytes: int
     title: str | None = None
+    group_id: str | None = None
+    group_name: str | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Backup:

@@ -24,6 +24,7 @@ LAYER_NAMES: tuple[LayerName, ...] = (
 )  # fmt: skip
 
 MAX_COUNT = 1 << 50  # of tokens or bytes: a petabyte, and far below where SQLite's integers end
+MAX_GROUP = 1024  # sessions that are saved as one
 MAX_BLOBS = 1 << 20  # a 64-token block each: 64 million tokens, far beyond any context window
 
 
@@ -81,9 +82,14 @@ class KVCache:
     tokens: int
     cache_class: str
     blocks: tuple[BlobRef, ...]
+    keys: tuple[str, ...] = ()  # logical keys of the first full blocks (state/block_keys.py)
 
     def __post_init__(self) -> None:
         size = self.layout.block_tokens
+        if len(self.keys) > self.tokens // size:
+            raise InvalidManifest(f"{len(self.keys)} block keys for {self.tokens // size} full blocks")
+        for key in self.keys:
+            parse_digest(key)
         count = -(-self.tokens // size)  # checked before anything of that length is built
         if not 0 < self.tokens <= MAX_COUNT or count != len(self.blocks):
             raise InvalidManifest(f"{self.tokens} tokens need {count} KV blocks, not {len(self.blocks)}")
@@ -94,8 +100,26 @@ class KVCache:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRef:
+    """The set of backups that this one was saved with, all or none: its id, its name, and how many they are."""
+
+    id: str
+    name: str
+    size: int
+
+    def __post_init__(self) -> None:
+        parse_backup_id(self.id)
+        parse_session_id(self.name)
+        if not 1 <= self.size <= MAX_GROUP:
+            raise InvalidManifest(f"a group of {self.size} sessions")
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that one backup is."""
+    """Everything that one backup is.
+
+    `media_spans` are the token positions `(start, stop)` of each image's or video's placeholders, in order.
+    """
 
     id: str
     session_id: str
@@ -109,6 +133,8 @@ class Manifest:
     omitted: dict[str, str] = field(default_factory=dict)  # layer -> why it was not saved
     bytes_written: int = 0  # bytes of blobs that this backup was the first to write
     format: str = FORMAT
+    media_spans: tuple[tuple[int, int], ...] = ()
+    group: GroupRef | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -120,6 +146,7 @@ class Manifest:
         counts = (self.tokens, self.bytes_written)
         if not 0 <= self.created_at < 1e11 or min(counts) < 0 or max(counts) > MAX_COUNT:
             raise InvalidManifest("a time or a count is out of range")
+        _check_spans(self.media_spans, self.tokens)
         unknown = set(self.layers) - set(LAYER_NAMES) | ({"kv_cache"} & set(self.layers))
         if unknown:
             raise InvalidManifest(f"unknown layers {sorted(unknown)!r:.120}")
@@ -127,6 +154,14 @@ class Manifest:
     def present_layers(self) -> tuple[LayerName, ...]:
         """Return the layers that this backup holds, in canonical order."""
         return tuple(n for n in LAYER_NAMES if n in self.layers or (n == "kv_cache" and self.kv_cache is not None))
+
+
+def _check_spans(spans: tuple[tuple[int, int], ...], tokens: int) -> None:
+    at = 0
+    for start, stop in spans:
+        if not at <= start < stop <= tokens:
+            raise InvalidManifest(f"a media span {start}-{stop} is out of order or beyond {tokens} tokens")
+        at = stop
 
 
 def block_ranges(tokens: int, block_tokens: int, start: int = 0) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,168 @@
+"""A running session of a transformers model: what it is made of, how it is captured, how it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..client.capture import Capture
+from ..state.fingerprint import Fingerprint
+from ..state.manifest import LayerName
+from .dynamic_cache import LiveCache, why_unsupported
+from .generation import generation_config, generation_settings
+from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
+from .token_state import media_spans, model_rope_deltas, narrow, rope_holder
+from .vision import Media, encoder_output, to_leaf
+
+
+@dataclass(eq=False)
+class TransformersSession:
+    """A running session. Set the fields as it goes on, or let `generate` do it.
+
+    `token_ids` is `[batch, length]`, int64, all ids so far; the cache holds one fewer (the last is sampled, not fed).
+    `vision` is what `generate` takes as `mm_encoder_outputs`: one encoder output each for `image` and `video`.
+    `rope_deltas` left None is read from the model, which is right as long as one session at a time uses it.
+    """
+
+    model: Any
+    token_ids: torch.Tensor
+    tokenizer: Any = None
+    processor: Any = None
+    cache: Any = None
+    attention_mask: torch.Tensor | None = None
+    mm_token_type_ids: torch.Tensor | None = None
+    image_grid_thw: torch.Tensor | None = None
+    video_grid_thw: torch.Tensor | None = None
+    vision: dict[str, Any] = field(default_factory=dict)
+    media: list[Media] = field(default_factory=list)
+    conversation: list[Any] = field(default_factory=list)
+    tool_calls: list[Any] = field(default_factory=list)
+    thinking: Any = None
+    config: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    rope_deltas: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        tokenizer_digest(self.tokenizer)  # here, so that no save pays for it and no other thread touches it
+
+    def capture(self) -> Capture:
+        """Take a consistent picture in the calling thread. Raises: UnsupportedState."""
+        layers: dict[LayerName, Any] = {
+            "metadata": {**self.metadata, "model_name": _model_name(self.model)},
+            "text_context": {
+                "conversation": self.conversation,
+                "tool_calls": self.tool_calls,
+                "thinking": self.thinking,
+            },
+            "tokens": self._tokens_layer(),
+            "config_snapshot": {**generation_config(self.model), **self.config},
+        }
+        if self.media:
+            layers["media"] = [{"data": m.data, "media_type": m.media_type} for m in self.media]
+        if self.vision:
+            layers["vision_cache"] = {kind: encoder_output(out) for kind, out in self.vision.items()}
+        kv, omitted = self._kv()
+        kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model)
+        return Capture(
+            adapter="transformers",
+            layers=layers,
+            to_leaf=to_leaf,
+            tokens=int(self.token_ids.shape[-1]),
+            kv=kv,
+            fingerprint=lambda: self.fingerprint(kv_dtype, stamp),
+            omitted=omitted,
+            media_spans=media_spans(self.token_ids, self.model.config),
+        )
+
+    def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
+        """Return what the session's model, tokenizer and processor are (see `fingerprint_of`)."""
+        return fingerprint_of(
+            self.model, tokenizer=self.tokenizer, processor=self.processor, kv_dtype=kv_dtype, stamp=stamp
+        )
+
+    def _tokens_layer(self) -> dict[str, Any]:
+        rng = {"cpu": torch.get_rng_state()}
+        device = self.token_ids.device
+        if device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(device)
+        deltas = self.rope_deltas if self.rope_deltas is not None else model_rope_deltas(self.model)
+        return {
+            "ids": narrow(self.token_ids),
+            "attention_mask": narrow(self.attention_mask),
+            "mm_token_type_ids": narrow(self.mm_token_type_ids),
+            "image_grid_thw": narrow(self.image_grid_thw),
+            "video_grid_thw": narrow(self.video_grid_thw),
+            "rope_deltas": deltas,
+            "rng_state": rng,
+            "attention": getattr(self.model.config, "_attn_implementation", None),
+        }
+
+    def _kv(self) -> tuple[LiveCache | None, dict[str, str]]:
+        if self.cache is None:
+            return None, {}
+        reason = why_unsupported(self.cache)
+        if reason is None:
+            length = int(self.cache.get_seq_length())
+            if length >= self.token_ids.shape[-1]:
+                reason = f"the cache covers {length} of {self.token_ids.shape[-1]} ids; it must be one short of them"
+        if reason is not None:
+            return None, {"kv_cache": reason}
+        return LiveCache(self.cache), {}
+
+    def activate(self) -> None:
+        """Put the rope deltas, which belong to the session but live in the model, back there.
+
+        `generate` does it by itself; a loop of your own calls it when another session has used the model in between.
+        """
+        holder = rope_holder(self.model)
+        if holder is not None:
+            deltas = self.rope_deltas
+            holder.rope_deltas = None if deltas is None else deltas.to(self.token_ids.device)
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Return the keyword arguments with which `model.generate` goes on from here."""
+        inputs: dict[str, Any] = {
+            "input_ids": self.token_ids,
+            "attention_mask": self.attention_mask
+            if self.attention_mask is not None
+            else torch.ones_like(self.token_ids),
+            "past_key_values": self.cache,
+            "mm_token_type_ids": self.mm_token_type_ids,
+            "image_grid_thw": self.image_grid_thw,
+            "video_grid_thw": self.video_grid_thw,
+        }
+        if self.vision and (self.cache is None or self.cache.get_seq_length() == 0):
+            inputs["mm_encoder_outputs"] = dict(self.vision)
+        return {name: value for name, value in inputs.items() if value is not None}
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def generate(self, **options: Any) -> Any:
+        """Call `model.generate` with the session's settings, keep its fields in step, and return the output.
+
+        Settings are those in `config` that `GenerationConfig` knows (a woken session has those it was saved with);
+        `options` go before them.
+        """
+        before = self.token_ids.shape[-1]
+        if self.rope_deltas is not None or self.cache is None:
+            self.activate()
+        settings = generation_settings(self.config, options, self.tokenizer)
+        out = self.model.generate(**self.model_inputs(), **settings)
+        self.cache = out.past_key_values
+        self.extend(out.sequences[:, before:])
+        self.rope_deltas = model_rope_deltas(self.model)
+        return out
+
+    def extend(self, ids: torch.Tensor) -> None:
+        """Append ids `[batch, new]` (sampled ones, or a new text message) to ids, mask and token types."""
+        self.token_ids = torch.cat([self.token_ids, ids], dim=-1)
+        if self.attention_mask is not None:
+            self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(ids)], dim=-1)
+        if self.mm_token_type_ids is not None:
+            zeros = torch.zeros_like(ids, dtype=self.mm_token_type_ids.dtype)
+            self.mm_token_type_ids = torch.cat([self.mm_token_type_ids, zeros], dim=-1)
+
+
+def _model_name(model: Any) -> str:
+    return str(getattr(model.config, "_name_or_path", "") or type(model).__name__)

@@ -1,0 +1,85 @@
+"""A loaded transformers model in which a session is woken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..client.capture import KVSink, LiveKV, Woken
+from ..codec import torch_bridge
+from ..codec.tree import FromLeaf
+from ..state.errors import UnsupportedState
+from ..state.manifest import KVCache
+from ..state.plan import TargetState
+from .dynamic_cache import CacheSink, LiveCache
+from .model_identity import fingerprint_of
+from .session import TransformersSession
+from .token_state import set_rng, usable_rng
+from .vision import Media, from_encoder_output
+
+
+class TransformersTarget:
+    """A loaded model in which a session is woken."""
+
+    from_leaf: FromLeaf = staticmethod(torch_bridge.from_leaf)
+
+    def __init__(self, model: Any, *, tokenizer: Any = None, processor: Any = None) -> None:
+        self.model, self.tokenizer, self.processor = model, tokenizer, processor
+
+    def describe(self) -> TargetState:
+        """Return the model's fingerprint."""
+        return TargetState(fingerprint_of(self.model, tokenizer=self.tokenizer, processor=self.processor))
+
+    def allocate(self, kv: KVCache) -> KVSink:
+        """Return fresh host memory for a cache. Raises: UnsupportedState where this model has other layers."""
+        layers = getattr(self.model.config.get_text_config(), "num_hidden_layers", len(kv.layout.layers))
+        if layers != len(kv.layout.layers):
+            raise UnsupportedState(f"the saved cache has {len(kv.layout.layers)} layers, the model {layers}")
+        return CacheSink(kv)
+
+    def adopt(self, woken: Woken) -> TransformersSession:
+        """Make a live session and activate it."""
+        device = self.model.device
+        tokens: dict[str, Any] = woken.layers.get("tokens") or {}
+        rng = usable_rng(tokens.get("rng_state") or {}, device)
+        text: dict[str, Any] = woken.layers.get("text_context") or {}
+        vision: dict[str, Any] = woken.layers.get("vision_cache") or {}
+        cache = None
+        if isinstance(woken.kv, CacheSink):
+            cache = woken.kv.to_cache(self.model.config.get_text_config(), device)
+
+        def wide(name: str) -> torch.Tensor | None:
+            value = tokens.get(name)
+            return (
+                None if value is None else value.to(device, value.dtype if value.dtype == torch.bool else torch.int64)
+            )
+
+        ids = wide("ids")
+        session = TransformersSession(
+            model=self.model,
+            token_ids=ids if ids is not None else torch.empty((1, 0), dtype=torch.int64, device=device),
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            cache=cache,
+            attention_mask=wide("attention_mask"),
+            mm_token_type_ids=wide("mm_token_type_ids"),
+            image_grid_thw=wide("image_grid_thw"),
+            video_grid_thw=wide("video_grid_thw"),
+            vision={kind: from_encoder_output(value, device) for kind, value in vision.items()},
+            media=[Media(m["data"], m["media_type"]) for m in woken.layers.get("media") or []],
+            conversation=text.get("conversation") or [],
+            tool_calls=text.get("tool_calls") or [],
+            thinking=text.get("thinking"),
+            config=woken.layers.get("config_snapshot") or {},
+            metadata=woken.layers.get("metadata") or {},
+            rope_deltas=tokens.get("rope_deltas") if cache is not None else None,
+        )
+        session.activate()
+        for kind, state in rng.items():
+            set_rng(kind, state, device)
+        return session
+
+    def live(self, session: Any) -> LiveKV | None:
+        """Return the cache of a woken session."""
+        return LiveCache(session.cache) if session.cache is not None else None
