@@ -206,6 +206,7 @@ class CacheSink:
             shapes = [(batch, layer.heads, kv.tokens, dim) for dim in (layer.key_dim, layer.value_dim)]
             self.tensors.extend(fresh_tensors(shapes, dtype))
         self._views = [byte_view(tensor) for tensor in self.tensors]
+        self._cache: DynamicCache | None = None
 
     def put(self, start: int, stop: int, block: memoryview) -> None:
         """Scatter a block's bytes into the tensors."""
@@ -216,7 +217,13 @@ class CacheSink:
             at += place.size
 
     def to_cache(self, config: Any, device: Any) -> DynamicCache:
-        """Make a DynamicCache of the filled tensors; on the CPU they are taken over, not copied."""
+        """Make a DynamicCache of the filled tensors, once; on the CPU they are taken over, not copied."""
+        if self._cache is None:
+            self._cache = self._make_cache(config, device)
+            self.tensors, self._views = [], []  # they are the cache's now, or copied to its device
+        return self._cache
+
+    def _make_cache(self, config: Any, device: Any) -> DynamicCache:
         cache = DynamicCache(config=config)
         for i in range(len(self.tensors) // 2):
             keys, values = (t.to(device) for t in self.tensors[2 * i : 2 * i + 2])

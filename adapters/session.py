@@ -8,10 +8,13 @@ from typing import Any
 import torch
 
 from ..client.capture import Capture
+from ..state.errors import UnsupportedState
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
+from . import canary
 from .dynamic_cache import LiveCache, why_unsupported
 from .generation import generation_config, generation_settings
+from .last_step import Step, StepWatch, step_of
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
 from .token_state import media_spans, model_rope_deltas, narrow, rope_holder
 from .vision import Media, encoder_output, to_leaf
@@ -43,12 +46,14 @@ class TransformersSession:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     rope_deltas: torch.Tensor | None = None
+    last_step: Step | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         tokenizer_digest(self.tokenizer)  # here, so that no save pays for it and no other thread touches it
 
     def capture(self) -> Capture:
         """Take a consistent picture in the calling thread. Raises: UnsupportedState."""
+        kv, omitted = self._kv()
         layers: dict[LayerName, Any] = {
             "metadata": {**self.metadata, "model_name": _model_name(self.model)},
             "text_context": {
@@ -56,14 +61,13 @@ class TransformersSession:
                 "tool_calls": self.tool_calls,
                 "thinking": self.thinking,
             },
-            "tokens": self._tokens_layer(),
+            "tokens": self._tokens_layer(kv),
             "config_snapshot": {**generation_config(self.model), **self.config},
         }
         if self.media:
             layers["media"] = [{"data": m.data, "media_type": m.media_type} for m in self.media]
         if self.vision:
             layers["vision_cache"] = {kind: encoder_output(out) for kind, out in self.vision.items()}
-        kv, omitted = self._kv()
         kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model)
         return Capture(
             adapter="transformers",
@@ -82,12 +86,13 @@ class TransformersSession:
             self.model, tokenizer=self.tokenizer, processor=self.processor, kv_dtype=kv_dtype, stamp=stamp
         )
 
-    def _tokens_layer(self) -> dict[str, Any]:
+    def _tokens_layer(self, kv: LiveCache | None) -> dict[str, Any]:
         rng = {"cpu": torch.get_rng_state()}
         device = self.token_ids.device
         if device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(device)
         deltas = self.rope_deltas if self.rope_deltas is not None else model_rope_deltas(self.model)
+        reference = canary.to_tree(self.last_step, self.cache, self.token_ids) if kv is not None else None
         return {
             "ids": narrow(self.token_ids),
             "attention_mask": narrow(self.attention_mask),
@@ -97,6 +102,7 @@ class TransformersSession:
             "rope_deltas": deltas,
             "rng_state": rng,
             "attention": getattr(self.model.config, "_attn_implementation", None),
+            **({} if reference is None else {"canary": reference}),
         }
 
     def _kv(self) -> tuple[LiveCache | None, dict[str, str]]:
@@ -148,11 +154,28 @@ class TransformersSession:
         if self.rope_deltas is not None or self.cache is None:
             self.activate()
         settings = generation_settings(self.config, options, self.tokenizer)
-        out = self.model.generate(**self.model_inputs(), **settings)
+        with StepWatch(self.model) as steps:
+            out = self.model.generate(**self.model_inputs(), **settings)
         self.cache = out.past_key_values
         self.extend(out.sequences[:, before:])
         self.rope_deltas = model_rope_deltas(self.model)
+        self.last_step = steps.last(self.cache, self.token_ids, self.rope_deltas)
         return out
+
+    def note_logits(self, logits: torch.Tensor) -> None:
+        """Note what the model gave for the token it was just fed, for the canary; for a loop of your own.
+
+        `logits` are `[batch, vocabulary]` or `[batch, 1, vocabulary]`, of a step that fed one token, with the cache and
+        the ids as they are after it. They are kept, not copied. Raises: UnsupportedState.
+        """
+        logits = logits[:, 0] if logits.ndim == 3 and logits.shape[1] == 1 else logits
+        step = step_of(self.model, self.cache, self.token_ids, logits) if logits.ndim == 2 and self.cache else None
+        if step is None:
+            raise UnsupportedState(
+                f"logits {tuple(logits.shape)} are not of one token that is in the cache and among the ids",
+                hint="Note them after the step, once `cache` and `token_ids` hold what was fed.",
+            )
+        self.last_step = step
 
     def extend(self, ids: torch.Tensor) -> None:
         """Append ids `[batch, new]` (sampled ones, or a new text message) to ids, mask and token types."""

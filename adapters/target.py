@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -9,10 +10,13 @@ import torch
 from ..client.capture import KVSink, LiveKV, Woken
 from ..codec import torch_bridge
 from ..codec.tree import FromLeaf
+from ..state.canary import CanaryResult
 from ..state.errors import UnsupportedState
 from ..state.manifest import KVCache
 from ..state.plan import TargetState
+from . import canary
 from .dynamic_cache import CacheSink, LiveCache
+from .last_step import Step
 from .model_identity import fingerprint_of
 from .session import TransformersSession
 from .token_state import set_rng, usable_rng
@@ -38,11 +42,26 @@ class TransformersTarget:
             raise UnsupportedState(f"the saved cache has {len(kv.layout.layers)} layers, the model {layers}")
         return CacheSink(kv)
 
+    def check(self, woken: Woken) -> CanaryResult:
+        """Run the canary: feed the last cached token again, and compare. The model stays as it was."""
+        reference = canary.from_tree((woken.layers.get("tokens") or {}).get("canary"))
+        if reference is None:
+            return CanaryResult("not saved", "the backup holds no logits of a one-token step")
+        return canary.run_again(self._session(woken), reference)
+
     def adopt(self, woken: Woken) -> TransformersSession:
         """Make a live session and activate it."""
         device = self.model.device
+        rng = usable_rng((woken.layers.get("tokens") or {}).get("rng_state") or {}, device)
+        session = self._session(woken)
+        session.activate()
+        for kind, state in rng.items():
+            set_rng(kind, state, device)
+        return session
+
+    def _session(self, woken: Woken) -> TransformersSession:
+        device = self.model.device
         tokens: dict[str, Any] = woken.layers.get("tokens") or {}
-        rng = usable_rng(tokens.get("rng_state") or {}, device)
         text: dict[str, Any] = woken.layers.get("text_context") or {}
         vision: dict[str, Any] = woken.layers.get("vision_cache") or {}
         cache = None
@@ -75,9 +94,10 @@ class TransformersTarget:
             metadata=woken.layers.get("metadata") or {},
             rope_deltas=tokens.get("rope_deltas") if cache is not None else None,
         )
-        session.activate()
-        for kind, state in rng.items():
-            set_rng(kind, state, device)
+        reference = canary.from_tree(tokens.get("canary"))
+        if cache is not None and reference is not None:  # the next save has it again, unless a step comes before
+            fed = session.token_ids[:, : reference.position + 1]
+            session.last_step = Step(weakref.ref(cache), fed, reference.environment, tree=tokens["canary"])
         return session
 
     def live(self, session: Any) -> LiveKV | None:

@@ -1,13 +1,16 @@
 """The SDK that an inference process uses: `connect()`, then `save`, `plan` and `restore`."""
 
 from ..state.backup import Backup
+from ..state.canary import CanaryResult
 from ..state.plan import RestorePlan, TargetState
-from .capture import Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
+from .capture import CanaryTarget, Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
 from .keeper import Keeper, connect
 from .save import SaveHandle
 
 __all__ = [
     "Backup",
+    "CanaryResult",
+    "CanaryTarget",
     "Capture",
     "KVSink",
     "KVView",

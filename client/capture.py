@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from ..codec.tree import FromLeaf, ToLeaf
 from ..state.backup import Backup
+from ..state.canary import NOT_ASKED, CanaryResult
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import KVCache, KVLayout, LayerName
 from ..state.plan import Mode, RestorePlan, TargetState
@@ -139,6 +140,15 @@ class RestoreTarget(Protocol[S]):
         ...
 
 
+@runtime_checkable
+class CanaryTarget(Protocol):
+    """A target that can run a model, so that it can tell whether a cache is one of this model."""
+
+    def check(self, woken: Woken) -> CanaryResult:
+        """Run one token on a woken cache and compare with what was saved. The target stays as it was."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Restored(Generic[S]):
     """What `Keeper.restore` gives back."""
@@ -148,3 +158,4 @@ class Restored(Generic[S]):
     backup: Backup
     plan: RestorePlan
     layers: Mapping[LayerName, Any]
+    canary: CanaryResult = NOT_ASKED

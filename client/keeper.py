@@ -26,7 +26,8 @@ from ..state.watching import Signature
 from ..store.crash import from_environment
 from .api import Api
 from .blob_access import BlobAccess, OverHttp, SharedFiles
-from .capture import Restored, RestoreTarget, SessionSource
+from .canary import read_checked
+from .capture import Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
@@ -160,23 +161,35 @@ class Keeper:
         return backup, manifest_file.load(self.api.manifest(backup.id))
 
     def restore(
-        self, ref: str, target: RestoreTarget[S], *, require: Mode | None = None, at_most: Mode = "full"
+        self,
+        ref: str,
+        target: RestoreTarget[S],
+        *,
+        require: Mode | None = None,
+        at_most: Mode = "full",
+        canary: bool = False,
     ) -> Restored[S]:
         """Wake a session in a target: the newest backup of a session, or a backup by its id.
 
-        Everything is read and checked before the target is touched; a failure leaves it as it was.
+        Everything is read and checked before the target is touched; a failure leaves it as it was. With `canary`, one
+        token is run and its logits are compared with those saved; if they differ, the KV cache is not taken over.
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, BlobDamaged, BlobNotFound, ManifestDamaged.
         """
         backup, manifest = self.manifest(ref)
-        plan = plan_restore(manifest, target.describe(), require=require, at_most=at_most)
-        woken = read_backup(manifest, plan, target, self.blobs, self._threads)
+        state = target.describe()
+
+        def read(highest: Mode) -> Woken:
+            plan = plan_restore(manifest, state, require=require, at_most=highest)
+            return read_backup(manifest, plan, target, self.blobs, self._threads)
+
+        woken, checked = read_checked(read, target, asked=canary, at_most=at_most, require=require)
         session = target.adopt(woken)
         with self._lock:
             live = target.live(session) if woken.kv_cache is not None else None
             if live is not None and woken.kv_cache is not None:
                 self._caches.note(live, woken.kv_cache.blocks)
             self._lineage.note(session, backup.id)
-        return Restored(plan.mode, session, backup, plan, woken.layers)
+        return Restored(woken.plan.mode, session, backup, woken.plan, woken.layers, checked)
 
     def export(
         self,

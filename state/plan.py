@@ -33,6 +33,7 @@ class RestorePlan:
     bytes_read: int
     tokens_reused: int
     tokens_prefill: int
+    notes: tuple[str, ...] = ()
 
     def reuses(self, layer: LayerName) -> bool:
         """Tell whether a layer is taken over as it was saved."""
