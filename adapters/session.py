@@ -10,6 +10,8 @@ import torch
 from ..client.capture import Capture
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
+from ..state.rates import Observation
+from .device import device_name, timed_prefill
 from .dynamic_cache import LiveCache, why_unsupported
 from .generation import generation_config, generation_settings
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
@@ -43,6 +45,7 @@ class TransformersSession:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     rope_deltas: torch.Tensor | None = None
+    observations: list[Observation] = field(default_factory=list, repr=False)  # what was timed since the last save
 
     def __post_init__(self) -> None:
         tokenizer_digest(self.tokenizer)  # here, so that no save pays for it and no other thread touches it
@@ -74,6 +77,8 @@ class TransformersSession:
             fingerprint=lambda: self.fingerprint(kv_dtype, stamp),
             omitted=omitted,
             media_spans=media_spans(self.token_ids, self.model.config),
+            observations=self._take_observations(),
+            device=device_name(self.model.device),
         )
 
     def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
@@ -81,6 +86,10 @@ class TransformersSession:
         return fingerprint_of(
             self.model, tokenizer=self.tokenizer, processor=self.processor, kv_dtype=kv_dtype, stamp=stamp
         )
+
+    def _take_observations(self) -> list[Observation]:
+        taken, self.observations = self.observations, []
+        return taken
 
     def _tokens_layer(self) -> dict[str, Any]:
         rng = {"cpu": torch.get_rng_state()}
@@ -148,11 +157,37 @@ class TransformersSession:
         if self.rope_deltas is not None or self.cache is None:
             self.activate()
         settings = generation_settings(self.config, options, self.tokenizer)
-        out = self.model.generate(**self.model_inputs(), **settings)
+        with timed_prefill(self.model, self._cached(), self.observations):
+            out = self.model.generate(**self.model_inputs(), **settings)
         self.cache = out.past_key_values
         self.extend(out.sequences[:, before:])
         self.rope_deltas = model_rope_deltas(self.model)
         return out
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def prefill(self) -> int:
+        """Bring the cache up to the last id but one, so that the next token comes at once; return how many were fed.
+
+        `generate` does it by itself; this is for waking a session ahead of its next message.
+        """
+        missing = self.token_ids.shape[-1] - 1 - self._cached()
+        if missing <= 0:
+            return 0
+        if self.rope_deltas is not None or self.cache is None:
+            self.activate()
+        inputs = self.model_inputs()
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            if name in inputs:
+                inputs[name] = inputs[name][:, :-1]
+        with timed_prefill(self.model, self._cached(), self.observations):
+            out = self.model.generate(
+                **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, pad_token_id=0
+            )
+        self.cache, self.rope_deltas = out.past_key_values, model_rope_deltas(self.model)
+        return int(missing)
+
+    def _cached(self) -> int:
+        return 0 if self.cache is None else int(self.cache.get_seq_length())
 
     def extend(self, ids: torch.Tensor) -> None:
         """Append ids `[batch, new]` (sampled ones, or a new text message) to ids, mask and token types."""
