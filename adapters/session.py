@@ -16,7 +16,7 @@ from .dynamic_cache import LiveCache, why_unsupported
 from .generation import generation_config, generation_settings
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
 from .token_state import media_spans, model_rope_deltas, narrow, rope_holder
-from .vision import Media, encoder_output, to_leaf
+from .vision import Media, encoder_output, to_leaf, unfed_outputs
 
 
 @dataclass(eq=False)
@@ -142,8 +142,8 @@ class TransformersSession:
             "image_grid_thw": self.image_grid_thw,
             "video_grid_thw": self.video_grid_thw,
         }
-        if self.vision and (self.cache is None or self.cache.get_seq_length() == 0):
-            inputs["mm_encoder_outputs"] = dict(self.vision)
+        cached = 0 if self.cache is None else int(self.cache.get_seq_length())
+        inputs["mm_encoder_outputs"] = unfed_outputs(self.vision, self.token_ids, self.model.config, cached) or None
         return {name: value for name, value in inputs.items() if value is not None}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
