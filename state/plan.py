@@ -242,7 +242,8 @@ def _mode(case: _Case, layers: Decisions, limit: Limit) -> Mode:
     if case.target.as_stored:
         if any(case._lost(name) for name in layers if name in case.target.takes):
             return "refuse"  # a plain state is whole or nothing
-        return "full" if reused == set(layers) and layers and not manifest.omitted else _lower(manifest, reused)
+        whole = reused == set(layers) and layers and not manifest.omitted
+        return "full" if whole else "text-only" if reused else "refuse"
     if limit.tokens and manifest.kv_cache is not None:
         whole = limit.tokens == manifest.kv_cache.tokens and reused == set(layers)
         return "full" if whole else "prefix"
