@@ -49,7 +49,8 @@ def timed_prefill(model: Any, past: int, seen: list[Observation]) -> Iterator[No
         if not done and fed is not None:
             done.append(True)
             if fed.shape[0] == 1 and fed.shape[-1] > 1:
-                seen.append(Observation("prefill", int(fed.shape[-1]), settled(model.device) - started[0], past))
+                took, device = settled(model.device) - started[0], device_name(model.device)
+                seen.append(Observation("prefill", int(fed.shape[-1]), took, past, device))
 
     done: list[bool] = []
     hooks = (model.register_forward_pre_hook(before), model.register_forward_hook(after, with_kwargs=True))

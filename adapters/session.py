@@ -11,7 +11,7 @@ from ..client.capture import Capture
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
 from ..state.rates import Observation
-from .device import device_name, timed_prefill
+from .device import timed_prefill
 from .dynamic_cache import LiveCache, why_unsupported
 from .generation import generation_config, generation_settings
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
@@ -78,7 +78,6 @@ class TransformersSession:
             omitted=omitted,
             media_spans=media_spans(self.token_ids, self.model.config),
             observations=self._take_observations(),
-            device=device_name(self.model.device),
         )
 
     def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:

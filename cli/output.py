@@ -88,6 +88,19 @@ def age(at: float, now: float) -> str:
     return f"{seconds / 86_400:.0f} days ago"
 
 
+def duration(seconds: float) -> str:
+    """Write how long something takes."""
+    if seconds < 1:
+        return f"{max(seconds * 1000, 1):.0f} ms"
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
 class SafeTable(Table):
     """A table whose cells are shown as they are: no markup is read in them, and no control character gets through."""
 

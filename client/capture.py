@@ -85,8 +85,7 @@ class Capture:
     kv: LiveKV | None = None
     fingerprint: Callable[[], Fingerprint] = Fingerprint
     omitted: dict[str, str] = field(default_factory=dict)
-    observations: Sequence[Observation] = ()  # work of the model that was timed, and the device it ran on
-    device: str = "cpu"
+    observations: Sequence[Observation] = ()  # work of the model that was timed
     media_spans: tuple[tuple[int, int], ...] = ()  # positions of image and video placeholders among the token ids
 
 

@@ -117,7 +117,6 @@ class Keeper:
                 omitted=dict(capture.omitted),
                 media_spans=capture.media_spans,
                 observations=capture.observations,
-                device=capture.device,
                 kv=kv,
             )
             self._jobs.put((job, source))
@@ -156,14 +155,20 @@ class Keeper:
 
     def _note_rates(self, job: SaveJob) -> None:
         if job.observations:
-            self._rates.note(job.observations, TargetState(job.known_fingerprint(), device=job.device))
+            self._rates.note(job.observations, TargetState(job.known_fingerprint()))
 
     def plan(
-        self, ref: str, target: RestoreTarget[Any], *, require: Mode | None = None, at_most: Mode = "full"
+        self,
+        ref: str,
+        target: RestoreTarget[Any] | TargetState,
+        *,
+        require: Mode | None = None,
+        at_most: Mode = "full",
     ) -> RestorePlan:
-        """Tell what a restore would do, and why; changes nothing. `ref` is a backup id or a session id.
+        """Tell what a restore would do, why, and how long it takes; changes nothing. `ref` is a backup or session id.
 
-        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged.
+        A manifest that cannot be read gives the mode `refuse`, with the reason in the notes.
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused; ManifestDamaged, InvalidManifest with `require`.
         """
         try:
             manifest = self.manifest(ref)[1]
@@ -171,7 +176,7 @@ class Keeper:
             if require is not None:
                 raise
             return refused(self.api.backup(ref).id, error.detail)
-        state = target.describe()
+        state = target if isinstance(target, TargetState) else target.describe()
         conditions = self._conditions(state, self._missing(manifest))
         return plan_restore(manifest, state, conditions, require=require, at_most=at_most)
 

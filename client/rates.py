@@ -11,6 +11,7 @@ from ..state.errors import TorporError
 from ..state.plan import TargetState
 from ..state.rates import KEPT, KINDS, Kind, Observation, Rates, rates_from
 
+_OF_MACHINE: tuple[Kind, ...] = ("read", "fetch")
 MIN_SECONDS = 1e-5  # shorter than a clock tells
 
 
@@ -49,8 +50,13 @@ class RateBook:
         self._read: dict[str, list[Observation]] = {}
 
     def rates(self, target: TargetState) -> Rates:
-        """Return the rates that hold for a target."""
-        return rates_from(o for kind in KINDS for o in self._seen(kind, _key(kind, target)))
+        """Return the rates that hold for a target: on its device, or where that is unknown on the last one used."""
+        found: list[Observation] = []
+        for kind in KINDS:
+            seen = self._seen(kind, _key(kind, target))
+            device = target.device if target.device is not None or not seen else seen[-1].device
+            found += [o for o in seen if kind in _OF_MACHINE or o.device == device]
+        return rates_from(found)
 
     def note(self, observations: Iterable[Observation], target: TargetState) -> None:
         """Remember what was measured with a target."""
@@ -60,9 +66,9 @@ class RateBook:
                 by_kind.setdefault(observation.kind, []).append(observation)
         for kind, new in by_kind.items():
             key = _key(kind, target)
-            kept = self._read[key] = [*self._seen(kind, key), *new][-KEPT:]
+            kept = self._read[key] = [*self._seen(kind, key), *new][-2 * KEPT :]
             with suppress(TorporError):
-                self._memory.put("rate", key, [[o.units, o.seconds, o.past] for o in kept])
+                self._memory.put("rate", key, [[o.units, o.seconds, o.past, o.device] for o in kept])
 
     def _seen(self, kind: Kind, key: str) -> list[Observation]:
         if key not in self._read:
@@ -72,15 +78,14 @@ class RateBook:
     def _load(self, kind: Kind, key: str) -> list[Observation]:
         try:
             rows = self._memory.get("rate", key) or []
-            return [Observation(kind, int(units), float(seconds), int(past)) for units, seconds, past in rows]
+            return [Observation(kind, int(n), float(took), int(past), str(device)) for n, took, past, device in rows]
         except (TorporError, TypeError, ValueError):  # away, or written by another version
             return []
 
 
 def _key(kind: Kind, target: TargetState) -> str:
-    """Name what a rate belongs to: the machine alone for bytes, the device and the weights for what a model does."""
-    if kind in ("read", "fetch"):
+    """Name what a rate belongs to: the machine for bytes, the weights for what a model does."""
+    if kind in _OF_MACHINE:
         return kind
     part = target.fingerprint.weights if kind == "prefill" else target.fingerprint.vision_weights
-    name = f"{target.device};{part}"
-    return f"{kind}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return f"{kind}:{hashlib.sha256(str(part).encode()).hexdigest()[:32]}"

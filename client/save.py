@@ -70,7 +70,6 @@ class SaveJob:
     omitted: dict[str, str]
     media_spans: tuple[tuple[int, int], ...] = ()
     observations: Sequence[Observation] = ()
-    device: str = "cpu"
     kv: KVJob | None = None
     parent_id: str | None = None
     _written: list[BlobRef] = field(default_factory=list)

@@ -24,7 +24,7 @@ class TargetState:
 
     `cache_classes` are further classes of KV cache that it can be given; `window_tokens` is how many positions its
     model has; free memory is in bytes, net of what must stay free; `notes` say why a part of the fingerprint is
-    unknown; `device` is what rates belong to.
+    unknown; `device` is what rates belong to (None: the one used last).
     """
 
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
@@ -34,7 +34,7 @@ class TargetState:
     window_tokens: int | None = None
     host_free_bytes: int | None = None
     device_free_bytes: int | None = None
-    device: str = "cpu"
+    device: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
 
 

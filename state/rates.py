@@ -25,12 +25,13 @@ _ORDER = (1, 0, 2)  # units first: a single observation says nothing of a start,
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Some work that was timed: `units` new bytes or tokens, behind `past` tokens, in `seconds`."""
+    """Some work that was timed: `units` new bytes or tokens, behind `past` tokens, in `seconds`, on `device`."""
 
     kind: Kind
     units: int
     seconds: float
     past: int = 0
+    device: str = ""
 
     def terms(self) -> tuple[float, ...]:
         """Return what its seconds are made of."""
