@@ -92,13 +92,10 @@ def duration(seconds: float) -> str:
     """Write how long something takes."""
     if seconds < 1:
         return f"{max(seconds * 1000, 1):.0f} ms"
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 3600:.1f} h"
 
 
 class SafeTable(Table):
