@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..client.capture import KVSink, LiveKV, Woken
+from ..client.memory import spare_bytes
 from ..codec import torch_bridge
 from ..codec.tree import FromLeaf
 from ..state.canary import CanaryResult
@@ -15,6 +16,7 @@ from ..state.errors import UnsupportedState
 from ..state.manifest import KVCache
 from ..state.plan import TargetState
 from . import canary
+from .device import device_name, spare_device_bytes
 from .dynamic_cache import CacheSink, LiveCache
 from .last_step import Step
 from .model_identity import fingerprint_of
@@ -32,8 +34,14 @@ class TransformersTarget:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
 
     def describe(self) -> TargetState:
-        """Return the model's fingerprint."""
-        return TargetState(fingerprint_of(self.model, tokenizer=self.tokenizer, processor=self.processor))
+        """Return the model's fingerprint, its window, and the memory that is free for it."""
+        return TargetState(
+            fingerprint_of(self.model, tokenizer=self.tokenizer, processor=self.processor),
+            window_tokens=getattr(self.model.config.get_text_config(), "max_position_embeddings", None),
+            host_free_bytes=spare_bytes(),
+            device_free_bytes=spare_device_bytes(self.model.device),
+            device=device_name(self.model.device),
+        )
 
     def allocate(self, kv: KVCache) -> KVSink:
         """Return fresh host memory for a cache. Raises: UnsupportedState where this model has other layers."""
