@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..client.capture import Capture
+from ..client.remembered import Memory
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
 from .dynamic_cache import LiveCache, why_unsupported
@@ -43,9 +44,14 @@ class TransformersSession:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     rope_deltas: torch.Tensor | None = None
+    _memory: Memory | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         tokenizer_digest(self.tokenizer)  # here, so that no save pays for it and no other thread touches it
+
+    def use_memory(self, memory: Memory) -> None:
+        """Remember digests of weights there, so that the next process need not read them."""
+        self._memory = memory
 
     def capture(self) -> Capture:
         """Take a consistent picture in the calling thread. Raises: UnsupportedState."""
@@ -79,7 +85,12 @@ class TransformersSession:
     def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
         """Return what the session's model, tokenizer and processor are (see `fingerprint_of`)."""
         return fingerprint_of(
-            self.model, tokenizer=self.tokenizer, processor=self.processor, kv_dtype=kv_dtype, stamp=stamp
+            self.model,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            kv_dtype=kv_dtype,
+            stamp=stamp,
+            memory=self._memory,
         )
 
     def _tokens_layer(self) -> dict[str, Any]:

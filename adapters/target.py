@@ -7,29 +7,52 @@ from typing import Any
 import torch
 
 from ..client.capture import KVSink, LiveKV, Woken
+from ..client.remembered import Memory
+from ..client.transfer import Progress, no_progress
 from ..codec import torch_bridge
 from ..codec.tree import FromLeaf
 from ..state.errors import UnsupportedState
 from ..state.manifest import KVCache
 from ..state.plan import TargetState
 from .dynamic_cache import CacheSink, LiveCache
-from .model_identity import fingerprint_of
+from .model_identity import describe_model
 from .session import TransformersSession
 from .token_state import set_rng, usable_rng
 from .vision import Media, from_encoder_output
 
 
 class TransformersTarget:
-    """A loaded model in which a session is woken."""
+    """A loaded model in which a session is woken.
+
+    Its first description reads all weights; `progress` is told of bytes done and in all meanwhile. `notes` then holds
+    the reason for each part of the fingerprint that is unknown.
+    """
 
     from_leaf: FromLeaf = staticmethod(torch_bridge.from_leaf)
 
-    def __init__(self, model: Any, *, tokenizer: Any = None, processor: Any = None) -> None:
+    def __init__(
+        self, model: Any, *, tokenizer: Any = None, processor: Any = None, progress: Progress = no_progress
+    ) -> None:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
+        self.notes: dict[str, str] = {}
+        self._progress = progress
+        self._memory: Memory | None = None
+
+    def use_memory(self, memory: Memory) -> None:
+        """Remember digests of weights there, so that the next process need not read them."""
+        self._memory = memory
 
     def describe(self) -> TargetState:
         """Return the model's fingerprint."""
-        return TargetState(fingerprint_of(self.model, tokenizer=self.tokenizer, processor=self.processor))
+        found = describe_model(
+            self.model,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            memory=self._memory,
+            progress=self._progress,
+        )
+        self.notes = found.notes
+        return TargetState(found.fingerprint)
 
     def allocate(self, kv: KVCache) -> KVSink:
         """Return fresh host memory for a cache. Raises: UnsupportedState where this model has other layers."""

@@ -34,6 +34,7 @@ from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
 from .memory import Pool, available_bytes
+from .remembered import InDaemon, Memory, UsesMemory
 from .restore import read_backup
 from .save import SaveHandle, SaveJob, SaveWorker
 from .transfer import ExportFormat, Progress, no_progress
@@ -77,6 +78,7 @@ class Keeper:
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
         self._pool, self._caches = pool or Pool(), SavedCaches()
         self._lineage = Lineage()
+        self.memory: Memory = InDaemon(api)
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
         self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
@@ -91,6 +93,7 @@ class Keeper:
         started = time.perf_counter()
         parse_session_id(session_id)
         Lineage.check(source)
+        self._lend_memory(source)
         now = self._clock()
         handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
@@ -115,6 +118,11 @@ class Keeper:
             self._jobs.put((job, source))
         handle.stall_s = time.perf_counter() - started
         return handle
+
+    def _lend_memory(self, user: object) -> None:
+        """Let an adapter that wants to remember something (what hashing 16 GB gave) use the daemon's memory."""
+        if isinstance(user, UsesMemory):
+            user.use_memory(self.memory)
 
     def _start_saver(self) -> None:
         """Start the thread that saves. It must end before the interpreter: freeing a tensor then would abort."""
@@ -152,6 +160,7 @@ class Keeper:
 
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged.
         """
+        self._lend_memory(target)
         return plan_restore(self.manifest(ref)[1], target.describe(), require=require, at_most=at_most)
 
     def manifest(self, ref: str) -> tuple[Backup, Manifest]:
@@ -167,6 +176,7 @@ class Keeper:
         Everything is read and checked before the target is touched; a failure leaves it as it was.
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, BlobDamaged, BlobNotFound, ManifestDamaged.
         """
+        self._lend_memory(target)
         backup, manifest = self.manifest(ref)
         plan = plan_restore(manifest, target.describe(), require=require, at_most=at_most)
         woken = read_backup(manifest, plan, target, self.blobs, self._threads)
