@@ -11,11 +11,13 @@ from ..client.capture import Capture
 from ..client.remembered import Memory
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
+from ..state.rates import Observation
+from .device import timed_prefill
 from .dynamic_cache import LiveCache, why_unsupported
 from .generation import generation_config, generation_settings
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
 from .token_state import media_spans, model_rope_deltas, narrow, rope_holder
-from .vision import Media, encoder_output, to_leaf
+from .vision import Media, encoder_output, to_leaf, unfed_outputs
 
 
 @dataclass(eq=False)
@@ -44,6 +46,7 @@ class TransformersSession:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     rope_deltas: torch.Tensor | None = None
+    observations: list[Observation] = field(default_factory=list, repr=False)  # what was timed since the last save
     _memory: Memory | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class TransformersSession:
             fingerprint=lambda: self.fingerprint(kv_dtype, stamp),
             omitted=omitted,
             media_spans=media_spans(self.token_ids, self.model.config),
+            observations=self._take_observations(),
         )
 
     def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
@@ -92,6 +96,10 @@ class TransformersSession:
             stamp=stamp,
             memory=self._memory,
         )
+
+    def _take_observations(self) -> list[Observation]:
+        taken, self.observations = self.observations, []
+        return taken
 
     def _tokens_layer(self) -> dict[str, Any]:
         rng = {"cpu": torch.get_rng_state()}
@@ -144,8 +152,8 @@ class TransformersSession:
             "image_grid_thw": self.image_grid_thw,
             "video_grid_thw": self.video_grid_thw,
         }
-        if self.vision and (self.cache is None or self.cache.get_seq_length() == 0):
-            inputs["mm_encoder_outputs"] = dict(self.vision)
+        cached = 0 if self.cache is None else int(self.cache.get_seq_length())
+        inputs["mm_encoder_outputs"] = unfed_outputs(self.vision, self.token_ids, self.model.config, cached) or None
         return {name: value for name, value in inputs.items() if value is not None}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -159,11 +167,37 @@ class TransformersSession:
         if self.rope_deltas is not None or self.cache is None:
             self.activate()
         settings = generation_settings(self.config, options, self.tokenizer)
-        out = self.model.generate(**self.model_inputs(), **settings)
+        with timed_prefill(self.model, self._cached(), self.observations):
+            out = self.model.generate(**self.model_inputs(), **settings)
         self.cache = out.past_key_values
         self.extend(out.sequences[:, before:])
         self.rope_deltas = model_rope_deltas(self.model)
         return out
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def prefill(self) -> int:
+        """Bring the cache up to the last id but one, so that the next token comes at once; return how many were fed.
+
+        `generate` does it by itself; this is for waking a session ahead of its next message.
+        """
+        missing = self.token_ids.shape[-1] - 1 - self._cached()
+        if missing <= 0:
+            return 0
+        if self.rope_deltas is not None or self.cache is None:
+            self.activate()
+        inputs = self.model_inputs()
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            if name in inputs:
+                inputs[name] = inputs[name][:, :-1]
+        with timed_prefill(self.model, self._cached(), self.observations):
+            out = self.model.generate(
+                **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, pad_token_id=0
+            )
+        self.cache, self.rope_deltas = out.past_key_values, model_rope_deltas(self.model)
+        return int(missing)
+
+    def _cached(self) -> int:
+        return 0 if self.cache is None else int(self.cache.get_seq_length())
 
     def extend(self, ids: torch.Tensor) -> None:
         """Append ids `[batch, new]` (sampled ones, or a new text message) to ids, mask and token types."""

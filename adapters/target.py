@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..client.capture import KVSink, LiveKV, Woken
+from ..client.memory import spare_bytes
 from ..client.remembered import Memory
 from ..client.transfer import Progress, no_progress
 from ..codec import torch_bridge
@@ -14,6 +15,7 @@ from ..codec.tree import FromLeaf
 from ..state.errors import UnsupportedState
 from ..state.manifest import KVCache
 from ..state.plan import TargetState
+from .device import device_name, spare_device_bytes
 from .dynamic_cache import CacheSink, LiveCache
 from .model_identity import describe_model
 from .session import TransformersSession
@@ -24,8 +26,7 @@ from .vision import Media, from_encoder_output
 class TransformersTarget:
     """A loaded model in which a session is woken.
 
-    Its first description reads all weights; `progress` is told of bytes done and in all meanwhile. `notes` then holds
-    the reason for each part of the fingerprint that is unknown.
+    Its first description reads all weights; `progress` is told of bytes done and in all meanwhile.
     """
 
     from_leaf: FromLeaf = staticmethod(torch_bridge.from_leaf)
@@ -34,7 +35,6 @@ class TransformersTarget:
         self, model: Any, *, tokenizer: Any = None, processor: Any = None, progress: Progress = no_progress
     ) -> None:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
-        self.notes: dict[str, str] = {}
         self._progress = progress
         self._memory: Memory | None = None
 
@@ -43,7 +43,7 @@ class TransformersTarget:
         self._memory = memory
 
     def describe(self) -> TargetState:
-        """Return the model's fingerprint."""
+        """Return the model's fingerprint, its window, and the memory that is free for it."""
         found = describe_model(
             self.model,
             tokenizer=self.tokenizer,
@@ -51,8 +51,14 @@ class TransformersTarget:
             memory=self._memory,
             progress=self._progress,
         )
-        self.notes = found.notes
-        return TargetState(found.fingerprint)
+        return TargetState(
+            found.fingerprint,
+            window_tokens=getattr(self.model.config.get_text_config(), "max_position_embeddings", None),
+            host_free_bytes=spare_bytes(),
+            device_free_bytes=spare_device_bytes(self.model.device),
+            device=device_name(self.model.device),
+            notes=found.notes,
+        )
 
     def allocate(self, kv: KVCache) -> KVSink:
         """Return fresh host memory for a cache. Raises: UnsupportedState where this model has other layers."""

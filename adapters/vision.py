@@ -9,6 +9,7 @@ import torch
 
 from ..codec import torch_bridge
 from ..codec.tree import Leaf
+from ..state.errors import UnsupportedState
 
 
 @dataclass(slots=True)
@@ -53,10 +54,49 @@ def encoder_output(output: Any) -> dict[str, Any]:
 
 def from_encoder_output(value: dict[str, Any], device: Any) -> Any:
     """Put an encoder's output together again, as `generate` takes it."""
+    deepstack = value.get("deepstack")
+    return _output(
+        [t.to(device) for t in value["embeddings"]],
+        None if deepstack is None else [[t.to(device) for t in level] for level in deepstack],
+    )
+
+
+def _output(embeddings: list[torch.Tensor], deepstack: list[list[torch.Tensor]] | None) -> Any:
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-    deepstack = value.get("deepstack")
-    return BaseModelOutputWithDeepstackFeatures(
-        pooler_output=tuple(t.to(device) for t in value["embeddings"]),
-        deepstack_features=None if deepstack is None else [tuple(t.to(device) for t in level) for level in deepstack],
-    )
+    levels = None if deepstack is None else [tuple(level) for level in deepstack]
+    return BaseModelOutputWithDeepstackFeatures(pooler_output=tuple(embeddings), deepstack_features=levels)
+
+
+def unfed_outputs(vision: dict[str, Any], token_ids: torch.Tensor, config: Any, cached: int) -> dict[str, Any]:
+    """Return the encoder outputs (by `image` and `video`) for the placeholders that a cache of `cached` tokens lacks.
+
+    The model scatters the rows over the placeholders that it is fed, in their order: so what stands in the cache is
+    left out, row by row. Raises: UnsupportedState when there are not as many rows as placeholders.
+    """
+    if cached == 0:
+        return dict(vision)
+    found = {}
+    for kind, output in vision.items():
+        columns = (token_ids == getattr(config, f"{kind}_token_id", -1)).nonzero()[:, 1]
+        keep = columns >= cached
+        if bool(keep.any()):
+            found[kind] = _rows(output, keep, kind)
+    return found
+
+
+def _rows(output: Any, keep: torch.Tensor, kind: str) -> Any:
+    """Keep some rows of an encoder's output: `keep` has one entry a row, over all images."""
+    sizes, deepstack = [len(t) for t in output.pooler_output], getattr(output, "deepstack_features", None)
+    if sum(sizes) != len(keep):
+        raise UnsupportedState(
+            f"the session's vision holds {sum(sizes)} {kind} embeddings for {len(keep)} placeholders",
+            hint="Put the outputs of all images into `vision`, in the order of their placeholders.",
+        )
+    parts = keep.split(sizes)
+
+    def kept(tensors: Any) -> list[torch.Tensor]:
+        pairs = zip(tensors, parts, strict=True)
+        return [t if bool(part.all()) else t[part.to(t.device)] for t, part in pairs if bool(part.any())]
+
+    return _output(kept(output.pooler_output), None if deepstack is None else [kept(level) for level in deepstack])

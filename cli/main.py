@@ -17,13 +17,13 @@ import typer
 
 from ..client import Keeper, TargetState, connect
 from ..codec.compare import compare
-from ..state.errors import BadInput, DaemonNotRunning, MissingExtra, TorporError
+from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
 from ..state.fingerprint import Fingerprint
-from ..state.manifest import Manifest
-from ..state.plan import check_mode, plan_restore
+from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
 from . import output, transfer, watch
+from . import plan as plan_page
 from . import show as show_page
 from .output import reporting, show, size, table, when
 
@@ -190,25 +190,18 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a restore would bring back, and why; nothing is changed. Without --target: into the same model."""
-    with _keeper() as keeper:
-        manifest = keeper.manifest(ref)[1]
-        wanted = _target(keeper, target, manifest)
     wish = None if require is None else check_mode(require)
-    found = plan_restore(manifest, wanted, require=wish, at_most=check_mode(at_most))
-
-    def render() -> Any:
-        rows = table("layer", "decision", "reason", title=f"{found.backup_id}: {found.mode}")
-        for name, (decision, reason) in found.layers.items():
-            rows.add_row(name, decision, reason)
-        prefill = f"{found.tokens_reused} tokens reused, {found.tokens_prefill} to prefill"
-        rows.caption = f"{size(found.bytes_read)} to read, {prefill}"
-        return rows
-
-    show(asdict(found), as_json, render)
+    with _keeper() as keeper:
+        found = keeper.plan(ref, _target(keeper, ref, target), require=wish, at_most=check_mode(at_most))
+    show(asdict(found), as_json, lambda: plan_page.render(found))
 
 
-def _target(keeper: Keeper, target: str | None, manifest: Manifest) -> TargetState:
+def _target(keeper: Keeper, ref: str, target: str | None) -> TargetState:
     if target is None:
+        try:
+            manifest = keeper.manifest(ref)[1]
+        except (ManifestDamaged, InvalidManifest):  # the plan says so
+            return TargetState()
         return TargetState(manifest.fingerprint, as_stored=manifest.adapter == "plain")
     if not os.path.isfile(target):
         return TargetState(keeper.manifest(target)[1].fingerprint)

@@ -88,6 +88,16 @@ def age(at: float, now: float) -> str:
     return f"{seconds / 86_400:.0f} days ago"
 
 
+def duration(seconds: float) -> str:
+    """Write how long something takes."""
+    if seconds < 1:
+        return f"{max(seconds * 1000, 1):.0f} ms"
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 3600:.1f} h"
+
+
 class SafeTable(Table):
     """A table whose cells are shown as they are: no markup is read in them, and no control character gets through."""
 

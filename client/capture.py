@@ -11,6 +11,7 @@ from ..state.backup import Backup
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import KVCache, KVLayout, LayerName
 from ..state.plan import Mode, RestorePlan, TargetState
+from ..state.rates import Observation
 
 S = TypeVar("S", covariant=True)
 
@@ -84,6 +85,7 @@ class Capture:
     kv: LiveKV | None = None
     fingerprint: Callable[[], Fingerprint] = Fingerprint
     omitted: dict[str, str] = field(default_factory=dict)
+    observations: Sequence[Observation] = ()  # work of the model that was timed
     media_spans: tuple[tuple[int, int], ...] = ()  # positions of image and video placeholders among the token ids
 
 

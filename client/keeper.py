@@ -18,10 +18,12 @@ from ulid import ULID
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
-from ..state.errors import TorporError
+from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.ids import parse_session_id
-from ..state.manifest import Manifest
-from ..state.plan import Mode, RestorePlan, plan_restore
+from ..state.kv_limits import DEFAULT_MAX_TOKENS
+from ..state.manifest import BlobRef, Manifest, manifest_blobs
+from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore, refused
+from ..state.rates import Observation
 from ..state.watching import Signature
 from ..store.crash import from_environment
 from .api import Api
@@ -34,8 +36,9 @@ from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
 from .memory import Pool, available_bytes
+from .rates import RateBook
 from .remembered import InDaemon, Memory, UsesMemory
-from .restore import read_backup
+from .restore import read_graded
 from .save import SaveHandle, SaveJob, SaveWorker
 from .transfer import ExportFormat, Progress, no_progress
 
@@ -53,11 +56,11 @@ def connect(
     """
     api = Api(lambda: find_endpoint(os.environ, home=home, url=url, token=token))
     try:
-        api.status()
+        status = api.status()
     except BaseException:
         api.close()
         raise
-    return Keeper(api, pool=pool)
+    return Keeper(api, pool=pool, max_recoverable_tokens=status["max_recoverable_tokens"])
 
 
 class Keeper:
@@ -70,6 +73,7 @@ class Keeper:
         pool: Pool | None = None,
         free_memory: Callable[[], int] = available_bytes,
         clock: Callable[[], float] = time.time,
+        max_recoverable_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
         checkpoint = from_environment(os.environ)
         self.api, self._clock, self._free_memory = api, clock, free_memory
@@ -78,7 +82,9 @@ class Keeper:
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
         self._pool, self._caches = pool or Pool(), SavedCaches()
         self._lineage = Lineage()
+        self.max_recoverable_tokens = max_recoverable_tokens
         self.memory: Memory = InDaemon(api)
+        self._rates = RateBook(self.memory)
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
         self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
@@ -113,6 +119,7 @@ class Keeper:
                 fingerprint=capture.fingerprint,
                 omitted=dict(capture.omitted),
                 media_spans=capture.media_spans,
+                observations=capture.observations,
                 kv=kv,
             )
             self._jobs.put((job, source))
@@ -140,6 +147,7 @@ class Keeper:
             try:
                 backup = self._worker.run(job)
                 self._lineage.note(source, backup.id)
+                self._note_rates(job)
             except TorporError as error:
                 job.handle.fail(error)
             except BaseException as error:
@@ -153,15 +161,40 @@ class Keeper:
                         self._pool.warm(2 * job.kv.layout.block_tokens * job.kv.layout.token_bytes())
             del job, source, item
 
-    def plan(
-        self, ref: str, target: RestoreTarget[Any], *, require: Mode | None = None, at_most: Mode = "full"
-    ) -> RestorePlan:
-        """Tell what a restore would do, and why; changes nothing. `ref` is a backup id or a session id.
+    def _note_rates(self, job: SaveJob) -> None:
+        if job.observations:
+            self._rates.note(job.observations, TargetState(job.known_fingerprint()))
 
-        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged.
+    def plan(
+        self,
+        ref: str,
+        target: RestoreTarget[Any] | TargetState,
+        *,
+        require: Mode | None = None,
+        at_most: Mode = "full",
+    ) -> RestorePlan:
+        """Tell what a restore would do, why, and how long it takes; changes nothing. `ref` is a backup or session id.
+
+        A manifest that cannot be read gives the mode `refuse`, with the reason in the notes.
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused; ManifestDamaged, InvalidManifest with `require`.
         """
+        try:
+            manifest = self.manifest(ref)[1]
+        except (ManifestDamaged, InvalidManifest) as error:
+            if require is not None:
+                raise
+            return refused(self.api.backup(ref).id, error.detail)
         self._lend_memory(target)
-        return plan_restore(self.manifest(ref)[1], target.describe(), require=require, at_most=at_most)
+        state = target if isinstance(target, TargetState) else target.describe()
+        conditions = self._conditions(state, self._missing(manifest))
+        return plan_restore(manifest, state, conditions, require=require, at_most=at_most)
+
+    def _missing(self, manifest: Manifest) -> frozenset[str]:
+        named = manifest_blobs(manifest).items()
+        return frozenset(self.blobs.missing(BlobRef(digest, size) for digest, (size, _) in named))
+
+    def _conditions(self, state: TargetState, missing: frozenset[str] = frozenset()) -> Conditions:
+        return Conditions(self.max_recoverable_tokens, missing, rates=self._rates.rates(state))
 
     def manifest(self, ref: str) -> tuple[Backup, Manifest]:
         """Return a backup and its manifest. Raises: BackupNotFound, SessionNotFound, ManifestDamaged."""
@@ -173,14 +206,28 @@ class Keeper:
     ) -> Restored[S]:
         """Wake a session in a target: the newest backup of a session, or a backup by its id.
 
-        Everything is read and checked before the target is touched; a failure leaves it as it was.
-        Raises: BackupNotFound, SessionNotFound, RestoreRefused, BlobDamaged, BlobNotFound, ManifestDamaged.
+        Everything is read and checked before the target is touched; a failure leaves it as it was. What is missing or
+        damaged and can be made again lowers the mode, and the plan says so.
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged, and BlobDamaged or BlobNotFound where
+        nothing is left to restore.
         """
         self._lend_memory(target)
         backup, manifest = self.manifest(ref)
-        plan = plan_restore(manifest, target.describe(), require=require, at_most=at_most)
-        woken = read_backup(manifest, plan, target, self.blobs, self._threads)
+        state = target.describe()
+        started = time.perf_counter()
+        plan, woken = read_graded(
+            manifest,
+            target,
+            state,
+            self._conditions(state),
+            self.blobs,
+            self._threads,
+            require=require,
+            at_most=at_most,
+        )
         session = target.adopt(woken)
+        read = Observation("read", plan.bytes_read, time.perf_counter() - started)
+        self._threads.submit(self._rates.note, [read], state)
         with self._lock:
             live = target.live(session) if woken.kv_cache is not None else None
             if live is not None and woken.kv_cache is not None:

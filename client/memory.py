@@ -26,6 +26,12 @@ def available_bytes() -> int:
     return free if limit is None or used is None else min(free, max(limit - used, 0))
 
 
+def spare_bytes() -> int | None:
+    """Return the host memory that a restore may take without leaving too little free; None where nobody says."""
+    free = available_bytes()
+    return max(free - min(RESERVE_BYTES, free // 4), 0) if free else None
+
+
 def _number(path: str) -> int | None:
     try:
         with open(path, encoding="ascii") as file:

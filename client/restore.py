@@ -2,43 +2,108 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ..codec import tree
+from ..state.errors import BlobDamaged, BlobNotFound, RestoreRefused, StoreFailed, TorporError
+from ..state.kv_limits import cut
 from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges
-from ..state.plan import RestorePlan
+from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore
 from .blob_access import BlobAccess
 from .capture import KVSink, RestoreTarget, Woken
+
+
+class Unreadable(Exception):  # noqa: N818 - not an error of its own: the restore goes on without these blobs
+    """Some blobs of a backup are gone or damaged. `first` is what the first of them failed with."""
+
+    def __init__(self, digests: frozenset[str], first: TorporError) -> None:
+        super().__init__(str(first))
+        self.digests, self.first = digests, first
 
 
 def read_backup(
     manifest: Manifest, plan: RestorePlan, target: RestoreTarget[Any], blobs: BlobAccess, threads: ThreadPoolExecutor
 ) -> Woken:
-    """Return the layers that a plan reuses, verified. The target is not touched.
+    """Return what a plan reuses, verified: layers, and the first `tokens_reused` positions of the KV cache.
 
-    Raises: BlobNotFound, BlobDamaged, StoreFailed, InvalidManifest, UnsupportedState.
+    The target is not touched. Raises: Unreadable, StoreFailed, InvalidManifest, UnsupportedState.
     """
+    checked = _Checked(blobs)
     kv, sink, futures = manifest.kv_cache, None, []
     if kv is not None and plan.reuses("kv_cache"):
+        kv = cut(kv, plan.tokens_reused)
         sink = target.allocate(kv)
-        futures = _submit_blocks(kv, sink, blobs, threads)
+        futures = _submit_blocks(kv, sink, checked, threads)
+    layers: dict[Any, Any] = {}
     try:
-        layers = {
-            name: tree.decode(encoded, lambda refs: _read_joined(refs, blobs), target.from_leaf)
-            for name, encoded in manifest.layers.items()
-            if plan.reuses(name)  # type: ignore[arg-type]
-        }
+        for name, encoded in manifest.layers.items():
+            if plan.reuses(name):  # type: ignore[arg-type]
+                try:
+                    layers[name] = tree.decode(encoded, checked.read_joined, target.from_leaf)
+                except TorporError as error:
+                    if not _is_loss(error):  # that one is noted, and the other layers are looked at too
+                        raise
     finally:
         errors = [future.exception() for future in futures]  # waits for all: no thread may write after this returns
-    for error in errors:
-        if error is not None:
-            raise error
-    return Woken(plan, layers, manifest.tokens, kv if sink is not None else None, sink)  # type: ignore[arg-type]
+    checked.raise_first(errors)
+    return Woken(plan, layers, manifest.tokens, kv if sink is not None else None, sink)
 
 
-def _submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobAccess, threads: ThreadPoolExecutor) -> list[Future[None]]:
+class _Checked:
+    """Reads blobs and collects those that fail, so that one look finds all of them."""
+
+    def __init__(self, blobs: BlobAccess) -> None:
+        self._blobs, self._lost = blobs, dict[str, TorporError]()
+
+    def read_into(self, ref: BlobRef, memory: memoryview) -> None:
+        """Fill memory with a blob. Raises: BlobNotFound, BlobDamaged, StoreFailed."""
+        with self._noting(ref):
+            self._blobs.read_into(ref, [memory])
+
+    def read_joined(self, refs: list[BlobRef]) -> memoryview:
+        """Return the joined bytes of some blobs. Raises: as `read_into`."""
+        if len(refs) == 1:
+            with self._noting(refs[0]):
+                return self._blobs.read(refs[0])
+        joined, at = memoryview(bytearray(sum(ref.size_bytes for ref in refs))), 0
+        for ref in refs:
+            self.read_into(ref, joined[at : at + ref.size_bytes])
+            at += ref.size_bytes
+        return joined
+
+    @contextmanager
+    def _noting(self, ref: BlobRef) -> Iterator[None]:
+        try:
+            yield
+        except TorporError as error:
+            if _is_loss(error):
+                self._lost[ref.digest] = error
+            raise
+
+    def raise_first(self, errors: Iterable[BaseException | None]) -> None:
+        """Raise what is no lost blob first, then what is lost."""
+        for error in errors:
+            if error is not None and not _is_loss(error):
+                raise error
+        if self._lost:
+            first = next(iter(self._lost.values()))
+            raise Unreadable(frozenset(self._lost), first) from first
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Tell whether a blob is gone for good: no file, other bytes, or a sector that cannot be read."""
+    cause = error.__cause__
+    bad_sector = isinstance(error, StoreFailed) and isinstance(cause, OSError) and cause.errno == errno.EIO
+    return bad_sector or isinstance(error, (BlobNotFound, BlobDamaged))
+
+
+def _submit_blocks(kv: KVCache, sink: KVSink, blobs: _Checked, threads: ThreadPoolExecutor) -> list[Future[None]]:
     ranges = block_ranges(kv.tokens, kv.layout.block_tokens)
     return [
         threads.submit(_read_block, blobs, ref, sink, start, stop)
@@ -49,21 +114,41 @@ def _submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobAccess, threads: Thread
 _scratch = threading.local()  # one block's worth a thread: warm memory, used for every block
 
 
-def _read_block(blobs: BlobAccess, ref: BlobRef, sink: KVSink, start: int, stop: int) -> None:
+def _read_block(blobs: _Checked, ref: BlobRef, sink: KVSink, start: int, stop: int) -> None:
     memory: memoryview | None = getattr(_scratch, "memory", None)
     if memory is None or memory.nbytes < ref.size_bytes:
         memory = _scratch.memory = memoryview(bytearray(ref.size_bytes))
     block = memory[: ref.size_bytes]
-    blobs.read_into(ref, [block])
+    blobs.read_into(ref, block)
     sink.put(start, stop, block)
 
 
-def _read_joined(refs: list[BlobRef], blobs: BlobAccess) -> memoryview:
-    if len(refs) == 1:
-        return blobs.read(refs[0])
-    joined = memoryview(bytearray(sum(ref.size_bytes for ref in refs)))
-    at = 0
-    for ref in refs:
-        blobs.read_into(ref, [joined[at : at + ref.size_bytes]])
-        at += ref.size_bytes
-    return joined
+def read_graded(
+    manifest: Manifest,
+    target: RestoreTarget[Any],
+    state: TargetState,
+    conditions: Conditions,
+    blobs: BlobAccess,
+    threads: ThreadPoolExecutor,
+    *,
+    require: Mode | None = None,
+    at_most: Mode = "full",
+) -> tuple[RestorePlan, Woken]:
+    """Plan and read; what turns out to be gone or damaged lowers the plan, until all that it names is whole.
+
+    Raises: RestoreRefused, StoreFailed, InvalidManifest, UnsupportedState, BlobNotFound or BlobDamaged where nothing
+    is left to restore.
+    """
+    first: TorporError | None = None
+    while True:
+        try:
+            plan = plan_restore(manifest, state, conditions, require=require, at_most=at_most)
+        except RestoreRefused as refusal:
+            raise refusal from first
+        if plan.mode == "refuse":
+            raise first or RestoreRefused(f"nothing of backup {manifest.id} can be restored here")
+        try:
+            return plan, read_backup(manifest, plan, target, blobs, threads)
+        except Unreadable as error:
+            conditions = replace(conditions, missing=conditions.missing | error.digests)
+            first = error.first.with_traceback(None)  # its frames would hold the memory that was filled so far

@@ -17,6 +17,7 @@ from ..state.crash_points import Checkpoint
 from ..state.errors import MissingBlobs, Timeout, TorporError
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import BlobRef, KVCache, LayerName, Manifest, block_ranges
+from ..state.rates import Observation
 from .api import Api
 from .blob_access import BlobAccess
 from .digest_memo import DigestMemo
@@ -68,6 +69,7 @@ class SaveJob:
     fingerprint: Callable[[], Fingerprint]
     omitted: dict[str, str]
     media_spans: tuple[tuple[int, int], ...] = ()
+    observations: Sequence[Observation] = ()
     kv: KVJob | None = None
     parent_id: str | None = None
     _written: list[BlobRef] = field(default_factory=list)
@@ -75,6 +77,11 @@ class SaveJob:
     _fingerprint: Future[Fingerprint] | None = None
     _stored: list[tuple[tree.Leaf, list[BlobRef]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def known_fingerprint(self) -> Fingerprint:
+        """Return the fingerprint that the save went with. Only once it is committed."""
+        assert self._fingerprint is not None
+        return self._fingerprint.result()
 
 
 class SaveWorker:

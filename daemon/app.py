@@ -40,6 +40,7 @@ class About:
     log: str
     started_at: float
     url: str
+    max_recoverable_tokens: int
 
 
 class BackupChange(BaseModel):
@@ -114,6 +115,7 @@ def _add_status(app: FastAPI, catalog: Catalog, watches: Watches, about: About, 
             "store": about.store,
             "log": about.log,
             "started_at": about.started_at,
+            "max_recoverable_tokens": about.max_recoverable_tokens,
             "uptime_s": max(clock() - about.started_at, 0.0),
             "disk_free_bytes": disk.f_bavail * disk.f_frsize,
             **asdict(catalog.index.totals()),

@@ -103,6 +103,7 @@ def _run(
         log=str(home.logs / LOG_NAME),
         started_at=listening.started_at,
         url=listening.url,
+        max_recoverable_tokens=settings.max_recoverable_tokens,
     )
     hosts = allowed_hosts(port, settings.allowed_hosts)
     watches = Watches(home, catalog.index)

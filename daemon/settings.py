@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from ..state.errors import InvalidSettings
+from ..state.kv_limits import DEFAULT_MAX_TOKENS
 from ..store.home import Home
 
 DAY_S = 86_400.0
@@ -31,6 +32,9 @@ class Settings(BaseSettings):
     ttl_days: float = Field(7.0, gt=0, description="how long a backup is kept unless it is pinned")
     allowed_hosts: list[str] = Field(
         default_factory=list, description="further Host headers to accept, e.g. of a container"
+    )
+    max_recoverable_tokens: int = Field(
+        DEFAULT_MAX_TOKENS, ge=64, description="tokens of a KV cache that a restore takes over; the rest is prefilled"
     )
     orphan_grace_hours: float = Field(24.0, ge=0, description="age at which a blob that no backup needs is removed")
     watch: Annotated[list[str], NoDecode] = Field(

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
+import torch
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
 from torpor.client import connect
@@ -23,6 +24,7 @@ from torpor.state.errors import (
     BlobNotFound,
     DaemonNotRunning,
     ManifestDamaged,
+    RestoreRefused,
     SessionNotFound,
     TooLarge,
     Unauthorized,
@@ -294,7 +296,7 @@ def test_a_wrong_setting_is_told(home: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_a_damaged_blob_is_a_typed_error_and_the_target_is_untouched(daemon: Daemon, damage: str) -> None:
-    _, backup_id = saved(daemon, 300)
+    session, backup_id = saved(daemon, 300)
     with daemon.keeper() as keeper:
         digest = keeper.manifest(backup_id)[1].kv_cache.blocks[3].digest  # type: ignore[union-attr]
         path = daemon.home / "store" / "blobs" / digest[:2] / digest
@@ -307,11 +309,16 @@ def test_a_damaged_blob_is_a_typed_error_and_the_target_is_untouched(daemon: Dae
         else:
             path.unlink()
         target = CacheTarget()
-        with pytest.raises(BlobNotFound if damage == "gone" else BlobDamaged) as caught:
-            keeper.restore(backup_id, target)
+        with pytest.raises(RestoreRefused) as caught:
+            keeper.restore(backup_id, target, require="full")
+        assert isinstance(caught.value.__cause__, BlobNotFound if damage == "gone" else BlobDamaged)
         assert caught.value.hint
         assert target.adopted == 0
-        assert keeper.api.backup(backup_id).id == backup_id
+        woken = keeper.restore(backup_id, target)  # what lies before the lost block is as good as ever
+        assert (woken.mode, woken.plan.tokens_reused, target.adopted) == ("prefix", 192, 1)
+        assert "block 3 is missing or damaged" in woken.plan.layers["kv_cache"][1]
+        for mine, theirs in zip(woken.session.tensors(), session.tensors(), strict=True):
+            assert torch.equal(mine, theirs[:, :, :192])
 
 
 def test_a_damaged_manifest_is_a_typed_error(daemon: Daemon) -> None:

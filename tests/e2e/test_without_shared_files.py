@@ -11,7 +11,7 @@ from support.daemon import Daemon
 from torpor.adapters.transformers import TransformersTarget
 from torpor.cli.demo_model import small_model, start_session
 from torpor.client import Keeper, connect
-from torpor.state.errors import BlobDamaged
+from torpor.state.errors import BlobDamaged, RestoreRefused
 
 
 @pytest.fixture
@@ -65,8 +65,9 @@ def test_a_damaged_blob_is_noticed_on_this_side(shared_daemon: Daemon, keeper: K
     data[0] ^= 128
     path.write_bytes(data)
     target = CacheTarget()
-    with pytest.raises(BlobDamaged):
-        keeper.restore(backup.id, target)
+    with pytest.raises(RestoreRefused) as caught:
+        keeper.restore(backup.id, target, require="full")
+    assert isinstance(caught.value.__cause__, BlobDamaged)
     assert target.adopted == 0
     path.unlink()
 

@@ -25,7 +25,7 @@ def unknown(*parts: str) -> Fingerprint:
     [
         (FULL, "full"),
         *[(changed(part), "embeddings") for part in KV_PARTS],
-        *[(changed(part), "full") for part in VISION_PARTS],  # the KV goes on; only a new prefill would need them
+        *[(changed(part), "media") for part in VISION_PARTS],  # what stands behind the pictures was seen otherwise
         *[(changed(part), "media") for part in TOKEN_PARTS],
         *[(unknown(part), "embeddings") for part in KV_PARTS],
         (changed("weights", "vision_weights"), "media"),
@@ -50,6 +50,7 @@ def test_bytes_and_tokens_follow_the_decisions() -> None:
     assert (full.bytes_read, full.tokens_reused, full.tokens_prefill) == (64 * 64 + 64 + 32, 65, 1)
     other = plan_restore(manifest(), TargetState(changed("weights")))
     assert (other.bytes_read, other.tokens_reused, other.tokens_prefill) == (32, 0, 66)
+    assert (full.bytes_fetch, full.estimated_s, full.notes) == (0, None, ())
 
 
 def test_twins_of_one_geometry_do_not_share_a_cache() -> None:

@@ -1,0 +1,61 @@
+"""What was measured on this machine, remembered by the daemon, so that a plan can say how long it takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from ..state.plan import TargetState
+from ..state.rates import KEPT, KINDS, Kind, Observation, Rates, rates_from
+from .remembered import Memory
+
+_OF_MACHINE: tuple[Kind, ...] = ("read", "fetch")
+MIN_SECONDS = 1e-5  # shorter than a clock tells
+
+
+class RateBook:
+    """Observations of one machine, read once. A daemon that is away costs nothing but the estimate."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._read: dict[str, list[Observation]] = {}
+
+    def rates(self, target: TargetState) -> Rates:
+        """Return the rates that hold for a target: on its device, or where that is unknown on the last one used."""
+        found: list[Observation] = []
+        for kind in KINDS:
+            seen = self._seen(kind, _key(kind, target))
+            device = target.device if target.device is not None or not seen else seen[-1].device
+            found += [o for o in seen if kind in _OF_MACHINE or o.device == device]
+        return rates_from(found)
+
+    def note(self, observations: Iterable[Observation], target: TargetState) -> None:
+        """Remember what was measured with a target."""
+        by_kind: dict[Kind, list[Observation]] = {}
+        for observation in observations:
+            if observation.seconds > MIN_SECONDS and observation.units > 0:
+                by_kind.setdefault(observation.kind, []).append(observation)
+        for kind, new in by_kind.items():
+            key = _key(kind, target)
+            kept = self._read[key] = [*self._seen(kind, key), *new][-2 * KEPT :]
+            self._memory.put("rate", key, [[o.units, o.seconds, o.past, o.device] for o in kept])
+
+    def _seen(self, kind: Kind, key: str) -> list[Observation]:
+        if key not in self._read:
+            self._read[key] = self._load(kind, key)
+        return self._read[key]
+
+    def _load(self, kind: Kind, key: str) -> list[Observation]:
+        try:
+            rows = self._memory.get("rate", key) or []
+            return [Observation(kind, int(n), float(took), int(past), str(device)) for n, took, past, device in rows]
+        except (TypeError, ValueError):  # written by another version
+            return []
+
+
+def _key(kind: Kind, target: TargetState) -> str:
+    """Name what a rate belongs to: the machine for bytes, the weights for what a model does."""
+    if kind in _OF_MACHINE:
+        return kind
+    part = target.fingerprint.weights if kind == "prefill" else target.fingerprint.vision_weights
+    return f"{kind}:{hashlib.sha256(str(part).encode()).hexdigest()[:32]}"
