@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..client.capture import Capture
+from ..client.remembered import Memory
 from ..state.errors import UnsupportedState
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
@@ -50,9 +51,14 @@ class TransformersSession:
     rope_deltas: torch.Tensor | None = None
     last_step: Step | None = field(default=None, repr=False)
     observations: list[Observation] = field(default_factory=list, repr=False)  # what was timed since the last save
+    _memory: Memory | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         tokenizer_digest(self.tokenizer)  # here, so that no save pays for it and no other thread touches it
+
+    def use_memory(self, memory: Memory) -> None:
+        """Remember digests of weights there, so that the next process need not read them."""
+        self._memory = memory
 
     def capture(self) -> Capture:
         """Take a consistent picture in the calling thread. Raises: UnsupportedState."""
@@ -87,7 +93,12 @@ class TransformersSession:
     def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
         """Return what the session's model, tokenizer and processor are (see `fingerprint_of`)."""
         return fingerprint_of(
-            self.model, tokenizer=self.tokenizer, processor=self.processor, kv_dtype=kv_dtype, stamp=stamp
+            self.model,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            kv_dtype=kv_dtype,
+            stamp=stamp,
+            memory=self._memory,
         )
 
     def _take_observations(self) -> list[Observation]:

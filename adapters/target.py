@@ -9,6 +9,8 @@ import torch
 
 from ..client.capture import KVSink, LiveKV, Woken
 from ..client.memory import spare_bytes
+from ..client.remembered import Memory
+from ..client.transfer import Progress, no_progress
 from ..codec import torch_bridge
 from ..codec.tree import FromLeaf
 from ..state.canary import CanaryResult
@@ -19,28 +21,47 @@ from . import canary
 from .device import device_name, spare_device_bytes
 from .dynamic_cache import CacheSink, LiveCache
 from .last_step import Step
-from .model_identity import fingerprint_of
+from .model_identity import describe_model
 from .session import TransformersSession
 from .token_state import set_rng, usable_rng
 from .vision import Media, from_encoder_output
 
 
 class TransformersTarget:
-    """A loaded model in which a session is woken."""
+    """A loaded model in which a session is woken.
+
+    Its first description reads all weights; `progress` is told of bytes done and in all meanwhile.
+    """
 
     from_leaf: FromLeaf = staticmethod(torch_bridge.from_leaf)
 
-    def __init__(self, model: Any, *, tokenizer: Any = None, processor: Any = None) -> None:
+    def __init__(
+        self, model: Any, *, tokenizer: Any = None, processor: Any = None, progress: Progress = no_progress
+    ) -> None:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
+        self._progress = progress
+        self._memory: Memory | None = None
+
+    def use_memory(self, memory: Memory) -> None:
+        """Remember digests of weights there, so that the next process need not read them."""
+        self._memory = memory
 
     def describe(self) -> TargetState:
         """Return the model's fingerprint, its window, and the memory that is free for it."""
+        found = describe_model(
+            self.model,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            memory=self._memory,
+            progress=self._progress,
+        )
         return TargetState(
-            fingerprint_of(self.model, tokenizer=self.tokenizer, processor=self.processor),
+            found.fingerprint,
             window_tokens=getattr(self.model.config.get_text_config(), "max_position_embeddings", None),
             host_free_bytes=spare_bytes(),
             device_free_bytes=spare_device_bytes(self.model.device),
             device=device_name(self.model.device),
+            notes=found.notes,
         )
 
     def allocate(self, kv: KVCache) -> KVSink:

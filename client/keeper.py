@@ -37,7 +37,8 @@ from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
 from .memory import Pool, available_bytes
-from .rates import RateBook, ShortMemory
+from .rates import RateBook
+from .remembered import InDaemon, Memory, UsesMemory
 from .restore import read_graded
 from .save import SaveHandle, SaveJob, SaveWorker
 from .transfer import ExportFormat, Progress, no_progress
@@ -83,7 +84,8 @@ class Keeper:
         self._pool, self._caches = pool or Pool(), SavedCaches()
         self._lineage = Lineage()
         self.max_recoverable_tokens = max_recoverable_tokens
-        self._rates = RateBook(ShortMemory())
+        self.memory: Memory = InDaemon(api)
+        self._rates = RateBook(self.memory)
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
         self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
@@ -98,6 +100,7 @@ class Keeper:
         started = time.perf_counter()
         parse_session_id(session_id)
         Lineage.check(source)
+        self._lend_memory(source)
         now = self._clock()
         handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
@@ -123,6 +126,11 @@ class Keeper:
             self._jobs.put((job, source))
         handle.stall_s = time.perf_counter() - started
         return handle
+
+    def _lend_memory(self, user: object) -> None:
+        """Let an adapter that wants to remember something (what hashing 16 GB gave) use the daemon's memory."""
+        if isinstance(user, UsesMemory):
+            user.use_memory(self.memory)
 
     def _start_saver(self) -> None:
         """Start the thread that saves. It must end before the interpreter: freeing a tensor then would abort."""
@@ -177,6 +185,7 @@ class Keeper:
             if require is not None:
                 raise
             return refused(self.api.backup(ref).id, error.detail)
+        self._lend_memory(target)
         state = target if isinstance(target, TargetState) else target.describe()
         conditions = self._conditions(state, self._missing(manifest))
         return plan_restore(manifest, state, conditions, require=require, at_most=at_most)
@@ -210,6 +219,7 @@ class Keeper:
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged, and BlobDamaged or BlobNotFound where
         nothing is left to restore.
         """
+        self._lend_memory(target)
         backup, manifest = self.manifest(ref)
         state = target.describe()
         conditions = self._conditions(state)

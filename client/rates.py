@@ -4,42 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any, Protocol
 
-from ..state.errors import TorporError
 from ..state.plan import TargetState
 from ..state.rates import KEPT, KINDS, Kind, Observation, Rates, rates_from
+from .remembered import Memory
 
 _OF_MACHINE: tuple[Kind, ...] = ("read", "fetch")
 MIN_SECONDS = 1e-5  # shorter than a clock tells
-
-
-class Memory(Protocol):
-    """What may be forgotten: JSON values by kind and key."""
-
-    def get(self, kind: str, key: str) -> Any | None:
-        """Return a value, or None."""
-        ...
-
-    def put(self, kind: str, key: str, value: Any) -> None:
-        """Remember a value."""
-        ...
-
-
-class ShortMemory:
-    """A memory that lasts as long as its process."""
-
-    def __init__(self) -> None:
-        self._values: dict[tuple[str, str], Any] = {}
-
-    def get(self, kind: str, key: str) -> Any | None:
-        """Return a value, or None."""
-        return self._values.get((kind, key))
-
-    def put(self, kind: str, key: str, value: Any) -> None:
-        """Remember a value."""
-        self._values[kind, key] = value
 
 
 class RateBook:
@@ -67,8 +38,7 @@ class RateBook:
         for kind, new in by_kind.items():
             key = _key(kind, target)
             kept = self._read[key] = [*self._seen(kind, key), *new][-2 * KEPT :]
-            with suppress(TorporError):
-                self._memory.put("rate", key, [[o.units, o.seconds, o.past, o.device] for o in kept])
+            self._memory.put("rate", key, [[o.units, o.seconds, o.past, o.device] for o in kept])
 
     def _seen(self, kind: Kind, key: str) -> list[Observation]:
         if key not in self._read:
@@ -79,7 +49,7 @@ class RateBook:
         try:
             rows = self._memory.get("rate", key) or []
             return [Observation(kind, int(n), float(took), int(past), str(device)) for n, took, past, device in rows]
-        except (TorporError, TypeError, ValueError):  # away, or written by another version
+        except (TypeError, ValueError):  # written by another version
             return []
 
 

@@ -48,6 +48,11 @@ class Entry:
     shape: tuple[int, ...]
     size_bytes: int
 
+    @property
+    def spec(self) -> TensorSpec:
+        """Return shape and dtype by our names."""
+        return TensorSpec(self.shape, _DTYPES[self.dtype])
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -179,7 +184,10 @@ def write_safetensors(raw: bytes, read: ReadBlob) -> Iterator[bytes | memoryview
 
 
 class SafetensorsFile:
-    """A safetensors file whose header has been read and checked. Raises: FileDamaged, InvalidFile, TooLarge."""
+    """A safetensors file whose header has been read and checked. Raises: FileDamaged, InvalidFile, TooLarge.
+
+    The data of `entries` lies from `data_at` on, one after the other without holes.
+    """
 
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
@@ -188,7 +196,7 @@ class SafetensorsFile:
         if length > min(MAX_HEADER_BYTES, size_bytes - 8):
             raise FileDamaged(f"the header should have {length} bytes, the file has {size_bytes}")
         self._skeleton = scan(_slices(file, length))
-        self._data_at = 8 + length
+        self.data_at = 8 + length
         table = self._skeleton.value
         metadata = (table.pop("__metadata__", None) or {}) if isinstance(table, dict) else None
         if not isinstance(metadata, dict):
@@ -196,7 +204,7 @@ class SafetensorsFile:
         self._metadata: dict[str, Any] = metadata
         if any(self._skeleton.lifted(name) is not None for name in (*table, *self._metadata)):
             raise TooLarge("a name of more than a thousand bytes", hint="")
-        self.entries = _entries(table, size_bytes - self._data_at)
+        self.entries = _entries(table, size_bytes - self.data_at)
         self.manifest = self._own_manifest()
 
     def _long_text(self, span: int) -> Iterator[bytes]:
@@ -228,7 +236,7 @@ class SafetensorsFile:
 
     def blobs(self) -> Iterator[tuple[BlobRef, memoryview]]:
         """Yield the blobs of a backup of ours, verified. Raises: FileDamaged."""
-        self._file.seek(self._data_at)
+        self._file.seek(self.data_at)
         for group in self._groups:
             if group.inline is not None and self._read(group.entries[0].size_bytes) != _unbase64(group.inline):
                 raise FileDamaged(f"{group.entries[0].name} is not what the manifest holds")
@@ -250,14 +258,13 @@ class SafetensorsFile:
         Raises: FileDamaged, InvalidFile, UnsupportedState, and what storing raises.
         """
         header = self._with_texts(self._metadata, leaves)
-        self._file.seek(self._data_at)
+        self._file.seek(self.data_at)
         tensors = {entry.name: tree.Encoded(self._tensor(entry, leaves)) for entry in self.entries}
         named = {"metadata": {"format": "safetensors", "header": header}, "vision_cache": tensors}
         return {name: tree.encode(layer, _encoded).value for name, layer in named.items()}
 
     def _tensor(self, entry: Entry, leaves: Leaves) -> Any:
-        spec = TensorSpec(entry.shape, _DTYPES[entry.dtype])
-        return leaves.tensor(spec, "torch", _slices(self._file, entry.size_bytes))
+        return leaves.tensor(entry.spec, "torch", _slices(self._file, entry.size_bytes))
 
     def _with_texts(self, value: Any, leaves: Leaves) -> Any:
         """Return a part of the header with its long texts stored."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import FileResponse
 
+from ..db.remembered import Remembered
 from ..state.api import API_VERSION, DIGEST_HEADER
 from ..state.backup import Backup
 from ..state.errors import BadInput, NotFound, TooLarge, TorporError
@@ -22,6 +23,7 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
+from .remembered_api import add_remembered
 from .security import MAX_BODY_BYTES
 from .upload import receive_blob
 from .watch_api import add_watches
@@ -66,6 +68,7 @@ def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable
     _add_backups(app, catalog)
     _add_blobs(app, catalog)
     add_watches(app, watches)
+    add_remembered(app, Remembered(catalog.index), clock)
     return app
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 Outcome = Literal["passed", "missed", "not saved", "not applicable", "not asked"]
 
 # What other kernels may change, relative to the largest number compared. Measured (docs/PERFORMANCE.md): eager against
-# sdpa gave 0.016, 0.0025 and 7e-7 in the logits, 0.045, 0.0082 and 9e-6 in K and V. A position that is off by one gave as
-# little as 0.014 in the logits of real weights, but never less than 0.37 in K; other wrong states 0.03 and 0.76.
+# sdpa gave 0.016, 0.0025 and 7e-7 in the logits, 0.045, 0.0082 and 9e-6 in K and V. A position that is off by one gave
+# as little as 0.014 in the logits of real weights, but never less than 0.37 in K; other wrong states 0.03 and 0.76.
 LOGITS_TOLERANCE = {"bfloat16": 0.06, "float16": 0.01, "float32": 1e-4, "float64": 1e-6}
 KV_TOLERANCE = {"bfloat16": 0.18, "float16": 0.04, "float32": 4e-4, "float64": 4e-6}
 

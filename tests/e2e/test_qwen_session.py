@@ -263,9 +263,9 @@ def test_a_padded_call_of_the_tokenizer_is_not_another_tokenizer(loaded: Loaded)
     used.tokenizer(["a", "bcd"], padding=True, truncation=True, max_length=2)
     used.tokenizer.add_tokens([])
     assert TransformersTarget(fresh.model, tokenizer=used.tokenizer).describe().fingerprint.tokenizer == before
-    from torpor.adapters import model_identity
+    from torpor.adapters import model_configs
 
-    model_identity._tokenizers.clear()
+    model_configs._tokenizers.clear()
     assert target_of(used).describe().fingerprint.tokenizer == target_of(fresh).describe().fingerprint.tokenizer
 
 

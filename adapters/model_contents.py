@@ -1,0 +1,191 @@
+"""What a model is made of: its own tensors by their canonical names, and the adapters that lie over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..state.errors import UnsupportedState
+from .weight_bytes import Piece, is_plain, pieces
+
+# Modules whose state lies in parameters and buffers alone; of others, plain attributes are looked at too.
+_ORDINARY = ("torch.nn.", "transformers.models.", "transformers.activations", "peft.")
+# Where quantisers keep the classes that take the place of Linear.
+_QUANTIZERS = (
+    "torch.ao.", "torchao.", "bitsandbytes.", "hqq.", "gptqmodel.", "auto_gptq.", "awq.", "quanto.", "optimum.quanto.",
+    "eetq.", "aqlm.", "vptq.", "fbgemm_gpu.", "compressed_tensors.", "transformers.integrations.",
+)  # fmt: skip
+_MODULE_FIELDS = frozenset(vars(nn.Module()))
+
+
+@dataclass(slots=True)
+class Contents:
+    """The parts of a model.
+
+    `tensors` are parameters and persistent buffers, `values` what modules keep as plain attributes; `opaque` modules
+    tell their state only through their state dict.
+    """
+
+    tensors: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+    values: list[tuple[str, Any]] = field(default_factory=list)
+    opaque: list[tuple[str, nn.Module]] = field(default_factory=list)
+    tuners: list[tuple[str, Any]] = field(default_factory=list)
+    quantizers: set[str] = field(default_factory=set)
+    ties: dict[str, str] = field(default_factory=dict)
+    problem: str | None = None  # why the weights cannot be told
+    adapter_problem: str | None = None
+
+    def pieces(self) -> list[Piece]:
+        """Take everything but the adapters apart. Raises: UnsupportedState."""
+        found = self._direct()
+        for name, module in self.opaque:
+            found += _state_pieces(name, module)
+        return found
+
+    def sampled(self) -> list[Piece]:
+        """Return the pieces that a sample is taken of: without what only unpacking tells and nobody can write to."""
+        found = self._direct()
+        for name, module in self.opaque:
+            if type(module).get_extra_state is not nn.Module.get_extra_state:
+                found += pieces(f"{name}!extra", module.get_extra_state())
+        return found
+
+    def _direct(self) -> list[Piece]:
+        return [piece for name, value in (*self.tensors, *self.values) for piece in pieces(name, value)]
+
+    def places(self) -> tuple[object, ...]:
+        """Return where everything lies and how often it was changed; cheap, and different after most changes."""
+        found: list[object] = []
+        for name, value in (*self.tensors, *self.values):
+            found += places_of(name, value)
+        for _, module in self.opaque:
+            found += [_Same(value) for key, value in vars(module).items() if key not in _MODULE_FIELDS]
+        return tuple(found)
+
+
+class _Same:
+    """An object that equals itself alone, and is kept alive so that no other one can lie where it lay."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def places_of(name: str, value: Any) -> list[object]:
+    """Return address and version of a tensor, or of those that a value is made of; of the rest, what it is."""
+    if isinstance(value, torch.Tensor) and (is_plain(value) or value.is_quantized):
+        return [value.data_ptr(), 0 if value.is_inference() else value._version]
+    found: list[object] = []
+    for key, piece in pieces(name, value):
+        found += [piece] if isinstance(piece, bytes) else places_of(key, piece)
+    return found
+
+
+def contents_of(model: Any) -> Contents:
+    """Walk a model. Names are those without wrappers, so that LoRA, `PeftModel` and `torch.compile` do not matter."""
+    found = Contents()
+    root = _unwrapped(model, found)
+    for name, module in _walk(root, "", found):
+        _take(name, module, found)
+    found.ties = _ties(root)
+    if found.problem is None and any(tensor.is_meta for _, tensor in found.tensors):
+        found.problem = "some of the weights are offloaded"
+    return found
+
+
+def _unwrapped(model: Any, found: Contents) -> Any:
+    model = getattr(model, "_orig_mod", model)
+    if not hasattr(model, "get_base_model") or not hasattr(model, "peft_config"):
+        return model
+    base = getattr(model.get_base_model(), "_orig_mod", model.get_base_model())
+    inside = {id(parameter) for parameter in base.parameters()}
+    if any(id(parameter) not in inside for parameter in model.parameters()):
+        found.adapter_problem = "an adapter lies outside the model (prompt learning, a router)"
+    return base
+
+
+def _walk(module: nn.Module, name: str, found: Contents) -> Iterator[tuple[str, nn.Module]]:
+    module = getattr(module, "_orig_mod", module)
+    if is_tuner(module):
+        found.tuners.append((name, module))
+        yield from _walk(module._modules.get("base_layer") or module._modules["original_module"], name, found)
+        return
+    yield name, module
+    for key, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, f"{name}.{key}" if name else key, found)
+
+
+def is_tuner(module: nn.Module) -> bool:
+    """Tell whether a module is an adapter around another one, by what `peft` gives all of them."""
+    wraps = "base_layer" in module._modules or "original_module" in module._modules
+    return wraps and isinstance(getattr(module, "adapter_layer_names", None), tuple)
+
+
+def _take(name: str, module: nn.Module, found: Contents) -> None:
+    prefix, kind = f"{name}." if name else "", type(module)
+    persistent = ((k, b) for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set)
+    own = {key: tensor for key, tensor in (*module._parameters.items(), *persistent) if tensor is not None}
+    found.tensors += [(prefix + key, tensor) for key, tensor in own.items()]
+    found.quantizers.update(type(t).__qualname__ for t in own.values() if not is_plain(t))
+    place = f"{kind.__module__}."
+    if place.startswith(_QUANTIZERS):
+        found.quantizers.add(f"{kind.__module__}.{kind.__qualname__}")
+    if _is_opaque(kind):
+        found.opaque.append((name, module))
+    elif not place.startswith(_ORDINARY):
+        _take_attributes(prefix, module, place.startswith(_QUANTIZERS), not own and not module._modules, found)
+
+
+def _is_opaque(kind: type[nn.Module]) -> bool:
+    return (
+        kind._save_to_state_dict is not nn.Module._save_to_state_dict
+        or kind.get_extra_state is not nn.Module.get_extra_state
+    )
+
+
+def _take_attributes(prefix: str, module: nn.Module, strict: bool, bare: bool, found: Contents) -> None:
+    """Take what a module keeps as plain attributes: all of a quantiser's, the tensors of one that has nothing else."""
+    for key, value in vars(module).items():
+        if key in _MODULE_FIELDS or not (strict or isinstance(value, torch.ScriptObject | torch.Tensor)):
+            continue
+        if _is_readable(value):
+            if strict or bare:
+                found.values.append((prefix + key, value))
+        elif not callable(value) or isinstance(value, torch.ScriptObject):
+            found.problem = found.problem or f"{prefix}{key} is a {type(value).__qualname__}, which cannot be read"
+
+
+def _is_readable(value: Any) -> bool:
+    try:
+        return any(True for _ in pieces("", value))
+    except UnsupportedState:
+        return False
+
+
+def _state_pieces(name: str, module: nn.Module) -> list[Piece]:
+    """Take apart what a module writes into a state dict beside its own parameters and buffers."""
+    state: dict[str, Any] = {}
+    module._save_to_state_dict(state, "", True)
+    known = {*module._parameters, *module._buffers}
+    return [piece for key, value in state.items() if key not in known for piece in pieces(f"{name}.{key}", value)]
+
+
+def _ties(root: Any) -> dict[str, str]:
+    """Return which tensors may be tied to which, whether the config ties them or not."""
+    found: dict[str, str] = {}
+    for name, module in root.named_modules():
+        ties = getattr(type(module), "_tied_weights_keys", None)
+        prefix = f"{name}." if name else ""
+        for target, source in ties.items() if isinstance(ties, dict) else ():
+            if target.endswith((".weight", ".bias")) and not set(target) & set("*^$()[]|\\?+"):
+                found[prefix + target] = prefix + source
+    return found | dict(getattr(root, "all_tied_weights_keys", None) or {})
