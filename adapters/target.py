@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ import torch
 from ..client.capture import KVSink, LiveKV, Woken
 from ..codec import torch_bridge
 from ..codec.tree import FromLeaf
+from ..state.block_keys import Medium, TokenRow
 from ..state.errors import UnsupportedState
 from ..state.manifest import KVCache
 from ..state.plan import TargetState
 from .dynamic_cache import CacheSink, LiveCache
 from .model_identity import fingerprint_of
 from .session import TransformersSession
+from .token_row import row_of_ids
 from .token_state import set_rng, usable_rng
 from .vision import Media, from_encoder_output
 
@@ -79,6 +82,20 @@ class TransformersTarget:
         for kind, state in rng.items():
             set_rng(kind, state, device)
         return session
+
+    def token_row(self, token_ids: Any, media: Sequence[Medium] = ()) -> TokenRow:
+        """Return ids (a tensor, or integers) with the media that stand behind their placeholders."""
+        return row_of_ids(torch.as_tensor(token_ids), self.model.config, media)
+
+    def prefix_cache(self, sink: KVSink, tokens: int) -> Any:
+        """Make a live cache of the first `tokens` positions of a filled sink."""
+        assert isinstance(sink, CacheSink)
+        sink.cut(tokens)
+        return sink.to_cache(self.model.config.get_text_config(), self.model.device)
+
+    def live_cache(self, cache: Any) -> LiveKV:
+        """Return a cache of `prefix_cache` as a live one."""
+        return LiveCache(cache)
 
     def live(self, session: Any) -> LiveKV | None:
         """Return the cache of a woken session."""

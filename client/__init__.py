@@ -1,9 +1,11 @@
 """The SDK that an inference process uses: `connect()`, then `save`, `plan` and `restore`."""
 
 from ..state.backup import Backup
+from ..state.block_keys import Medium
 from ..state.plan import RestorePlan, TargetState
 from .capture import Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
 from .keeper import Keeper, connect
+from .prefix import PrefixHit, medium
 from .save import SaveHandle
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "KVView",
     "Keeper",
     "LiveKV",
+    "Medium",
+    "PrefixHit",
     "RestorePlan",
     "RestoreTarget",
     "Restored",
@@ -21,4 +25,5 @@ __all__ = [
     "TargetState",
     "Woken",
     "connect",
+    "medium",
 ]

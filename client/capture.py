@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..codec.tree import FromLeaf, ToLeaf
 from ..state.backup import Backup
+from ..state.block_keys import TokenRow
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import KVCache, KVLayout, LayerName
 from ..state.plan import Mode, RestorePlan, TargetState
@@ -74,7 +75,7 @@ class Capture:
     """A consistent picture of a session, taken by an adapter in the calling thread.
 
     `layers` are nested values of JSON, bytes and whatever `to_leaf` takes; they are encoded before `save` returns.
-    `fingerprint` is called later, in the background: it may have to read all weights.
+    `fingerprint` is called later, in the background: it may have to read all weights. So is `row`: it reads all media.
     """
 
     adapter: str
@@ -85,6 +86,7 @@ class Capture:
     fingerprint: Callable[[], Fingerprint] = Fingerprint
     omitted: dict[str, str] = field(default_factory=dict)
     media_spans: tuple[tuple[int, int], ...] = ()  # positions of image and video placeholders among the token ids
+    row: Callable[[], TokenRow | None] = lambda: None  # for the keys of KV blocks; called in the background
 
 
 class SessionSource(Protocol):

@@ -23,7 +23,7 @@ def read_backup(
     kv, sink, futures = manifest.kv_cache, None, []
     if kv is not None and plan.reuses("kv_cache"):
         sink = target.allocate(kv)
-        futures = _submit_blocks(kv, sink, blobs, threads)
+        futures = submit_blocks(kv, sink, blobs, threads)
     try:
         layers = {
             name: tree.decode(encoded, lambda refs: _read_joined(refs, blobs), target.from_leaf)
@@ -38,7 +38,8 @@ def read_backup(
     return Woken(plan, layers, manifest.tokens, kv if sink is not None else None, sink)  # type: ignore[arg-type]
 
 
-def _submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobAccess, threads: ThreadPoolExecutor) -> list[Future[None]]:
+def submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobAccess, threads: ThreadPoolExecutor) -> list[Future[None]]:
+    """Start to read every block into a sink. The caller waits for all of them, also when one has failed."""
     ranges = block_ranges(kv.tokens, kv.layout.block_tokens)
     return [
         threads.submit(_read_block, blobs, ref, sink, start, stop)
