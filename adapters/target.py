@@ -60,7 +60,7 @@ class TransformersTarget:
         )
         return TargetState(
             found.fingerprint,
-            window_tokens=getattr(self.model.config.get_text_config(), "max_position_embeddings", None),
+            window_tokens=found.window_tokens,
             host_free_bytes=spare_bytes(),
             device_free_bytes=spare_device_bytes(self.model.device),
             device=device_name(self.model.device),
