@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..codec.weights import is_vision
 from ..state.errors import UnsupportedState
+from .rotary import is_rotary
 from .weight_bytes import Piece, is_plain, pieces
 
 # Modules whose state lies in parameters and buffers alone; of others, plain attributes are looked at too.
@@ -19,6 +21,8 @@ _QUANTIZERS = (
     "torch.ao.", "torchao.", "bitsandbytes.", "hqq.", "gptqmodel.", "auto_gptq.", "awq.", "quanto.", "optimum.quanto.",
     "eetq.", "aqlm.", "vptq.", "fbgemm_gpu.", "compressed_tensors.", "transformers.integrations.",
 )  # fmt: skip
+# Whose hooks do not change what a model computes, or are told otherwise (adapters, offloading).
+_KNOWN_HOOKS = ("torch.", "transformers.", "accelerate.", "peft.", f"{__name__.partition('.')[0]}.")
 _MODULE_FIELDS = frozenset(vars(nn.Module()))
 
 
@@ -34,6 +38,7 @@ class Contents:
     values: list[tuple[str, Any]] = field(default_factory=list)
     opaque: list[tuple[str, nn.Module]] = field(default_factory=list)
     tuners: list[tuple[str, Any]] = field(default_factory=list)
+    rotary: list[tuple[str, nn.Module]] = field(default_factory=list)
     quantizers: set[str] = field(default_factory=set)
     ties: dict[str, str] = field(default_factory=dict)
     problem: str | None = None  # why the weights cannot be told
@@ -141,8 +146,27 @@ def _take(name: str, module: nn.Module, found: Contents) -> None:
         found.quantizers.add(f"{kind.__module__}.{kind.__qualname__}")
     if _is_opaque(kind):
         found.opaque.append((name, module))
-    elif not place.startswith(_ORDINARY):
+    if is_rotary(module):
+        found.rotary.append((name, module))
+    if not place.startswith((*_ORDINARY, *_QUANTIZERS)):  # nobody knows what it computes, but it has a name
+        found.values.append((f"{prefix}!class", kind.__qualname__))
+    _notice_code(name, module, found)
+    if not _is_opaque(kind) and not place.startswith(_ORDINARY):
         _take_attributes(prefix, module, place.startswith(_QUANTIZERS), not own and not module._modules, found)
+
+
+def _notice_code(name: str, module: nn.Module, found: Contents) -> None:
+    """Notice somebody's code between the layers: hooks, and a `forward` put over the class's own."""
+    code = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    code += [vars(module)["forward"]] if "forward" in vars(module) else []
+    for call in code:
+        place = getattr(getattr(call, "func", call), "__module__", None) or type(call).__module__
+        if not f"{place}.".startswith(_KNOWN_HOOKS):
+            reason = f"code of {place} runs in {name or 'the model'}; what it changes is not known"
+            if is_vision(name):
+                found.problem = found.problem or reason
+            else:
+                found.adapter_problem = found.adapter_problem or reason
 
 
 def _is_opaque(kind: type[nn.Module]) -> bool:

@@ -91,7 +91,9 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.bfloat16, **text: Any)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3VLForConditionalGeneration(config).to(dtype).eval()
+        model = Qwen3VLForConditionalGeneration(config).eval()
+    for parameter in model.parameters():  # as loading does it: `model.to(dtype)` would round the rotary frequencies
+        parameter.data = parameter.data.to(dtype)
     processor = Qwen2VLImageProcessorPil(patch_size=14, min_pixels=28 * 28, max_pixels=224 * 224)
     return Loaded(model, tokenizer, processor)
 
