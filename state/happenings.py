@@ -128,7 +128,7 @@ def _edited(facts: Facts) -> str:
 
 
 def _kept(same: int, before: int, after: int, what: str) -> str:
-    return f"kept {same} of {before} {what}" + (f", {after - same} new" if after > same else "")
+    return f"kept {same:,} of {before:,} {what}" + (f", {after - same:,} new" if after > same else "")
 
 
 def _grown(backup: Backup, parent: Backup | None, facts: Facts | None) -> str:

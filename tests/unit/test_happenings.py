@@ -41,6 +41,7 @@ IDS = Facts(ids=900, ids_before=800, ids_same=800)
         ({}, {}, EDIT, ["edit kept 3 of 6 messages, 2 new"]),
         ({}, {}, replace(EDIT, messages=3), ["edit kept 3 of 6 messages"]),
         ({"tokens": 608}, {"tokens": 800}, Facts(ids=608, ids_before=800, ids_same=512), ["edit kept 512 of 800 tokens, 96 new"]),
+        ({}, {}, Facts(ids=12_000, ids_before=11_000, ids_same=1050), ["edit kept 1,050 of 11,000 tokens, 10,950 new"]),
         ({}, {}, replace(EDIT, ids=608, ids_before=800, ids_same=512), ["edit kept 3 of 6 messages, 2 new; kept 512 of 800 tokens, 96 new"]),
         ({"session_id": "t"}, {}, SAME, ["fork of s"]),
         ({"session_id": "t", "tokens": 9}, {}, KEPT, ["fork of s", "save +9 tokens, +2 messages"]),

@@ -163,7 +163,7 @@ def read_back(drawing: Drawing) -> dict[str, str]:
         if row.below is not None and row.below.endswith("/"):
             assert row.below == "| " * (column - 1) + "|/"
             lanes[-1].append(row.id)
-        elif row.below is None and (i + 1 < len(drawing.rows) or len(drawing.tail) // 2 + 1 > column and drawing.tail):
+        elif row.below is None and (i + 1 < len(drawing.rows) or len(drawing.tail) > 2 * column):
             lanes.append([row.id])
         elif row.below is not None:
             assert row.below == ("| " * column).rstrip()
