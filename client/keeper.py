@@ -34,6 +34,8 @@ from .capture import Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
+from .forking import fork
+from .history import History, read_history
 from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
@@ -273,6 +275,20 @@ class Keeper:
         if hit.tokens:
             session.take_prefix(self.restore_prefix(hit, target))
         return hit
+
+    def fork(self, ref: str, session_id: str | None = None) -> Backup:
+        """Begin a new session at any backup; no blob is copied. Without an id, a free one is found.
+
+        Raises: BackupNotFound, SessionNotFound, Conflict when the session id is in use, BlobNotFound.
+        """
+        return fork(self.api, *self.manifest(ref), session_id, self._clock())
+
+    def history(self, session_id: str, *, limit: int | None = None) -> History:
+        """Return a session's backups as a drawing, newest first; what happened at each is read as it is asked for.
+
+        Raises: InvalidId, SessionNotFound.
+        """
+        return read_history(self.api, self.blobs, session_id, limit)
 
     def export(
         self,
