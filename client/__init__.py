@@ -1,9 +1,10 @@
 """The SDK that an inference process uses: `connect()`, then `save`, `plan` and `restore`."""
 
-from ..state.backup import Backup
+from ..state.backup import Backup, Group
 from ..state.block_keys import Medium
 from ..state.plan import RestorePlan, TargetState
 from .capture import Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
+from .groups import GroupHandle
 from .keeper import Keeper, connect
 from .prefix import PrefixHit, medium
 from .save import SaveHandle
@@ -11,6 +12,8 @@ from .save import SaveHandle
 __all__ = [
     "Backup",
     "Capture",
+    "Group",
+    "GroupHandle",
     "KVSink",
     "KVView",
     "Keeper",

@@ -232,7 +232,7 @@ class _Import:
         size = sum(ref.size_bytes for ref in written)
         whole = self.source.manifest
         if whole is not None:
-            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
+            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, group=None, bytes_written=size)
             return replace(moved, created_at=min(whole.created_at, self.now))
         newest = None
         with suppress(SessionNotFound, BackupNotFound):

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,23 +21,24 @@ from ..state.backup import Backup
 from ..state.block_keys import Medium
 from ..state.errors import TorporError
 from ..state.ids import parse_session_id
-from ..state.manifest import Manifest
+from ..state.manifest import GroupRef, Manifest
 from ..state.plan import Mode, RestorePlan, plan_restore
 from ..state.watching import Signature
 from ..store.crash import from_environment
 from .api import Api
 from .blob_access import BlobAccess, OverHttp, SharedFiles
-from .capture import Restored, RestoreTarget, SessionSource
+from .capture import Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
+from .groups import GroupHandle, check_sources, check_targets
 from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .restore import read_backup
-from .save import SaveHandle, SaveJob, SaveWorker
+from .save import Batch, SaveHandle, SaveJob, SaveWorker
 from .transfer import ExportFormat, Progress, no_progress
 
 S = TypeVar("S")
@@ -81,7 +82,7 @@ class Keeper:
         self._lineage = Lineage()
         self._prefixes = Prefixes(api, self.blobs, self._threads)
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
-        self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
         self._lock, self._closed = threading.Lock(), False
         self._at_exit = self.close  # one object, so that it can be unregistered
@@ -98,27 +99,63 @@ class Keeper:
         handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
             self._start_saver()
-            capture = source.capture()
-            trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
-            kv = None
-            if capture.kv is not None:
-                kv = capture_kv(capture.kv, self._caches, self._pool, self._free_memory)
-                handle.snapshot = kv.way
-            job = SaveJob(
-                handle=handle,
-                adapter=capture.adapter,
-                created_at=now,
-                tokens=capture.tokens,
-                trees=trees,
-                fingerprint=capture.fingerprint,
-                omitted=dict(capture.omitted),
-                media_spans=capture.media_spans,
-                row=capture.row,
-                kv=kv,
-            )
-            self._jobs.put((job, source))
+            job = self._capture(handle, source, now)
+            self._jobs.put(Batch([job], [source], lambda backups: handle.finish(backups[0]), handle.fail))
         handle.stall_s = time.perf_counter() - started
         return handle
+
+    def save_group(self, name: str, sources: Mapping[str, SessionSource]) -> GroupHandle:
+        """Capture several sessions (by session id) at one moment, and save all of them or none.
+
+        Each becomes a backup of its own, which knows its group. Returns in milliseconds a session.
+        Raises: InvalidId, BadInput, UnsupportedState. What fails later is raised by `handle.wait()`.
+        """
+        started = time.perf_counter()
+        check_sources(name, sources)
+        for source in sources.values():
+            Lineage.check(source)
+        now = self._clock()
+        group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
+        handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
+        handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
+        jobs: list[SaveJob] = []
+        with self._lock:
+            self._start_saver()
+            try:
+                for each, source in zip(handles, sources.values(), strict=True):
+                    jobs.append(self._capture(each, source, now, group))
+            except BaseException:
+                for job in jobs:
+                    job.drop()
+                raise
+
+            def finish(backups: list[Backup]) -> None:
+                handle.finish({backup.session_id: backup for backup in backups})
+
+            self._jobs.put(Batch(jobs, list(sources.values()), finish, handle.fail))
+        handle.stall_s = time.perf_counter() - started
+        return handle
+
+    def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
+        capture = source.capture()
+        trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
+        kv = None
+        if capture.kv is not None:
+            kv = capture_kv(capture.kv, self._caches, self._pool, self._free_memory)
+            handle.snapshot = kv.way
+        return SaveJob(
+            handle=handle,
+            adapter=capture.adapter,
+            created_at=now,
+            tokens=capture.tokens,
+            trees=trees,
+            fingerprint=capture.fingerprint,
+            omitted=dict(capture.omitted),
+            media_spans=capture.media_spans,
+            row=capture.row,
+            kv=kv,
+            group=group,
+        )
 
     def _start_saver(self) -> None:
         """Start the thread that saves. It must end before the interpreter: freeing a tensor then would abort."""
@@ -131,23 +168,28 @@ class Keeper:
 
     def _save_loop(self) -> None:
         while (item := self._jobs.get()) is not None:
-            job, source = item
+            self._run(item)
+            del item
+
+    def _run(self, batch: Batch) -> None:
+        for job, source in zip(batch.jobs, batch.sources, strict=True):
             job.parent_id = self._lineage.of(source)  # saves run in order: the last one that was really committed
-            try:
-                backup = self._worker.run(job)
+        try:
+            backups = self._worker.run(batch.jobs)
+            for source, backup in zip(batch.sources, backups, strict=True):
                 self._lineage.note(source, backup.id)
-            except TorporError as error:
-                job.handle.fail(error)
-            except BaseException as error:
-                wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
-                wrapped.__cause__ = error
-                job.handle.fail(wrapped)
-            else:
-                job.handle.finish(backup)
-                if job.kv is not None:
-                    with suppress(MemoryError, OSError):
-                        self._pool.warm(2 * job.kv.layout.block_tokens * job.kv.layout.token_bytes())
-            del job, source, item
+        except TorporError as error:
+            batch.fail(error)
+        except BaseException as error:
+            wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            batch.fail(wrapped)
+        else:
+            batch.finish(backups)
+            kv = batch.jobs[0].kv
+            if kv is not None:
+                with suppress(MemoryError, OSError):
+                    self._pool.warm(2 * kv.layout.block_tokens * kv.layout.token_bytes())
 
     def plan(
         self, ref: str, target: RestoreTarget[Any], *, require: Mode | None = None, at_most: Mode = "full"
@@ -171,16 +213,40 @@ class Keeper:
         Everything is read and checked before the target is touched; a failure leaves it as it was.
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, BlobDamaged, BlobNotFound, ManifestDamaged.
         """
+        backup, woken = self._read(ref, target, require, at_most)
+        return self._handed_over(backup, woken, target, target.adopt(woken))
+
+    def restore_group(
+        self,
+        ref: str,
+        targets: Mapping[str, RestoreTarget[S]],
+        *,
+        require: Mode | None = None,
+        at_most: Mode = "full",
+    ) -> dict[str, Restored[S]]:
+        """Wake all sessions of a group, each in the target given for its session id. `ref`: a group's id or its name.
+
+        Everything of every member is read and checked before the first target is touched. Targets may share one model:
+        rope deltas and RNG state are then those of the last one, as `activate` on a session changes them.
+        Raises: GroupNotFound, GroupIncomplete, BadInput (a target too few or too many), and as `restore`.
+        """
+        members = check_targets(self.api.group(ref), targets)
+        read = {name: self._read(members[name].id, target, require, at_most) for name, target in targets.items()}
+        sessions = {name: target.adopt(read[name][1]) for name, target in targets.items()}
+        return {name: self._handed_over(*read[name], target, sessions[name]) for name, target in targets.items()}
+
+    def _read(self, ref: str, target: RestoreTarget[Any], require: Mode | None, at_most: Mode) -> tuple[Backup, Woken]:
         backup, manifest = self.manifest(ref)
         plan = plan_restore(manifest, target.describe(), require=require, at_most=at_most)
-        woken = read_backup(manifest, plan, target, self.blobs, self._threads)
-        session = target.adopt(woken)
+        return backup, read_backup(manifest, plan, target, self.blobs, self._threads)
+
+    def _handed_over(self, backup: Backup, woken: Woken, target: RestoreTarget[S], session: S) -> Restored[S]:
         with self._lock:
             live = target.live(session) if woken.kv_cache is not None else None
             if live is not None and woken.kv_cache is not None:
                 self._caches.note(live, woken.kv_cache.blocks)
             self._lineage.note(session, backup.id)
-        return Restored(plan.mode, session, backup, plan, woken.layers)
+        return Restored(woken.plan.mode, session, backup, woken.plan, woken.layers)
 
     def find_prefix(self, target: PrefixTarget, token_ids: Any, media: Sequence[Medium] = ()) -> PrefixHit:
         """Find the longest stored prefix of some ids, whatever session it comes from; reads no tensors.
