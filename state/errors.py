@@ -15,7 +15,8 @@ TorporError
 ├── NotFound
 │   ├── SessionNotFound
 │   ├── BackupNotFound
-│   └── BlobNotFound
+│   ├── BlobNotFound
+│   └── GroupNotFound
 ├── Refused                  understood, and not done
 │   ├── Unauthorized
 │   ├── HostNotAllowed
@@ -25,7 +26,8 @@ TorporError
 │   ├── MissingBlobs
 │   ├── DaemonAlreadyRunning
 │   ├── UnsafeHome
-│   └── RestoreRefused
+│   ├── RestoreRefused
+│   └── GroupIncomplete      some of the backups that were saved as one were removed
 ├── Damaged                  bytes are not what was written
 │   ├── BlobDamaged
 │   ├── ManifestDamaged
@@ -147,6 +149,11 @@ class BlobNotFound(NotFound):
     default_hint = "Part of this backup is gone; `torpor ls` shows older backups of the session."
 
 
+class GroupNotFound(NotFound):
+    code, title = "group-not-found", "There is no such group"
+    default_hint = "`torpor groups` lists what there is."
+
+
 class Refused(TorporError):
     code, title, exit_code, http_status = "refused", "Refused", 4, 409
     default_hint = "Nothing was changed."
@@ -198,6 +205,11 @@ class UnsafeHome(Refused):
 class RestoreRefused(Refused):
     code, title = "restore-refused", "The restore that was asked for is not possible"
     default_hint = "`torpor plan` shows what can be restored and why the rest cannot."
+
+
+class GroupIncomplete(Refused):
+    code, title = "group-incomplete", "Part of the group is gone"
+    default_hint = "Restore the sessions that are left one by one; `torpor ls` lists them with their group."
 
 
 class Damaged(TorporError):
