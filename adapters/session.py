@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +15,9 @@ from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
 from ..state.rates import Observation
 from . import canary
+from .cache_kinds import why_unsupported
 from .device import timed_prefill
-from .dynamic_cache import LiveCache, why_unsupported
+from .dynamic_cache import DYNAMIC, LiveCache, note_fed
 from .generation import generation_config, generation_settings
 from .last_step import Step, StepWatch, step_of
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
@@ -36,6 +37,7 @@ class TransformersSession:
     `vision` is what `generate` takes as `mm_encoder_outputs`: one encoder output each for `image` and `video`.
     `media` are in the order of their placeholders, one for each row of a grid (videos have a `video/` type).
     `rope_deltas` left None is read from the model, which is right as long as one session at a time uses it.
+    Set `kv_cache_pruned` when tokens were evicted from the cache: it is then left out of saves.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class TransformersSession:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     rope_deltas: torch.Tensor | None = None
+    kv_cache_pruned: bool = False
     last_step: Step | None = field(default=None, repr=False)
     observations: list[Observation] = field(default_factory=list, repr=False)  # what was timed since the last save
     _memory: Memory | None = field(default=None, init=False, repr=False)
@@ -87,13 +90,14 @@ class TransformersSession:
         elif self.vision:
             layers["vision_cache"] = {kind: encoder_output(out) for kind, out in self.vision.items()}
         kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model)
+        cache_class = kv.cache_class if kv is not None else DYNAMIC
         return Capture(
             adapter="transformers",
             layers=layers,
             to_leaf=to_leaf,
             tokens=int(self.token_ids.shape[-1]),
             kv=kv,
-            fingerprint=lambda: self.fingerprint(kv_dtype, stamp),
+            fingerprint=lambda: replace(self.fingerprint(kv_dtype, stamp), cache_class=cache_class),
             omitted=omitted,
             media_spans=media_spans(self.token_ids, self.model.config),
             observations=self._take_observations(),
@@ -137,14 +141,18 @@ class TransformersSession:
     def _kv(self) -> tuple[LiveCache | None, dict[str, str]]:
         if self.cache is None:
             return None, {}
-        reason = why_unsupported(self.cache)
-        if reason is None:
-            length = int(self.cache.get_seq_length())
-            if length >= self.token_ids.shape[-1]:
-                reason = f"the cache covers {length} of {self.token_ids.shape[-1]} ids; it must be one short of them"
-        if reason is not None:
-            return None, {"kv_cache": reason}
-        return LiveCache(self.cache), {}
+        reason = why_unsupported(self.cache) or self._why_not_ours(self.cache)
+        return (LiveCache(self.cache), {}) if reason is None else (None, {"kv_cache": reason})
+
+    def _why_not_ours(self, cache: Any) -> str | None:
+        """Return why a cache that could be saved is not that of this session's ids, or None."""
+        length, (rows, ids) = int(cache.get_seq_length()), self.token_ids.shape
+        if self.kv_cache_pruned or any(d.get("kv_cache_pruned") for d in (self.config, self.metadata)):
+            return "the session says that its cache was pruned: which tokens it holds does not follow from its length"
+        if length >= ids:
+            return f"the cache covers {length} of {ids} ids; it must be one short of them"
+        held = cache.layers[0].keys.shape[0]
+        return f"the cache has {held} rows, the session {rows}" if held != rows else None
 
     def token_row(self) -> TokenRow | None:
         """Return the ids with the media behind them, or None where positions do not follow from them."""
@@ -198,15 +206,17 @@ class TransformersSession:
         `options` go before them.
         """
         before = self.token_ids.shape[-1]
-        if self.rope_deltas is not None or self.cache is None:
+        if self.rope_deltas is not None or not self._cached():
             self.activate()
         settings = generation_settings(self.config, options, self.tokenizer)
         self._check_fed(options)
         with timed_prefill(self.model, self._cached(), self.observations), StepWatch(self.model) as steps:
             out = self.model.generate(**self.model_inputs(), **settings)
-        self.cache = out.past_key_values
+        # The rows of beams are those of the search, not of the sequences that came out of it.
+        self.cache = None if hasattr(out, "beam_indices") else out.past_key_values
         self.extend(out.sequences[:, before:])
         self.rope_deltas = model_rope_deltas(self.model)
+        note_fed(self.cache, self.token_ids.shape[-1] - 1)
         self.last_step = steps.last(self.cache, self.token_ids, self.rope_deltas)
         return out
 
@@ -242,7 +252,7 @@ class TransformersSession:
         missing = self.token_ids.shape[-1] - 1 - self._cached()
         if missing <= 0:
             return 0
-        if self.rope_deltas is not None or self.cache is None:
+        if self.rope_deltas is not None or not self._cached():
             self.activate()
         self._check_fed({})
         inputs = self.model_inputs()

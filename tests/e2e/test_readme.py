@@ -31,7 +31,7 @@ def test_the_snippets_run_in_order(
     names["keeper"].close()  # type: ignore[attr-defined]
     out = capsys.readouterr().out
     assert "kv_cache reuse same weights fingerprint" in out
-    assert "\nfull\n" in out
+    assert "\nfull\npassed bit by bit\n" in out
     assert " positions taken over: " in out
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) > 5
