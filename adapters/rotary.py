@@ -50,7 +50,9 @@ def _odd(module: Any, configs: dict[type, Any]) -> Iterator[tuple[str, str]]:
 
 def _changes_in_use(module: Any) -> bool:
     kinds = getattr(module, "rope_type", "")
-    return any("dynamic" in kind or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
+    return any(
+        "dynamic" in kind or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds])
+    )
 
 
 def _alike(here: torch.Tensor, there: Any) -> bool:
