@@ -106,6 +106,14 @@ def contents_of(model: Any) -> Contents:
     return found
 
 
+def overlays_of(model: Any) -> Contents:
+    """Walk a model for what lies over its weights alone: adapters, and somebody's code."""
+    found = Contents()
+    for name, module in _walk(_unwrapped(model, found), "", found):
+        _notice_code(name, module, found)
+    return found
+
+
 def _unwrapped(model: Any, found: Contents) -> Any:
     model = getattr(model, "_orig_mod", model)
     if not hasattr(model, "get_base_model") or not hasattr(model, "peft_config"):
