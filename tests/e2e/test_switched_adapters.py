@@ -14,7 +14,9 @@ from torpor.adapters.transformers import TransformersSession, TransformersTarget
 from torpor.cli.demo_model import Loaded, small_model
 from torpor.client import Keeper
 
-SETTINGS: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 3}
+SETTINGS: dict[str, Any] = {
+    "do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 3, "suppress_tokens": [260, 261],
+}  # fmt: skip
 
 
 def with_adapters() -> Loaded:
