@@ -85,7 +85,8 @@ class TransformersSession:
         }
         if self.media:
             layers["media"] = [{"data": m.data, "media_type": m.media_type} for m in self.media]
-        incomplete = why_incomplete(self.vision, self.token_ids, self.model.config) if self.vision else None
+        types, config = self.mm_token_type_ids, self.model.config
+        incomplete = why_incomplete(self.vision, self.token_ids, types, config) if self.vision else None
         if incomplete is not None:
             omitted["vision_cache"] = incomplete
         elif self.vision:
@@ -100,7 +101,7 @@ class TransformersSession:
             kv=kv,
             fingerprint=lambda: replace(self.fingerprint(kv_dtype, stamp), cache_class=cache_class),
             omitted=omitted,
-            media_spans=media_spans(self.token_ids, self.model.config),
+            media_spans=media_spans(self.token_ids, config),
             observations=self._take_observations(),
             row=row_of_session(self) if kv is not None else lambda: None,
         )
@@ -197,7 +198,8 @@ class TransformersSession:
             "video_grid_thw": self.video_grid_thw,
         }
         cached = 0 if self.cache is None else int(self.cache.get_seq_length())
-        inputs["mm_encoder_outputs"] = unfed_outputs(self.vision, self.token_ids, self.model.config, cached) or None
+        types, config = self.mm_token_type_ids, self.model.config
+        inputs["mm_encoder_outputs"] = unfed_outputs(self.vision, self.token_ids, types, config, cached) or None
         return {name: value for name, value in inputs.items() if value is not None}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]

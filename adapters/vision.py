@@ -70,13 +70,22 @@ def _output(embeddings: list[torch.Tensor], deepstack: list[list[torch.Tensor]] 
     return BaseModelOutputWithDeepstackFeatures(pooler_output=tuple(embeddings), deepstack_features=levels)
 
 
-def why_incomplete(vision: dict[str, Any], token_ids: torch.Tensor, config: Any) -> str | None:
+def _places(kind: str, held: int, token_ids: torch.Tensor, types: torch.Tensor | None, config: Any) -> torch.Tensor:
+    """Tell where placeholders stand; without those that were sampled (of type 0) if then `held` embeddings fit."""
+    every = token_ids == getattr(config, f"{kind}_token_id", -1)
+    typed = every if types is None else every & (types != 0)
+    return typed if int(typed.sum()) == held else every
+
+
+def why_incomplete(
+    vision: dict[str, Any], token_ids: torch.Tensor, types: torch.Tensor | None, config: Any
+) -> str | None:
     """Return why the embeddings are not those of all placeholders, so that they could not be fed again."""
     for kind in ("image", "video"):
-        place, output = getattr(config, f"{kind}_token_id", None), vision.get(kind)
-        wanted = 0 if place is None else int((token_ids == place).sum())
+        output = vision.get(kind)
         held = 0 if output is None else sum(len(rows) for rows in output.pooler_output)
-        if wanted != held and (output is None or place is not None):
+        wanted = int(_places(kind, held, token_ids, types, config).sum())
+        if wanted != held and (output is None or hasattr(config, f"{kind}_token_id")):
             return f"{held} {kind} embeddings for {wanted} placeholders"
     return None
 
@@ -98,7 +107,9 @@ def check_fed(kinds: Collection[str], unfed_ids: torch.Tensor, unfed_types: torc
             )
 
 
-def unfed_outputs(vision: dict[str, Any], token_ids: torch.Tensor, config: Any, cached: int) -> dict[str, Any]:
+def unfed_outputs(
+    vision: dict[str, Any], token_ids: torch.Tensor, types: torch.Tensor | None, config: Any, cached: int
+) -> dict[str, Any]:
     """Return the encoder outputs (by `image` and `video`) for the placeholders that a cache of `cached` tokens lacks.
 
     The model scatters the rows over the placeholders that it is fed, in their order: so what stands in the cache is
@@ -108,8 +119,8 @@ def unfed_outputs(vision: dict[str, Any], token_ids: torch.Tensor, config: Any, 
         return {kind: copy.copy(output) for kind, output in vision.items()}  # a beam search doubles what it is given
     found = {}
     for kind, output in vision.items():
-        columns = (token_ids == getattr(config, f"{kind}_token_id", -1)).nonzero()[:, 1]
-        keep = columns >= cached
+        held = sum(len(rows) for rows in output.pooler_output)
+        keep = _places(kind, held, token_ids, types, config).nonzero()[:, 1] >= cached
         if bool(keep.any()):
             found[kind] = _rows(output, keep, kind)
     return found

@@ -85,13 +85,13 @@ def test_rows_of_a_batch_are_cut_each(loaded: Loaded) -> None:
     outputs = mixed_session(loaded, png(1, 56), png(2, 56)).vision
     assert torch.equal(mixed_session(loaded, png(1, 56), png(2, 56)).image_grid_thw, grid)  # type: ignore[arg-type]
     first, second = outputs["image"].pooler_output
-    left = unfed_outputs(outputs, ids, loaded.model.config, 5)["image"]
+    left = unfed_outputs(outputs, ids, None, loaded.model.config, 5)["image"]
     assert [t.tolist() for t in left.pooler_output] == [second.tolist()]
-    split = unfed_outputs(outputs, ids, loaded.model.config, 8)["image"]
+    split = unfed_outputs(outputs, ids, None, loaded.model.config, 8)["image"]
     assert torch.equal(split.pooler_output[0], second[2:])
     assert [len(level[0]) for level in split.deepstack_features] == [2, 2, 2]
-    assert unfed_outputs(outputs, ids, loaded.model.config, 10) == {}
-    assert torch.equal(unfed_outputs(outputs, ids, loaded.model.config, 0)["image"].pooler_output[0], first)
+    assert unfed_outputs(outputs, ids, None, loaded.model.config, 10) == {}
+    assert torch.equal(unfed_outputs(outputs, ids, None, loaded.model.config, 0)["image"].pooler_output[0], first)
 
 
 def test_embeddings_that_are_not_of_all_images_are_refused(loaded: Loaded) -> None:

@@ -132,10 +132,20 @@ def test_placeholders_are_never_read_as_words(loaded: Loaded) -> None:
     session.generate(max_new_tokens=1, **SETTINGS)  # all are in the cache
 
 
-def test_a_placeholder_that_was_sampled_is_a_word(loaded: Loaded) -> None:
+def test_a_placeholder_that_was_sampled_is_a_word(keeper: Keeper, loaded: Loaded) -> None:
     session = mixed_session(loaded, text(20))
     session.extend(torch.tensor([[loaded.model.config.image_token_id, 7]]))
     session.generate(max_new_tokens=1, **SETTINGS)
+    session = mixed_session(loaded, text(70), png(1), text(9))
+    session.generate(max_new_tokens=1, **SETTINGS)
+    session.extend(torch.tensor([[loaded.model.config.image_token_id, *text(70, 2)]]))
+    session.generate(max_new_tokens=1, **SETTINGS)
+    backup = keeper.save("sampled", session).wait(60)
+    expected = answer(session)
+    keeper.max_recoverable_tokens = 1000
+    woken = keeper.restore(backup.id, target_of(loaded), require="full").session
+    assert woken.vision.keys() == {"image"}
+    assert torch.equal(answer(woken), expected)
 
 
 def test_rope_deltas_of_another_session_are_not_taken(keeper: Keeper, loaded: Loaded) -> None:
