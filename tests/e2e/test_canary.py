@@ -337,3 +337,14 @@ def test_steps_of_several_tokens_are_not_taken_for_one(keeper: Keeper, loaded: L
         generate(session, tokens, **GREEDY, prompt_lookup_num_tokens=3)
         saved = keeper.save("assisted", session).wait(60)
         assert keeper.restore(saved.id, target_of(loaded), canary=True).canary.outcome != "missed"
+
+
+def test_a_reference_of_other_rows_says_nothing(keeper: Keeper, loaded: Loaded, backup: Backup) -> None:
+    def doubled(layer: dict[str, Any]) -> dict[str, Any]:
+        found = layer["canary"]
+        return {**layer, "canary": {**found, **{k: torch.cat([found[k]] * 2) for k in ("ids", "values")}}}
+
+    liar = forged(keeper, backup, tokens=doubled)
+    woken = keeper.restore(liar.id, target_of(loaded), canary=True)
+    assert (woken.canary.outcome, woken.mode) == ("not applicable", "full")
+    assert woken.canary.detail == "the saved logits are of another number of rows"
