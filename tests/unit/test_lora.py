@@ -242,3 +242,12 @@ def test_a_flipped_bit_of_an_adapter(folder: Path, saved: Path, tmp_path: Path) 
     flip(other / "adapter_model.safetensors")
     found = describe_folder(folder, adapter=other).fingerprint
     assert found.adapters not in (None, "none", describe_folder(folder, adapter=saved).fingerprint.adapters)
+
+
+def test_the_kind_of_an_adapter_s_layers_counts() -> None:
+    """Two kinds may keep their tensors under the same names."""
+    model, other = model_with(), model_with()
+    for _, layer in other.named_modules():
+        if hasattr(layer, "lora_A"):
+            layer.__class__ = type("Linear2", (type(layer),), {"__module__": "peft.tuners.other"})
+    assert differing(fingerprint_of(model), fingerprint_of(other)) == ("adapters",)
