@@ -25,10 +25,13 @@ class Follower(Protocol):
 
 
 class Watch:
-    """What is known of one live cache: its leading tokens below `unchanged` are as they were at the last mark."""
+    """What is known of one live cache: its leading tokens below `unchanged` are as they were at the last mark.
+
+    `fed` is how many tokens it was given and did not give back by `crop` or `reset`. Holds it fewer, some were evicted.
+    """
 
     def __init__(self) -> None:
-        self.unchanged = 0
+        self.unchanged = self.fed = 0
         self._followers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
 
@@ -45,9 +48,9 @@ class Watch:
         for follower in followers:
             follower.freeze()
 
-    def after_change(self, unchanged: int) -> None:
-        """Note how many leading tokens survived."""
-        self.unchanged = min(self.unchanged, unchanged)
+    def after_change(self, unchanged: int, length: int) -> None:
+        """Note how many leading tokens survived unchanged, and how many there are."""
+        self.unchanged, self.fed = min(self.unchanged, unchanged), min(self.fed, length)
 
 
 def watch(live_cache: Any) -> Watch:
@@ -59,6 +62,12 @@ def watch(live_cache: Any) -> Watch:
     live_cache.__class__ = _watched_class(type(live_cache))
     live_cache._torpor_watch = attached
     return attached
+
+
+def fed_tokens(live_cache: Any) -> int:
+    """Return how many tokens a cache is known to have been fed; 0 if nobody watches it."""
+    found = live_cache.__dict__.get("_torpor_watch")
+    return found.fed if isinstance(found, Watch) else 0
 
 
 def plain_class(live_cache: Any) -> type:
@@ -97,11 +106,12 @@ def _telling(base: type, name: str) -> Any:
         state: Watch = self._torpor_watch
         state.before_change()
         if name in _REWRITING:
-            state.after_change(0)
+            state.after_change(0, self.get_seq_length())
         try:
             return original(self, *args, **kwargs)
         finally:
-            state.after_change(self.get_seq_length() if name in _SHRINKING else 0)
+            length = self.get_seq_length()
+            state.after_change(length if name in _SHRINKING else 0, length)
 
     method.__name__, method.__doc__ = name, original.__doc__
     return method

@@ -1,50 +1,37 @@
 """KV caches of the transformers library as the SDK's ports: capture, blocks, and back.
 
-Layers hold `keys` and `values` of shape `[batch, head, token, dim]`. Only plain full-attention layers (DynamicLayer and
-StaticLayer) have a block form here; what is not is named by `why_unsupported` and its tokens are prefilled again.
+Layers hold `keys` and `values` of shape `[batch, head, token, dim]`. Only caches of plain full-attention layers
+(DynamicCache and StaticCache) have a block form; what has none is named by `cache_kinds.why_unsupported`. Of a static
+cache, whose tensors are as long as it may ever become, only the tokens in it are saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 from blake3 import blake3
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
 
 from ..codec.torch_bridge import byte_view
 from ..state.errors import SnapshotLost, UnsupportedState
 from ..state.manifest import BLOCK_TOKENS, KVCache, KVLayer, KVLayout
 from ..state.tensors import DTYPE_SIZES
+from .cache_kinds import why_unsupported
 from .cache_watch import plain_class, watch
 from .host_memory import fresh_tensors
 
 if TYPE_CHECKING:
     from ..client.capture import KVView
 
+__all__ = ["DYNAMIC", "STATIC", "CacheSink", "LiveCache", "layout_of", "note_fed", "why_unsupported"]
+
+DYNAMIC, STATIC = "DynamicCache", "StaticCache"
+
 Tensors = list[torch.Tensor]  # K0, V0, K1, V1, …
-
-
-def why_unsupported(cache: Any) -> str | None:
-    """Return why a cache has no block form here, or None when it has one."""
-    if not isinstance(cache, Cache):
-        return f"a {type(cache).__name__} is not a transformers Cache"
-    layers = getattr(cache, "layers", None)  # an encoder-decoder cache has two caches instead
-    if layers is None:
-        return f"a {type(cache).__name__} is not kept in token blocks"
-    if not layers:
-        return "the cache is empty"
-    for i, layer in enumerate(cache.layers):
-        if type(layer) not in (DynamicLayer, StaticLayer):
-            return f"layer {i} is a {type(layer).__name__}, which is not kept in token blocks"
-        if not layer.is_initialized:
-            return f"layer {i} holds nothing yet"
-    lengths = {int(layer.get_seq_length()) for layer in cache.layers}
-    if len(lengths) != 1:
-        return f"the cache is torn: its layers hold {sorted(lengths)} tokens"
-    return "the cache is empty" if lengths == {0} else None
 
 
 def layout_of(cache: Any) -> KVLayout:
@@ -82,6 +69,16 @@ def _bytes_of(tensor: torch.Tensor, tokens: slice) -> numpy.ndarray[Any, Any]:
     return byte_view(tensor.detach()[:, :, tokens].to("cpu").contiguous())
 
 
+def note_fed(cache: Any, tokens: int) -> None:
+    """Note how many tokens a cache was fed, so that it is noticed if some are evicted later (or were already)."""
+    if isinstance(cache, Cache) and plain_class(cache) is DynamicCache and _appends_only(cache):
+        watch(cache).fed = tokens
+
+
+def _appends_only(cache: Any) -> bool:
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
 class LiveCache:
     """A supported transformers cache as a `LiveKV`."""
 
@@ -89,7 +86,7 @@ class LiveCache:
         self._cache, self.layout = cache, layout_of(cache)
         self.tokens = int(cache.get_seq_length())
         self.cache_class = plain_class(cache).__name__
-        self._appends_only = all(type(layer) is DynamicLayer for layer in cache.layers)
+        self._appends_only = _appends_only(cache)
         self._device = cache.layers[0].keys.device
 
     @property
@@ -115,7 +112,8 @@ class LiveCache:
     def mark(self) -> None:
         """Watch the cache from its present length on."""
         if self._appends_only:
-            watch(self._cache).unchanged = self.tokens
+            found = watch(self._cache)
+            found.unchanged = found.fed = self.tokens
 
     def witnesses(self, first: int, stop: int) -> list[bytes]:
         """Digest the last token of each full block, in the first and the last layer.
@@ -147,6 +145,12 @@ class LiveCache:
         follower = _Following(self._cache)
         watch(self._cache).follow(follower)
         return follower
+
+
+def odd_static_layer(config: Any) -> str | None:
+    """Return the class of the first layer that a StaticCache of a model would have beside plain ones, or None."""
+    layers = StaticCache(config, max_cache_len=1).layers
+    return next((type(layer).__name__ for layer in layers if type(layer) is not StaticLayer), None)
 
 
 class _Held:
@@ -206,6 +210,7 @@ class CacheSink:
             shapes = [(batch, layer.heads, kv.tokens, dim) for dim in (layer.key_dim, layer.value_dim)]
             self.tensors.extend(fresh_tensors(shapes, dtype))
         self._views = [byte_view(tensor) for tensor in self.tensors]
+        self._cache: DynamicCache | StaticCache | None = None
 
     def put(self, start: int, stop: int, block: memoryview) -> None:
         """Scatter a block's bytes into the tensors."""
@@ -215,16 +220,43 @@ class CacheSink:
             place[...] = image[at : at + place.size].reshape(place.shape)
             at += place.size
 
-    def to_cache(self, config: Any, device: Any) -> DynamicCache:
-        """Make a DynamicCache of the filled tensors; on the CPU they are taken over, not copied."""
+    def cut(self, tokens: int) -> None:
+        """Keep the first tokens alone, in memory of their own."""
+        if any(t.shape[2] > tokens for t in self.tensors):
+            self.tensors = [t[:, :, :tokens].clone(memory_format=torch.contiguous_format) for t in self.tensors]
+            self._views = [byte_view(tensor) for tensor in self.tensors]
+
+    def to_cache(self, config: Any, device: Any, static_tokens: int | None = None) -> DynamicCache | StaticCache:
+        """Make a cache of the filled tensors, once: a StaticCache of that length if one is given, else a DynamicCache.
+
+        A DynamicCache on the CPU takes the tensors over; otherwise they are copied and let go of, layer by layer.
+        """
+        if self._cache is None:
+            self._views.clear()
+            make = self._dynamic if static_tokens is None else partial(self._static, static_tokens)
+            self._cache = make(config, device)
+        return self._cache
+
+    def _pairs(self, device: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while self.tensors:
+            yield self.tensors.pop(0).to(device), self.tensors.pop(0).to(device)
+
+    def _static(self, tokens: int, config: Any, device: Any) -> StaticCache:
+        cache = StaticCache(config, max_cache_len=tokens)
+        for i, (keys, values) in enumerate(self._pairs(device)):
+            if type(cache.layers[i]) is not StaticLayer:
+                raise UnsupportedState(f"layer {i} of this model is a {type(cache.layers[i]).__name__}")
+            cache.update(keys, values, i)
+        return cache
+
+    def _dynamic(self, config: Any, device: Any) -> DynamicCache:
         cache = DynamicCache(config=config)
-        for i in range(len(self.tensors) // 2):
-            keys, values = (t.to(device) for t in self.tensors[2 * i : 2 * i + 2])
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+            cache = DynamicCache()  # a model with windows that was given a whole cache: what was saved was whole
+        for i, (keys, values) in enumerate(self._pairs(device)):
             while len(cache.layers) <= i:
                 cache.layers.append(DynamicLayer())
             layer = cache.layers[i]
-            if type(layer) is not DynamicLayer:
-                raise UnsupportedState(f"layer {i} of this model is a {type(layer).__name__}, not a DynamicLayer")
             layer.lazy_initialization(keys, values)  # sets dtype, device and the flag; it copies nothing
             layer.keys, layer.values = keys, values
         return cache

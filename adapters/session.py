@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..client.capture import Capture
 from ..client.remembered import Memory
+from ..state.block_keys import TokenRow
+from ..state.errors import BadInput, UnsupportedState
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
 from ..state.rates import Observation
+from . import canary
+from .cache_kinds import why_unsupported
 from .device import timed_prefill
-from .dynamic_cache import LiveCache, why_unsupported
+from .dynamic_cache import DYNAMIC, LiveCache, note_fed
 from .generation import generation_config, generation_settings
+from .last_step import Step, StepWatch, step_of
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
-from .token_state import media_spans, model_rope_deltas, narrow, rope_holder
+from .token_row import row_of_session
+from .token_state import media_spans, model_rope_deltas, narrow, new_rope_deltas, rope_holder
 from .vision import Media, encoder_output, to_leaf, unfed_outputs
+
+if TYPE_CHECKING:
+    from .target import TransformersTarget
 
 
 @dataclass(eq=False)
@@ -26,7 +35,9 @@ class TransformersSession:
 
     `token_ids` is `[batch, length]`, int64, all ids so far; the cache holds one fewer (the last is sampled, not fed).
     `vision` is what `generate` takes as `mm_encoder_outputs`: one encoder output each for `image` and `video`.
+    `media` are in the order of their placeholders, one for each row of a grid (videos have a `video/` type).
     `rope_deltas` left None is read from the model, which is right as long as one session at a time uses it.
+    Set `kv_cache_pruned` when tokens were evicted from the cache: it is then left out of saves.
     """
 
     model: Any
@@ -46,6 +57,8 @@ class TransformersSession:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     rope_deltas: torch.Tensor | None = None
+    kv_cache_pruned: bool = False
+    last_step: Step | None = field(default=None, repr=False)
     observations: list[Observation] = field(default_factory=list, repr=False)  # what was timed since the last save
     _memory: Memory | None = field(default=None, init=False, repr=False)
 
@@ -58,6 +71,7 @@ class TransformersSession:
 
     def capture(self) -> Capture:
         """Take a consistent picture in the calling thread. Raises: UnsupportedState."""
+        kv, omitted = self._kv()
         layers: dict[LayerName, Any] = {
             "metadata": {**self.metadata, "model_name": _model_name(self.model)},
             "text_context": {
@@ -65,25 +79,26 @@ class TransformersSession:
                 "tool_calls": self.tool_calls,
                 "thinking": self.thinking,
             },
-            "tokens": self._tokens_layer(),
+            "tokens": self._tokens_layer(kv),
             "config_snapshot": {**generation_config(self.model), **self.config},
         }
         if self.media:
             layers["media"] = [{"data": m.data, "media_type": m.media_type} for m in self.media]
         if self.vision:
             layers["vision_cache"] = {kind: encoder_output(out) for kind, out in self.vision.items()}
-        kv, omitted = self._kv()
         kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model)
+        cache_class = kv.cache_class if kv is not None else DYNAMIC
         return Capture(
             adapter="transformers",
             layers=layers,
             to_leaf=to_leaf,
             tokens=int(self.token_ids.shape[-1]),
             kv=kv,
-            fingerprint=lambda: self.fingerprint(kv_dtype, stamp),
+            fingerprint=lambda: replace(self.fingerprint(kv_dtype, stamp), cache_class=cache_class),
             omitted=omitted,
             media_spans=media_spans(self.token_ids, self.model.config),
             observations=self._take_observations(),
+            row=row_of_session(self) if kv is not None else lambda: None,
         )
 
     def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
@@ -101,12 +116,13 @@ class TransformersSession:
         taken, self.observations = self.observations, []
         return taken
 
-    def _tokens_layer(self) -> dict[str, Any]:
+    def _tokens_layer(self, kv: LiveCache | None) -> dict[str, Any]:
         rng = {"cpu": torch.get_rng_state()}
         device = self.token_ids.device
         if device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(device)
         deltas = self.rope_deltas if self.rope_deltas is not None else model_rope_deltas(self.model)
+        reference = canary.to_tree(self.last_step, self.cache, self.token_ids) if kv is not None else None
         return {
             "ids": narrow(self.token_ids),
             "attention_mask": narrow(self.attention_mask),
@@ -116,19 +132,42 @@ class TransformersSession:
             "rope_deltas": deltas,
             "rng_state": rng,
             "attention": getattr(self.model.config, "_attn_implementation", None),
+            **({} if reference is None else {"canary": reference}),
         }
 
     def _kv(self) -> tuple[LiveCache | None, dict[str, str]]:
         if self.cache is None:
             return None, {}
-        reason = why_unsupported(self.cache)
-        if reason is None:
-            length = int(self.cache.get_seq_length())
-            if length >= self.token_ids.shape[-1]:
-                reason = f"the cache covers {length} of {self.token_ids.shape[-1]} ids; it must be one short of them"
-        if reason is not None:
-            return None, {"kv_cache": reason}
-        return LiveCache(self.cache), {}
+        reason = why_unsupported(self.cache) or self._why_not_ours(self.cache)
+        return (LiveCache(self.cache), {}) if reason is None else (None, {"kv_cache": reason})
+
+    def _why_not_ours(self, cache: Any) -> str | None:
+        """Return why a cache that could be saved is not that of this session's ids, or None."""
+        length, (rows, ids) = int(cache.get_seq_length()), self.token_ids.shape
+        if self.kv_cache_pruned or any(d.get("kv_cache_pruned") for d in (self.config, self.metadata)):
+            return "the session says that its cache was pruned: which tokens it holds does not follow from its length"
+        if length >= ids:
+            return f"the cache covers {length} of {ids} ids; it must be one short of them"
+        held = cache.layers[0].keys.shape[0]
+        return f"the cache has {held} rows, the session {rows}" if held != rows else None
+
+    def token_row(self) -> TokenRow | None:
+        """Return the ids with the media behind them, or None where positions do not follow from them."""
+        return row_of_session(self)()
+
+    def prefix_target(self) -> TransformersTarget:
+        """Return the session's model as a target for a prefix. Raises: BadInput when there is a cache already."""
+        from .target import TransformersTarget
+
+        if self.cache is not None:
+            raise BadInput("the session has a cache already", hint="Reuse a prefix before the first prefill.")
+        return TransformersTarget(self.model, tokenizer=self.tokenizer, processor=self.processor)
+
+    def take_prefix(self, cache: Any) -> None:
+        """Go on from a cache that holds the beginning: `generate` prefills the rest."""
+        self.rope_deltas = new_rope_deltas(self)
+        self.cache = cache
+        self.activate()
 
     def activate(self) -> None:
         """Put the rope deltas, which belong to the session but live in the model, back there.
@@ -164,15 +203,33 @@ class TransformersSession:
         `options` go before them.
         """
         before = self.token_ids.shape[-1]
-        if self.rope_deltas is not None or self.cache is None:
+        if self.rope_deltas is not None or not self._cached():
             self.activate()
         settings = generation_settings(self.config, options, self.tokenizer)
-        with timed_prefill(self.model, self._cached(), self.observations):
+        with timed_prefill(self.model, self._cached(), self.observations), StepWatch(self.model) as steps:
             out = self.model.generate(**self.model_inputs(), **settings)
-        self.cache = out.past_key_values
+        # The rows of beams are those of the search, not of the sequences that came out of it.
+        self.cache = None if hasattr(out, "beam_indices") else out.past_key_values
         self.extend(out.sequences[:, before:])
         self.rope_deltas = model_rope_deltas(self.model)
+        note_fed(self.cache, self.token_ids.shape[-1] - 1)
+        self.last_step = steps.last(self.cache, self.token_ids, self.rope_deltas)
         return out
+
+    def note_logits(self, logits: torch.Tensor) -> None:
+        """Note what the model gave for the token it was just fed, for the canary; for a loop of your own.
+
+        `logits` are `[batch, vocabulary]` or `[batch, 1, vocabulary]`, of a step that fed one token, with the cache and
+        the ids as they are after it. They are kept, not copied. Raises: UnsupportedState.
+        """
+        logits = logits[:, 0] if logits.ndim == 3 and logits.shape[1] == 1 else logits
+        step = step_of(self.model, self.cache, self.token_ids, logits) if logits.ndim == 2 and self.cache else None
+        if step is None:
+            raise UnsupportedState(
+                f"logits {tuple(logits.shape)} are not of one token that is in the cache and among the ids",
+                hint="Note them after the step, once `cache` and `token_ids` hold what was fed.",
+            )
+        self.last_step = step
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def prefill(self) -> int:
@@ -183,7 +240,7 @@ class TransformersSession:
         missing = self.token_ids.shape[-1] - 1 - self._cached()
         if missing <= 0:
             return 0
-        if self.rope_deltas is not None or self.cache is None:
+        if self.rope_deltas is not None or not self._cached():
             self.activate()
         inputs = self.model_inputs()
         for name in ("input_ids", "attention_mask", "mm_token_type_ids"):

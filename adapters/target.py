@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
+from transformers import StaticCache
 
 from ..client.capture import KVSink, LiveKV, Woken
 from ..client.memory import spare_bytes
@@ -12,13 +16,18 @@ from ..client.remembered import Memory
 from ..client.transfer import Progress, no_progress
 from ..codec import torch_bridge
 from ..codec.tree import FromLeaf
-from ..state.errors import UnsupportedState
+from ..state.block_keys import Medium, TokenRow
+from ..state.canary import CanaryResult
+from ..state.errors import BadInput, UnsupportedState
 from ..state.manifest import KVCache
 from ..state.plan import TargetState
+from . import canary
 from .device import device_name, spare_device_bytes
-from .dynamic_cache import CacheSink, LiveCache
+from .dynamic_cache import DYNAMIC, STATIC, CacheSink, LiveCache, odd_static_layer
+from .last_step import Step
 from .model_identity import describe_model
 from .session import TransformersSession
+from .token_row import row_of_ids
 from .token_state import set_rng, usable_rng
 from .vision import Media, from_encoder_output
 
@@ -26,15 +35,30 @@ from .vision import Media, from_encoder_output
 class TransformersTarget:
     """A loaded model in which a session is woken.
 
-    Its first description reads all weights; `progress` is told of bytes done and in all meanwhile.
+    Its first description reads all weights; `progress` is told of bytes done and in all meanwhile. With
+    `cache="static"` sessions get a StaticCache of `max_cache_len` tokens. A KV cache goes into either kind, whichever
+    it was saved from; the numbers in it are the same, the kernels that read them may differ in the last bits.
     """
 
     from_leaf: FromLeaf = staticmethod(torch_bridge.from_leaf)
 
     def __init__(
-        self, model: Any, *, tokenizer: Any = None, processor: Any = None, progress: Progress = no_progress
+        self,
+        model: Any,
+        *,
+        tokenizer: Any = None,
+        processor: Any = None,
+        progress: Progress = no_progress,
+        cache: Literal["dynamic", "static"] = "dynamic",
+        max_cache_len: int | None = None,
     ) -> None:
+        if cache not in ("dynamic", "static") or (cache == "static") != (max_cache_len is not None):
+            raise BadInput(
+                f"a {str(cache)[:40]!r} cache with max_cache_len {max_cache_len}",
+                hint="Give cache='static' and max_cache_len together, or neither for a dynamic cache.",
+            )
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
+        self._static_tokens = max_cache_len
         self._progress = progress
         self._memory: Memory | None = None
 
@@ -51,9 +75,16 @@ class TransformersTarget:
             memory=self._memory,
             progress=self._progress,
         )
+        config, static = self.model.config.get_text_config(), self._static_tokens
+        limits = [n for n in (found.window_tokens, static) if n is not None]
+        own, others = (DYNAMIC, [STATIC]) if static is None else (STATIC, [DYNAMIC])
+        odd = None if static is None else odd_static_layer(config)
+        if odd is not None:
+            own, others = f"{STATIC} with {odd}", []
         return TargetState(
-            found.fingerprint,
-            window_tokens=found.window_tokens,
+            replace(found.fingerprint, cache_class=own),
+            cache_classes=tuple(others),
+            window_tokens=min(limits) if limits else None,
             host_free_bytes=spare_bytes(),
             device_free_bytes=spare_device_bytes(self.model.device),
             device=device_name(self.model.device),
@@ -65,18 +96,51 @@ class TransformersTarget:
         layers = getattr(self.model.config.get_text_config(), "num_hidden_layers", len(kv.layout.layers))
         if layers != len(kv.layout.layers):
             raise UnsupportedState(f"the saved cache has {len(kv.layout.layers)} layers, the model {layers}")
+        if self._static_tokens is not None:
+            self._check_room(kv, self._static_tokens)
         return CacheSink(kv)
+
+    def _check_room(self, kv: KVCache, tokens: int) -> None:
+        if kv.tokens >= tokens:
+            raise UnsupportedState(
+                f"the saved cache has {kv.tokens} tokens, this target's static cache room for {tokens}",
+                hint="Make the target with a larger max_cache_len, or with a dynamic cache.",
+            )
+        on_device = spare_device_bytes(self.model.device)
+        need, free = tokens * kv.layout.token_bytes(), spare_bytes() if on_device is None else on_device
+        if free is not None and need > free:
+            raise UnsupportedState(
+                f"a static cache of {tokens} tokens takes {need} bytes, {free} are free",
+                hint="Make the target with a smaller max_cache_len, or with a dynamic cache.",
+            )
+
+    def check(self, woken: Woken) -> CanaryResult:
+        """Run the canary: feed the last cached token again, and compare. The model stays as it was."""
+        reference = canary.from_tree((woken.layers.get("tokens") or {}).get("canary"))
+        if reference is None:
+            return CanaryResult("not saved", "the backup holds no logits of a one-token step")
+        return canary.run_again(self._session(woken), reference)
 
     def adopt(self, woken: Woken) -> TransformersSession:
         """Make a live session and activate it."""
         device = self.model.device
+        rng = usable_rng((woken.layers.get("tokens") or {}).get("rng_state") or {}, device)
+        session = self._session(woken)
+        session.activate()
+        for kind, state in rng.items():
+            set_rng(kind, state, device)
+        return session
+
+    def _session(self, woken: Woken) -> TransformersSession:
+        device = self.model.device
         tokens: dict[str, Any] = woken.layers.get("tokens") or {}
-        rng = usable_rng(tokens.get("rng_state") or {}, device)
         text: dict[str, Any] = woken.layers.get("text_context") or {}
         vision: dict[str, Any] = woken.layers.get("vision_cache") or {}
-        cache = None
+        cache, static, model_config = None, self._static_tokens, self.model.config.get_text_config()
         if isinstance(woken.kv, CacheSink):
-            cache = woken.kv.to_cache(self.model.config.get_text_config(), device)
+            cache = woken.kv.to_cache(model_config, device, static)
+        elif static is not None:
+            cache = StaticCache(model_config, max_cache_len=static)
 
         def wide(name: str) -> torch.Tensor | None:
             value = tokens.get(name)
@@ -100,15 +164,35 @@ class TransformersTarget:
             conversation=text.get("conversation") or [],
             tool_calls=text.get("tool_calls") or [],
             thinking=text.get("thinking"),
-            config=woken.layers.get("config_snapshot") or {},
-            metadata=woken.layers.get("metadata") or {},
-            rope_deltas=tokens.get("rope_deltas") if cache is not None else None,
+            config=_unpruned(woken.layers.get("config_snapshot")),
+            metadata=_unpruned(woken.layers.get("metadata")),
+            rope_deltas=tokens.get("rope_deltas") if woken.kv is not None else None,
         )
-        session.activate()
-        for kind, state in rng.items():
-            set_rng(kind, state, device)
+        reference = canary.from_tree(tokens.get("canary"))
+        if woken.kv is not None and reference is not None:  # the next save has it again, unless a step comes before
+            fed = session.token_ids[:, : reference.position + 1]
+            session.last_step = Step(weakref.ref(cache), fed, reference.environment, tree=tokens["canary"])
         return session
+
+    def token_row(self, token_ids: Any, media: Sequence[Medium] = ()) -> TokenRow:
+        """Return ids (a tensor, or integers) with the media that stand behind their placeholders."""
+        return row_of_ids(torch.as_tensor(token_ids), self.model.config, media)
+
+    def prefix_cache(self, sink: KVSink, tokens: int) -> Any:
+        """Make a live cache of the first `tokens` positions of a filled sink."""
+        assert isinstance(sink, CacheSink)
+        sink.cut(tokens)
+        return sink.to_cache(self.model.config.get_text_config(), self.model.device)
+
+    def live_cache(self, cache: Any) -> LiveKV:
+        """Return a cache of `prefix_cache` as a live one."""
+        return LiveCache(cache)
 
     def live(self, session: Any) -> LiveKV | None:
         """Return the cache of a woken session."""
         return LiveCache(session.cache) if session.cache is not None else None
+
+
+def _unpruned(layer: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a layer without the word that the cache was pruned: such a cache is never taken over."""
+    return {key: value for key, value in (layer or {}).items() if key != "kv_cache_pruned"}

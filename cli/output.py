@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +23,25 @@ console = Console()
 errors = Console(stderr=True)
 
 
+def survive_encodings() -> None:
+    """Write out what the encoding of the terminal or the pipe lacks, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Any) -> None:
     r"""Print one JSON object. A file name that is not UTF-8 is shown with escapes, as in `a\udcff`."""
     try:
         text = orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str)
     except TypeError:
         text = orjson.dumps(_sound(value), option=orjson.OPT_INDENT_2)
-    sys.stdout.write(text.decode() + "\n")
+    written = text.decode()
+    try:
+        written.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # JSON has escapes of its own for what a terminal lacks
+        written = json.dumps(orjson.loads(text), indent=2)
+    sys.stdout.write(written + "\n")
 
 
 def _sound(value: Any) -> Any:
@@ -129,7 +143,7 @@ def backups_table(backups: list[Backup], now: float) -> Table:
     """Lay out backups, one a line."""
     made = table("!id", "session", ">saved", ">tokens", ">total", ">written", "")
     for b in backups:
-        pin = "pinned" if b.pinned else ""
+        pin = ", ".join(["pinned"] * b.pinned + ([f'"{b.title}"'] if b.title else []))
         total, written = size(b.bytes_total), size(b.bytes_written)
         made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, pin)
     return made

@@ -1,18 +1,25 @@
 """The SDK that an inference process uses: `connect()`, then `save`, `plan` and `restore`."""
 
 from ..state.backup import Backup
+from ..state.block_keys import Medium
+from ..state.canary import CanaryResult
 from ..state.plan import RestorePlan, TargetState
-from .capture import Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
+from .capture import CanaryTarget, Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
 from .keeper import Keeper, connect
+from .prefix import PrefixHit, medium
 from .save import SaveHandle
 
 __all__ = [
     "Backup",
+    "CanaryResult",
+    "CanaryTarget",
     "Capture",
     "KVSink",
     "KVView",
     "Keeper",
     "LiveKV",
+    "Medium",
+    "PrefixHit",
     "RestorePlan",
     "RestoreTarget",
     "Restored",
@@ -21,4 +28,5 @@ __all__ = [
     "TargetState",
     "Woken",
     "connect",
+    "medium",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from ..codec.tree import FromLeaf, ToLeaf
 from ..state.backup import Backup
+from ..state.block_keys import TokenRow
+from ..state.canary import NOT_ASKED, CanaryResult
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import KVCache, KVLayout, LayerName
 from ..state.plan import Mode, RestorePlan, TargetState
@@ -75,7 +77,7 @@ class Capture:
     """A consistent picture of a session, taken by an adapter in the calling thread.
 
     `layers` are nested values of JSON, bytes and whatever `to_leaf` takes; they are encoded before `save` returns.
-    `fingerprint` is called later, in the background: it may have to read all weights.
+    `fingerprint` is called later, in the background: it may have to read all weights. So is `row`: it reads all media.
     """
 
     adapter: str
@@ -87,6 +89,7 @@ class Capture:
     omitted: dict[str, str] = field(default_factory=dict)
     observations: Sequence[Observation] = ()  # work of the model that was timed
     media_spans: tuple[tuple[int, int], ...] = ()  # positions of image and video placeholders among the token ids
+    row: Callable[[], TokenRow | None] = lambda: None  # for the keys of KV blocks; called in the background
 
 
 class SessionSource(Protocol):
@@ -141,6 +144,15 @@ class RestoreTarget(Protocol[S]):
         ...
 
 
+@runtime_checkable
+class CanaryTarget(Protocol):
+    """A target that can run a model, so that it can tell whether a cache is one of this model."""
+
+    def check(self, woken: Woken) -> CanaryResult:
+        """Run one token on a woken cache and compare with what was saved. The target stays as it was."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Restored(Generic[S]):
     """What `Keeper.restore` gives back."""
@@ -150,3 +162,4 @@ class Restored(Generic[S]):
     backup: Backup
     plan: RestorePlan
     layers: Mapping[LayerName, Any]
+    canary: CanaryResult = NOT_ASKED

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ from ulid import ULID
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
+from ..state.block_keys import Medium
 from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.ids import parse_session_id
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
@@ -28,14 +29,18 @@ from ..state.watching import Signature
 from ..store.crash import from_environment
 from .api import Api
 from .blob_access import BlobAccess, OverHttp, SharedFiles
-from .capture import Restored, RestoreTarget, SessionSource
+from .canary import read_checked
+from .capture import Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
+from .forking import fork
+from .history import History, read_history
 from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
 from .memory import Pool, available_bytes
+from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, UsesMemory
 from .restore import read_graded
@@ -85,6 +90,7 @@ class Keeper:
         self.max_recoverable_tokens = max_recoverable_tokens
         self.memory: Memory = InDaemon(api)
         self._rates = RateBook(self.memory)
+        self._prefixes = Prefixes(api, self.blobs, self._threads)
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
         self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
@@ -120,6 +126,7 @@ class Keeper:
                 omitted=dict(capture.omitted),
                 media_spans=capture.media_spans,
                 observations=capture.observations,
+                row=capture.row,
                 kv=kv,
             )
             self._jobs.put((job, source))
@@ -202,38 +209,86 @@ class Keeper:
         return backup, manifest_file.load(self.api.manifest(backup.id))
 
     def restore(
-        self, ref: str, target: RestoreTarget[S], *, require: Mode | None = None, at_most: Mode = "full"
+        self,
+        ref: str,
+        target: RestoreTarget[S],
+        *,
+        require: Mode | None = None,
+        at_most: Mode = "full",
+        canary: bool = False,
     ) -> Restored[S]:
         """Wake a session in a target: the newest backup of a session, or a backup by its id.
 
         Everything is read and checked before the target is touched; a failure leaves it as it was. What is missing or
-        damaged and can be made again lowers the mode, and the plan says so.
+        damaged and can be made again lowers the mode, and the plan says so. With `canary`, one token is run first and
+        its logits are compared with those saved; if they differ, the KV cache is not taken over.
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged, and BlobDamaged or BlobNotFound where
         nothing is left to restore.
         """
         self._lend_memory(target)
         backup, manifest = self.manifest(ref)
         state = target.describe()
+        conditions = self._conditions(state)
         started = time.perf_counter()
-        plan, woken = read_graded(
-            manifest,
-            target,
-            state,
-            self._conditions(state),
-            self.blobs,
-            self._threads,
-            require=require,
-            at_most=at_most,
-        )
+
+        def read(highest: Mode) -> Woken:
+            options: Any = {"require": require, "at_most": highest}
+            return read_graded(manifest, target, state, conditions, self.blobs, self._threads, **options)[1]
+
+        woken, checked = read_checked(read, target, asked=canary, at_most=at_most, require=require)
         session = target.adopt(woken)
-        read = Observation("read", plan.bytes_read, time.perf_counter() - started)
-        self._threads.submit(self._rates.note, [read], state)
+        if not canary:  # which takes time of its own
+            took = Observation("read", woken.plan.bytes_read, time.perf_counter() - started)
+            self._threads.submit(self._rates.note, [took], state)
         with self._lock:
             live = target.live(session) if woken.kv_cache is not None else None
             if live is not None and woken.kv_cache is not None:
                 self._caches.note(live, woken.kv_cache.blocks)
             self._lineage.note(session, backup.id)
-        return Restored(plan.mode, session, backup, plan, woken.layers)
+        return Restored(woken.plan.mode, session, backup, woken.plan, woken.layers, checked)
+
+    def find_prefix(self, target: PrefixTarget, token_ids: Any, media: Sequence[Medium] = ()) -> PrefixHit:
+        """Find the longest stored prefix of some ids, whatever session it comes from; reads no tensors.
+
+        `media` are the images and videos behind the placeholders, in their order (see `medium`).
+        Raises: DaemonNotRunning, ManifestDamaged.
+        """
+        return self._prefixes.find(target.describe().fingerprint, target.token_row(token_ids, media))
+
+    def restore_prefix(self, hit: PrefixHit, target: PrefixTarget) -> Any:
+        """Return a fresh cache of the positions of a hit; every block is checked against its digest.
+
+        Raises: BadInput, RestoreRefused (another model), BackupNotFound, BlobNotFound, BlobDamaged, UnsupportedState.
+        """
+        cache, kv = self._prefixes.read(hit, target)
+        with self._lock:
+            self._caches.note(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
+        return cache
+
+    def reuse_prefix(self, session: PrefixSession) -> PrefixHit:
+        """Give a session without a cache the longest stored prefix. When none is found, it stays as it was.
+
+        Raises: as `find_prefix` and `restore_prefix`; the session is untouched then.
+        """
+        target = session.prefix_target()
+        hit = self._prefixes.find(target.describe().fingerprint, session.token_row())
+        if hit.tokens:
+            session.take_prefix(self.restore_prefix(hit, target))
+        return hit
+
+    def fork(self, ref: str, session_id: str | None = None) -> Backup:
+        """Begin a new session at any backup; no blob is copied. Without an id, a free one is found.
+
+        Raises: BackupNotFound, SessionNotFound, Conflict when the session id is in use, BlobNotFound.
+        """
+        return fork(self.api, *self.manifest(ref), session_id, self._clock())
+
+    def history(self, session_id: str, *, limit: int | None = None) -> History:
+        """Return a session's backups as a drawing, newest first; what happened at each is read as it is asked for.
+
+        Raises: InvalidId, SessionNotFound.
+        """
+        return read_history(self.api, self.blobs, session_id, limit)
 
     def export(
         self,

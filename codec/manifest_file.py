@@ -34,7 +34,7 @@ def dump(manifest: Manifest) -> bytes:
     return orjson.dumps(_fields(manifest))
 
 
-_LATER = {Manifest: ("media_spans", "group"), KVCache: ("keys",)}
+_LATER = {Manifest: ("media_spans", "group", "imported"), KVCache: ("keys",)}
 
 
 def _fields(value: Manifest | KVCache) -> dict[str, Any]:

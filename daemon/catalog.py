@@ -19,6 +19,7 @@ from ..db.records import Sharing, record_of
 from ..state.backup import Backup
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import (
+    AmbiguousId,
     BackupNotFound,
     BadInput,
     BlobNotFound,
@@ -26,15 +27,17 @@ from ..state.errors import (
     IndexDamaged,
     ManifestDamaged,
     MissingBlobs,
+    SessionNotFound,
     TorporError,
 )
-from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
+from ..state.ids import is_backup_id, is_short_id, parse_backup_id, parse_session_id, parse_title
 from ..state.manifest import BlobRef, Manifest, manifest_blobs
 from ..store.blobs import BlobStore
 from ..store.manifests import ManifestStore
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 
+CANDIDATES = 5  # of a short id that is not unique
 OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from elsewhere
 
 
@@ -88,9 +91,10 @@ class Catalog:
         self._spared: set[str] = set()
         self._spare_all = False
 
-    def commit(self, backup_id: str, raw: bytes) -> Backup:
+    def commit(self, backup_id: str, raw: bytes, *, new_session: bool = False) -> Backup:
         """Commit a manifest whose blobs are in the store. Doing it again with the same content changes nothing.
 
+        With `new_session`, only as the first backup of its session.
         Durability: on return the backup survives power loss.
         Raises: InvalidManifest, MissingBlobs, Conflict, StoreFull, StoreFailed.
         """
@@ -101,6 +105,8 @@ class Catalog:
         canonical = manifest_file.dump(manifest)
         with self._lock:
             repeated = self._is_committed(backup_id, canonical)
+            if new_session and not repeated and self.index.list_backups(session_id=manifest.session_id, limit=1):
+                raise Conflict(f"the session id {manifest.session_id} is in use", hint="Choose another session id.")
             self._require_blobs(manifest)
             if repeated:
                 self.manifests.settle()
@@ -108,8 +114,7 @@ class Catalog:
                 self.manifests.write(self.staging, backup_id, canonical)
             try:
                 self._keep_old_state(manifest)
-                record = self._record(manifest, canonical)
-                self.index.commit_backup(record, manifest_blobs(manifest), now=self._clock(), enqueue=False)
+                self._index(manifest, canonical)
             except BaseException:
                 if not repeated:  # it was not acknowledged, so it must not come back at start-up
                     with suppress(TorporError):
@@ -143,6 +148,15 @@ class Catalog:
         if missing:
             raise MissingBlobs(f"{len(missing)} blobs are not in the store", digests=tuple(missing))
 
+    def _index(self, manifest: Manifest, canonical: bytes) -> None:
+        self.index.commit_backup(
+            self._record(manifest, canonical),
+            manifest_blobs(manifest),
+            now=self._clock(),
+            enqueue=False,
+            block_keys=manifest.kv_cache.keyed_blocks() if manifest.kv_cache is not None else (),
+        )
+
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
         return record_of(
@@ -151,10 +165,14 @@ class Catalog:
             manifest_bytes=self.manifests.size_bytes(manifest.id),
             pinned=manifest.id in sidecar.pinned,
             expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + self._ttl_s),
+            title=sidecar.title,
         )
 
     def resolve(self, ref: str) -> Backup:
-        """Return a backup by its id, or the newest of a session. Raises: BackupNotFound, SessionNotFound, InvalidId."""
+        """Return a backup by its id, the newest of a session, or the only backup whose id ends so.
+
+        Raises: BackupNotFound, SessionNotFound, InvalidId, AmbiguousId.
+        """
         if is_backup_id(ref):
             with suppress(BackupNotFound):
                 return self.index.backup(ref)
@@ -163,7 +181,28 @@ class Catalog:
         except TorporError:
             if is_backup_id(ref):
                 raise BackupNotFound(f"there is no backup {ref}") from None
+            if is_short_id(ref):
+                return self._by_end(ref)
             raise
+
+    def _by_end(self, end: str) -> Backup:
+        found = self.index.ending_with(end, limit=CANDIDATES + 1)
+        if not found:
+            raise SessionNotFound(f"there is no session {end}, and no backup whose id ends so")
+        if len(found) > 1:
+            more = " and more" if len(found) > CANDIDATES else ""
+            raise AmbiguousId(f"{end} is the end of {', '.join(found[:CANDIDATES])}{more}")
+        return self.index.backup(found[0])
+
+    def set_title(self, session_id: str, title: str | None) -> Backup:
+        """Give a session a title, in its sidecar and the index; return its newest backup. Raises: SessionNotFound."""
+        with self._lock:
+            self.index.newest(parse_session_id(session_id))
+            sidecar = self.sidecars.read(session_id)
+            sidecar.title = parse_title(title)
+            self.sidecars.write(sidecar)
+            self.index.set_title(session_id, sidecar.title)
+        return self.index.newest(session_id)
 
     def manifest_json(self, backup_id: str) -> bytes:
         """Return a manifest's canonical JSON, checked against the index. Raises: BackupNotFound, ManifestDamaged."""
@@ -213,11 +252,17 @@ class Catalog:
             self.index.remove_backup(backup_id)
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
-            sidecar = self.sidecars.read(record.session_id)
-            if backup_id in sidecar.pinned or backup_id in sidecar.expires_at:
-                sidecar.pinned.discard(backup_id)
-                sidecar.expires_at.pop(backup_id, None)
-                self.sidecars.write(sidecar)
+            self._forget_choices(record)
+
+    def _forget_choices(self, record: Backup) -> None:
+        """Drop what the user said of a removed backup, and with the last one of its session the title."""
+        sidecar = self.sidecars.read(record.session_id)
+        last = sidecar.title is not None and not self.index.list_backups(session_id=record.session_id, limit=1)
+        if last or record.id in sidecar.pinned or record.id in sidecar.expires_at:
+            sidecar.title = None if last else sidecar.title
+            sidecar.pinned.discard(record.id)
+            sidecar.expires_at.pop(record.id, None)
+            self.sidecars.write(sidecar)
 
     def reconcile(self) -> Reconciled:
         """Make the index agree with the manifests on disk. Raises: IndexDamaged when all manifests are gone."""
@@ -261,8 +306,7 @@ class Catalog:
             self._require_blobs(manifest)
         except MissingBlobs as error:
             raise BlobNotFound(error.detail) from error
-        record = self._record(manifest, raw)
-        self.index.commit_backup(record, manifest_blobs(manifest), now=self._clock(), enqueue=False)
+        self._index(manifest, raw)
 
     def discard(self, digests: Iterable[str]) -> int:
         """Unlink those of some blobs that no backup needs: what a failed save wrote. Return how many there were."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +16,20 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from ..state.backup import Backup
 from ..state.crash_points import Checkpoint, no_checkpoint
-from ..state.errors import BackupNotFound, Conflict, IndexDamaged, StoreFailed, StoreFull, TorporError
+from ..state.errors import (
+    BackupNotFound,
+    Conflict,
+    IndexDamaged,
+    SessionNotFound,
+    StoreFailed,
+    StoreFull,
+    TorporError,
+)
 from . import queries
+from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
-from .records import Sharing, Totals
+from .records import Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
 # Text and tokens go up before vision, vision before KV; media with the text, since nothing can rebuild it.
@@ -56,9 +65,15 @@ class Index:
             yield connection
 
     def commit_backup(
-        self, record: Backup, blob_sizes: dict[str, tuple[int, str]], *, now: float, enqueue: bool
+        self,
+        record: Backup,
+        blob_sizes: dict[str, tuple[int, str]],
+        *,
+        now: float,
+        enqueue: bool,
+        block_keys: Iterable[tuple[str, str]] = (),
     ) -> bool:
-        """Insert a backup, its blobs and (with `enqueue`) its outbox rows in one transaction.
+        """Insert a backup, its blobs, their logical keys and (with `enqueue`) its outbox rows in one transaction.
 
         Returns False when the same backup is there already. Durability: on return it survives power loss.
         Raises: Conflict when the id is taken by another manifest.
@@ -72,6 +87,7 @@ class Index:
                 return False
             _insert_session(connection, record)
             _insert_backup(connection, record, blob_sizes, now)
+            insert_keys(connection, block_keys)
             if enqueue:
                 _insert_outbox(connection, record, now)
             self._checkpoint("index.inserted")
@@ -96,6 +112,12 @@ class Index:
         with self.writing() as connection:
             if not connection.execute(update(backups).where(backups.c.id == backup_id).values(pinned=pinned)).rowcount:
                 raise BackupNotFound(f"there is no backup {backup_id}")
+
+    def set_title(self, session_id: str, title: str | None) -> None:
+        """Give a session a title. Raises: SessionNotFound."""
+        with self.writing() as connection:
+            if not connection.execute(update(sessions).where(sessions.c.id == session_id).values(title=title)).rowcount:
+                raise SessionNotFound(f"there is no session {session_id}")
 
     def add_event(
         self,
@@ -128,6 +150,16 @@ class Index:
         """Return backups, newest first, optionally of one session and older than the backup `before`."""
         with self.reading() as connection:
             return queries.list_backups(connection, session_id, limit, before)
+
+    def timeline(self, session_id: str, *, limit: int, before: str | None = None) -> Timeline:
+        """Return backups of a session, newest first, with what they are linked with. Raises: SessionNotFound."""
+        with self.reading() as connection:
+            return queries.timeline(connection, session_id, limit, before)
+
+    def ending_with(self, end: str, limit: int) -> list[str]:
+        """Return the ids of backups that end so."""
+        with self.reading() as connection:
+            return queries.ending_with(connection, end, limit)
 
     def all_ids(self) -> set[str]:
         """Return the id of every backup."""
@@ -170,7 +202,10 @@ def _insert_session(connection: Connection, record: Backup) -> None:
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[sessions.c.id],
-            set_={"updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at)},
+            set_={
+                "updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at),
+                "title": func.coalesce(statement.excluded.title, sessions.c.title),
+            },
         )
     )
 

@@ -3,6 +3,7 @@
 TorporError
 ├── BadInput                 the caller gave something we cannot take
 │   ├── InvalidId
+│   ├── AmbiguousId          a short id that several backups end with
 │   ├── InvalidManifest
 │   ├── InvalidSettings
 │   ├── TooLarge
@@ -81,6 +82,11 @@ class InvalidId(BadInput):
         "Session ids are 1 to 128 of A-Z a-z 0-9 . _ : @ + = -, starting with a letter or digit; "
         "backup ids are listed by `torpor ls`."
     )
+
+
+class AmbiguousId(BadInput):
+    code, title = "ambiguous-id", "Several backups have an id that ends so"
+    default_hint = "Add more characters from the end of the id; `torpor ls` lists whole ids."
 
 
 class InvalidManifest(BadInput):

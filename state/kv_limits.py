@@ -32,6 +32,8 @@ def kv_limit(manifest: Manifest, room: Room) -> Limit:
     kv = manifest.kv_cache
     if kv is None:
         return Limit(0, "no KV cache was saved")
+    if says_pruned(manifest):
+        return Limit(0, "the session says that its cache was pruned: which tokens it holds is not known")
     width, limits = kv.layout.token_bytes(), [Limit(kv.tokens)]
     if kv.tokens > room.max_tokens:
         limits.append(Limit(room.max_tokens, f"max_recoverable_tokens is {room.max_tokens}"))
@@ -63,6 +65,12 @@ def _border(tokens: int, manifest: Manifest, block: int) -> int:
 def holds_media(manifest: Manifest) -> bool:
     """Tell whether images or videos are part of a session."""
     return bool(manifest.media_spans or manifest.layers.get("media") or manifest.layers.get("vision_cache"))
+
+
+def says_pruned(manifest: Manifest) -> bool:
+    """Tell whether a session says that tokens were evicted from its cache; it may have been saved all the same."""
+    layers = (manifest.layers.get(name) for name in ("metadata", "text_context", "config_snapshot"))
+    return any(isinstance(layer, dict) and bool(layer.get("kv_cache_pruned")) for layer in layers)
 
 
 def cut(kv: KVCache, tokens: int) -> KVCache:

@@ -98,6 +98,11 @@ class KVCache:
         if any(r.size_bytes != (stop - start) * width for r, (start, stop) in zip(self.blocks, ranges, strict=True)):
             raise InvalidManifest("a KV block's size does not follow from its layout")
 
+    def keyed_blocks(self) -> Iterator[tuple[str, str]]:
+        """Yield each logical key with the digest of its block."""
+        for key, block in zip(self.keys, self.blocks, strict=False):
+            yield key, block.digest
+
 
 @dataclass(frozen=True, slots=True)
 class GroupRef:
@@ -135,6 +140,7 @@ class Manifest:
     format: str = FORMAT
     media_spans: tuple[tuple[int, int], ...] = ()
     group: GroupRef | None = None
+    imported: bool = False  # made of a file that was no whole backup of this session
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:

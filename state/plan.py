@@ -300,6 +300,9 @@ def _notes(case: _Case, limit: Limit) -> tuple[str, ...]:
     if window is not None and manifest.tokens > window:
         found.append(f"the session has {manifest.tokens} tokens, the model's window {window}")
     kv, free = manifest.kv_cache, case.target.device_free_bytes
+    wanted = case.target.fingerprint.cache_class
+    if kv is not None and limit.tokens and wanted is not None and manifest.fingerprint.cache_class != wanted:
+        found.append(f"saved from a {kv.cache_class}, goes on in a {wanted}: the last bits of what follows may differ")
     if kv is not None and limit.tokens and free is not None and manifest.tokens * kv.layout.token_bytes() > free:
         found.append("the whole context does not fit the device's free memory: prefilling the rest may not end well")
     return tuple(found)

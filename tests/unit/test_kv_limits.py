@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.manifests import LAYOUT, manifest
+from support.manifests import FULL, LAYOUT, manifest
 from torpor.state.kv_limits import Limit, Room, cut, kv_limit
 from torpor.state.manifest import BlobRef, KVCache, block_ranges
 from torpor.state.plan import Conditions, TargetState, plan_restore
@@ -145,3 +146,26 @@ def test_a_plain_state_is_whole_or_refused() -> None:
     assert plan_restore(plain, state).mode == "full"
     only = TargetState(as_stored=True, takes=("metadata",))
     assert plan_restore(plain, only, lost).mode != "refuse"
+
+
+@pytest.mark.parametrize("layer", ["metadata", "text_context", "config_snapshot"])
+@pytest.mark.parametrize(("said", "mode"), [(True, "embeddings"), (False, "full"), (None, "full")])
+def test_a_cache_that_the_session_says_was_pruned_is_not_opened(layer: str, said: Any, mode: str) -> None:
+    """Whoever wrote the manifest saved it all the same."""
+    plain = manifest()
+    source = replace(plain, layers={**plain.layers, layer: {"kv_cache_pruned": said}})
+    plan = plan_restore(source, TargetState(FULL))
+    assert plan.mode == mode
+    assert ("pruned" in plan.layers["kv_cache"][1]) == (mode != "full")
+
+
+def test_a_cache_of_another_class_that_the_target_takes_is_noted() -> None:
+    source = manifest()
+    state = TargetState(replace(FULL, cache_class="StaticCache"))
+    assert plan_restore(source, state).layers["kv_cache"] == ("rebuild", "differs: cache_class")
+    taking = replace(state, cache_classes=(str(FULL.cache_class),))
+    plan = plan_restore(source, taking)
+    assert plan.mode == "full"
+    assert plan.notes == (
+        "saved from a DynamicCache, goes on in a StaticCache: the last bits of what follows may differ",
+    )
