@@ -45,7 +45,7 @@ from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
-from .remembered import InDaemon, Memory, UsesMemory
+from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
 from .save import Batch, SaveHandle, SaveJob, SaveWorker
 from .transfer import ExportFormat, Progress, no_progress
@@ -118,7 +118,7 @@ class Keeper:
         started = time.perf_counter()
         parse_session_id(session_id)
         Lineage.check(source)
-        self._lend_memory(source)
+        lend(self.memory, source)
         now = self._clock()
         handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
@@ -138,7 +138,7 @@ class Keeper:
         check_sources(name, sources)
         for source in sources.values():
             Lineage.check(source)
-            self._lend_memory(source)
+            lend(self.memory, source)
         now = self._clock()
         group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
         handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
@@ -182,11 +182,6 @@ class Keeper:
             kv=kv,
             group=group,
         )
-
-    def _lend_memory(self, user: object) -> None:
-        """Let an adapter that wants to remember something (what hashing 16 GB gave) use the daemon's memory."""
-        if isinstance(user, UsesMemory):
-            user.use_memory(self.memory)
 
     def _start_saver(self) -> None:
         """Start the thread that saves. It must end before the interpreter: freeing a tensor then would abort."""
@@ -247,7 +242,7 @@ class Keeper:
             if require is not None:
                 raise
             return refused(self.api.backup(ref).id, error.detail)
-        self._lend_memory(target)
+        lend(self.memory, target)
         state = target if isinstance(target, TargetState) else target.describe()
         conditions = self._conditions(state, self._missing(manifest))
         return plan_restore(manifest, state, conditions, require=require, at_most=at_most)
@@ -315,7 +310,7 @@ class Keeper:
     def _read(
         self, ref: str, target: RestoreTarget[Any], require: Mode | None, at_most: Mode, *, canary: bool
     ) -> _Read:
-        self._lend_memory(target)
+        lend(self.memory, target)
         backup, manifest = self.manifest(ref)
         state = target.describe()
         conditions = self._conditions(state)
@@ -342,6 +337,7 @@ class Keeper:
         `media` are the images and videos behind the placeholders, in their order (see `medium`).
         Raises: DaemonNotRunning, ManifestDamaged.
         """
+        lend(self.memory, target)
         return self._prefixes.find(target.describe().fingerprint, target.token_row(token_ids, media))
 
     def restore_prefix(self, hit: PrefixHit, target: PrefixTarget) -> Any:
@@ -349,6 +345,7 @@ class Keeper:
 
         Raises: BadInput, RestoreRefused (another model), BackupNotFound, BlobNotFound, BlobDamaged, UnsupportedState.
         """
+        lend(self.memory, target)
         cache, kv = self._prefixes.read(hit, target)
         with self._lock:
             self._caches.note(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
@@ -360,6 +357,7 @@ class Keeper:
         Raises: as `find_prefix` and `restore_prefix`; the session is untouched then.
         """
         target = session.prefix_target()
+        lend(self.memory, target)
         hit = self._prefixes.find(target.describe().fingerprint, session.token_row())
         if hit.tokens:
             session.take_prefix(self.restore_prefix(hit, target))

@@ -416,7 +416,7 @@ def test_nothing_is_remembered_of_a_folder_that_is_gone(loaded: Loaded, tmp_path
 
 
 def quantized(seed: int = 0) -> Any:
-    with pytest.warns(DeprecationWarning, match="quantization"):
+    with pytest.warns(DeprecationWarning, match="torch.ao.quantization"):
         return torch.ao.quantization.quantize_dynamic(
             small_model(seed, torch.float32).model, {nn.Linear}, dtype=torch.qint8
         )
