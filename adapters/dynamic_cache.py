@@ -220,6 +220,12 @@ class CacheSink:
             place[...] = image[at : at + place.size].reshape(place.shape)
             at += place.size
 
+    def cut(self, tokens: int) -> None:
+        """Keep the first tokens alone, in memory of their own."""
+        if any(t.shape[2] > tokens for t in self.tensors):
+            self.tensors = [t[:, :, :tokens].clone(memory_format=torch.contiguous_format) for t in self.tensors]
+            self._views = [byte_view(tensor) for tensor in self.tensors]
+
     def to_cache(self, config: Any, device: Any, static_tokens: int | None = None) -> DynamicCache | StaticCache:
         """Make a cache of the filled tensors, once: a StaticCache of that length if one is given, else a DynamicCache.
 

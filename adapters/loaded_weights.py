@@ -175,7 +175,7 @@ def _key(model: Any, contents: Contents, found: list[Piece]) -> str | None:
     except TorporError:
         return None
     listing = [
-        (name, None if isinstance(value, bytes) else (str(value.dtype), value.shape, _version(value)))
+        (name, None if isinstance(value, bytes) else (str(value.dtype), tuple(value.shape), _version(value)))
         for name, value in found
     ]
     witness = sample(found, every_row=True).hex()

@@ -1,7 +1,7 @@
-"""An adapter folder, as `peft` writes it, put on a model without memory: what `model.load_adapter` would make of it.
+"""An adapter folder, as `peft` writes it, put on a model without memory: what loading it in the model's dtype gives.
 
-`PeftModel.from_pretrained` widens half-precision adapters to float32 by default, and then computes other values: the
-digest of such a model is another one.
+`model.load_adapter` does that. `PeftModel.from_pretrained` widens half-precision adapters to float32 unless it is told
+`autocast_adapter_dtype=False`, and then computes other values: the digest of such a model is another one.
 """
 
 from __future__ import annotations

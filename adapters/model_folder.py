@@ -22,7 +22,7 @@ from .lora import adapters_digest
 from .lora_folder import adapters_in
 from .model_configs import processor_part, quantization_part, template_part, text_parts, tokenizer_digest, vision_part
 from .model_contents import Contents, contents_of
-from .model_identity import KV_LAYOUT, Identified, notes_of
+from .model_identity import KV_LAYOUT, Identified, notes_of, window_of
 from .shards import shard_lines, shard_paths
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -46,12 +46,10 @@ def describe_folder(
     config = _config(place)
     notes: dict[str, str] = {}
     skeleton = _noted(notes, "weights", lambda: _skeleton(config))
-    contents = contents_of(skeleton) if skeleton is not None else Contents()
-    weights = None
+    weights = adapters = None
     if skeleton is not None:
+        contents = contents_of(skeleton)  # before an adapter is put on it
         weights = _noted(notes, "weights", lambda: _weights(place, skeleton, contents, memory or InProcess(), progress))
-    adapters = None
-    if skeleton is not None:
         adapters = _noted(notes, "adapters", lambda: adapters_digest(adapters_in(_adapter(place, adapter), skeleton)))
     processor = _noted(notes, "processor", lambda: _processor(place))
     tokenizer = _noted(notes, "tokenizer", lambda: _tokenizer(place))
@@ -71,7 +69,8 @@ def describe_folder(
         chat_template=template_part(tokenizer, processor),
     )
     problem = notes.get("weights")
-    return Identified(fingerprint, notes_of(fingerprint, problem, notes.get("adapters", problem)) | notes)
+    reasons = notes_of(fingerprint, problem, notes.get("adapters", problem)) | notes
+    return Identified(fingerprint, reasons, window_of(config))
 
 
 def _noted(notes: dict[str, str], part: str, find: Any) -> Any:

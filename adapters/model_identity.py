@@ -25,10 +25,11 @@ KV_LAYOUT = "layer,kv,batch,head,token,dim/1"
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """A fingerprint, and for each part of it that is unknown the reason."""
+    """A fingerprint, for each part of it that is unknown the reason, and how many positions the model has."""
 
     fingerprint: Fingerprint
     notes: dict[str, str] = field(default_factory=dict)
+    window_tokens: int | None = None
 
 
 def fingerprint_of(
@@ -87,7 +88,12 @@ def describe_model(
         tokenizer=tokenizer_digest(tokenizer),
         chat_template=template_part(tokenizer, processor),
     )
-    return Identified(fingerprint, notes_of(fingerprint, found.problem, found.adapter_problem))
+    return Identified(fingerprint, notes_of(fingerprint, found.problem, found.adapter_problem), window_of(config))
+
+
+def window_of(config: Any) -> int | None:
+    """Return how many positions a model has, where its config says so."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def notes_of(fingerprint: Fingerprint, problem: str | None, adapter_problem: str | None) -> dict[str, str]:
@@ -95,6 +101,7 @@ def notes_of(fingerprint: Fingerprint, problem: str | None, adapter_problem: str
     reasons = {
         "weights": problem,
         "vision_weights": problem,
+        "kv_dtype": problem,
         "adapters": adapter_problem,
         "processor": "no processor was given",
         "tokenizer": "no tokenizer was given",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..client.capture import Capture
 from ..client.remembered import Memory
-from ..state.errors import UnsupportedState
+from ..state.block_keys import TokenRow
+from ..state.errors import BadInput, UnsupportedState
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
 from ..state.rates import Observation
@@ -20,8 +21,12 @@ from .dynamic_cache import DYNAMIC, LiveCache, note_fed
 from .generation import generation_config, generation_settings
 from .last_step import Step, StepWatch, step_of
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
-from .token_state import media_spans, model_rope_deltas, narrow, rope_holder
+from .token_row import row_of_session
+from .token_state import media_spans, model_rope_deltas, narrow, new_rope_deltas, rope_holder
 from .vision import Media, encoder_output, to_leaf, unfed_outputs
+
+if TYPE_CHECKING:
+    from .target import TransformersTarget
 
 
 @dataclass(eq=False)
@@ -30,6 +35,7 @@ class TransformersSession:
 
     `token_ids` is `[batch, length]`, int64, all ids so far; the cache holds one fewer (the last is sampled, not fed).
     `vision` is what `generate` takes as `mm_encoder_outputs`: one encoder output each for `image` and `video`.
+    `media` are in the order of their placeholders, one for each row of a grid (videos have a `video/` type).
     `rope_deltas` left None is read from the model, which is right as long as one session at a time uses it.
     Set `kv_cache_pruned` when tokens were evicted from the cache: it is then left out of saves.
     """
@@ -92,6 +98,7 @@ class TransformersSession:
             omitted=omitted,
             media_spans=media_spans(self.token_ids, self.model.config),
             observations=self._take_observations(),
+            row=row_of_session(self) if kv is not None else lambda: None,
         )
 
     def fingerprint(self, kv_dtype: str | None = None, stamp: Stamp | None = None) -> Fingerprint:
@@ -143,6 +150,24 @@ class TransformersSession:
             return f"the cache covers {length} of {ids} ids; it must be one short of them"
         held = cache.layers[0].keys.shape[0]
         return f"the cache has {held} rows, the session {rows}" if held != rows else None
+
+    def token_row(self) -> TokenRow | None:
+        """Return the ids with the media behind them, or None where positions do not follow from them."""
+        return row_of_session(self)()
+
+    def prefix_target(self) -> TransformersTarget:
+        """Return the session's model as a target for a prefix. Raises: BadInput when there is a cache already."""
+        from .target import TransformersTarget
+
+        if self.cache is not None:
+            raise BadInput("the session has a cache already", hint="Reuse a prefix before the first prefill.")
+        return TransformersTarget(self.model, tokenizer=self.tokenizer, processor=self.processor)
+
+    def take_prefix(self, cache: Any) -> None:
+        """Go on from a cache that holds the beginning: `generate` prefills the rest."""
+        self.rope_deltas = new_rope_deltas(self)
+        self.cache = cache
+        self.activate()
 
     def activate(self) -> None:
         """Put the rope deltas, which belong to the session but live in the model, back there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from ..client.remembered import Memory
 from ..client.transfer import Progress, no_progress
 from ..codec import torch_bridge
 from ..codec.tree import FromLeaf
+from ..state.block_keys import Medium, TokenRow
 from ..state.canary import CanaryResult
 from ..state.errors import BadInput, UnsupportedState
 from ..state.manifest import KVCache
@@ -25,6 +27,7 @@ from .dynamic_cache import DYNAMIC, STATIC, CacheSink, LiveCache, odd_static_lay
 from .last_step import Step
 from .model_identity import describe_model
 from .session import TransformersSession
+from .token_row import row_of_ids
 from .token_state import set_rng, usable_rng
 from .vision import Media, from_encoder_output
 
@@ -73,7 +76,7 @@ class TransformersTarget:
             progress=self._progress,
         )
         config, static = self.model.config.get_text_config(), self._static_tokens
-        limits = [n for n in (getattr(config, "max_position_embeddings", None), static) if n is not None]
+        limits = [n for n in (found.window_tokens, static) if n is not None]
         own, others = (DYNAMIC, [STATIC]) if static is None else (STATIC, [DYNAMIC])
         odd = None if static is None else odd_static_layer(config)
         if odd is not None:
@@ -170,6 +173,20 @@ class TransformersTarget:
             fed = session.token_ids[:, : reference.position + 1]
             session.last_step = Step(weakref.ref(cache), fed, reference.environment, tree=tokens["canary"])
         return session
+
+    def token_row(self, token_ids: Any, media: Sequence[Medium] = ()) -> TokenRow:
+        """Return ids (a tensor, or integers) with the media that stand behind their placeholders."""
+        return row_of_ids(torch.as_tensor(token_ids), self.model.config, media)
+
+    def prefix_cache(self, sink: KVSink, tokens: int) -> Any:
+        """Make a live cache of the first `tokens` positions of a filled sink."""
+        assert isinstance(sink, CacheSink)
+        sink.cut(tokens)
+        return sink.to_cache(self.model.config.get_text_config(), self.model.device)
+
+    def live_cache(self, cache: Any) -> LiveKV:
+        """Return a cache of `prefix_cache` as a live one."""
+        return LiveCache(cache)
 
     def live(self, session: Any) -> LiveKV | None:
         """Return the cache of a woken session."""

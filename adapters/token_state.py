@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..state.errors import UnsupportedState
+
+if TYPE_CHECKING:
+    from .session import TransformersSession
 
 
 def narrow(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -44,6 +47,24 @@ def model_rope_deltas(model: Any) -> torch.Tensor | None:
     """Return a copy of the rope deltas that a model holds now."""
     holder = rope_holder(model)
     return None if holder is None or holder.rope_deltas is None else holder.rope_deltas.detach().clone()
+
+
+def new_rope_deltas(session: TransformersSession) -> torch.Tensor | None:
+    """Return the rope deltas that follow from a session's ids and grids; None where a model has none."""
+    holder = rope_holder(session.model)
+    if holder is None:
+        return None
+    if session.mm_token_type_ids is None or (session.image_grid_thw is None and session.video_grid_thw is None):
+        return torch.zeros((session.token_ids.shape[0], 1), dtype=torch.int64, device=session.token_ids.device)
+    _, deltas = holder.get_rope_index(
+        session.token_ids,
+        mm_token_type_ids=session.mm_token_type_ids,
+        image_grid_thw=session.image_grid_thw,
+        video_grid_thw=session.video_grid_thw,
+        attention_mask=session.attention_mask,
+    )
+    found: torch.Tensor = deltas
+    return found
 
 
 def set_rng(kind: str, state: torch.Tensor, device: torch.device) -> None:

@@ -12,19 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from ..client import Keeper, TargetState, connect
 from ..codec.compare import compare
 from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
-from ..state.fingerprint import Fingerprint
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
 from . import output, transfer, watch
 from . import plan as plan_page
 from . import show as show_page
+from .fingerprint import fingerprint, target_of_file, target_of_folder
 from .output import reporting, show, size, table, when
 
 app = typer.Typer(
@@ -183,7 +182,7 @@ def plan(
     ref: Ref,
     target: Annotated[
         str | None,
-        typer.Option(help="What to restore into: a backup or session id (its model), or a JSON file of a fingerprint."),
+        typer.Option(help="What to restore into: a model folder, a backup or session id, or a fingerprint as JSON."),
     ] = None,
     require: Annotated[str | None, typer.Option(help="Fail unless at least this mode is possible.")] = None,
     at_most: Annotated[str, typer.Option(help="Use no better mode than this.")] = "full",
@@ -192,24 +191,23 @@ def plan(
     """Say what a restore would bring back, and why; nothing is changed. Without --target: into the same model."""
     wish = None if require is None else check_mode(require)
     with _keeper() as keeper:
-        found = keeper.plan(ref, _target(keeper, ref, target), require=wish, at_most=check_mode(at_most))
+        into = _target(keeper, ref, target, as_json)
+        found = keeper.plan(ref, into, require=wish, at_most=check_mode(at_most))
     show(asdict(found), as_json, lambda: plan_page.render(found))
 
 
-def _target(keeper: Keeper, ref: str, target: str | None) -> TargetState:
+def _target(keeper: Keeper, ref: str, target: str | None, as_json: bool) -> TargetState:
     if target is None:
         try:
             manifest = keeper.manifest(ref)[1]
         except (ManifestDamaged, InvalidManifest):  # the plan says so
             return TargetState()
         return TargetState(manifest.fingerprint, as_stored=manifest.adapter == "plain")
-    if not os.path.isfile(target):
-        return TargetState(keeper.manifest(target)[1].fingerprint)
-    try:
-        value = orjson.loads(Path(target).read_bytes())
-        return TargetState(Fingerprint(**value))
-    except (OSError, TypeError, orjson.JSONDecodeError) as error:
-        raise BadInput(f"{target} is not a fingerprint: {error}", hint="`torpor show ID --json` prints one.") from error
+    if os.path.isdir(target):
+        return target_of_folder(Path(target), None, keeper.memory, as_json)
+    if os.path.isfile(target):
+        return target_of_file(Path(target))
+    return TargetState(keeper.manifest(target)[1].fingerprint)
 
 
 @app.command()
@@ -268,6 +266,7 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
+app.command()(fingerprint)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_files)
 

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from ..client import Keeper, connect
 from ..client.importing import Imported
 from ..client.transfer import SUFFIXES, ExportFormat, check_format
-from ..client.transfer import Progress as Told
 from ..state.errors import DaemonNotRunning, NotFound, StoreFull, Timeout, TorporError
 from ..state.problems import to_problem
 from . import output
 from .output import show, size
+from .progress import bar
 from .visible import plain, visible
 
 _ENDINGS: dict[ExportFormat, str] = {"bundle": ".bundle.qwnbak", "v1": ".qwnbak", "safetensors": ".safetensors"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Ref = Annotated[str, typer.Argument(help="A backup id, or a session id for its newest backup.")]
-
-
-@contextmanager
-def _bar(words: str, as_json: bool) -> Iterator[Told]:
-    """Show progress on stderr, where somebody looks at it."""
-    if as_json or not output.errors.is_terminal:
-        yield lambda done_bytes, total_bytes: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=output.errors, transient=True) as bar:
-        task = bar.add_task(words)
-        yield lambda done_bytes, total_bytes: bar.update(task, completed=done_bytes, total=total_bytes)
 
 
 def export(
@@ -58,7 +43,7 @@ def export(
     with connect() as keeper:
         backup = keeper.api.backup(ref)
         target = out or Path(f"{backup.id}{_ENDINGS[wanted]}")
-        with _bar("exporting", as_json) as told:
+        with bar("exporting", as_json) as told:
             done = keeper.export(backup.id, target, wanted, told, strict=v1_strict, force=force)
     value = {"id": backup.id, "session_id": backup.session_id, **asdict(done), "path": str(done.path)}
 
@@ -102,7 +87,7 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _one(keeper: Keeper, path: Path, session: str | None, as_json: bool) -> dict[str, Any]:
-    with _bar(f"importing {visible(path.name)}", as_json) as told:
+    with bar(f"importing {visible(path.name)}", as_json) as told:
         done: Imported = keeper.import_file(path, session, told)
     return {**asdict(done.backup), "known": done.known, "format": done.format, "path": str(path)}
 

@@ -1,10 +1,12 @@
 """The SDK that an inference process uses: `connect()`, then `save`, `plan` and `restore`."""
 
 from ..state.backup import Backup
+from ..state.block_keys import Medium
 from ..state.canary import CanaryResult
 from ..state.plan import RestorePlan, TargetState
 from .capture import CanaryTarget, Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
 from .keeper import Keeper, connect
+from .prefix import PrefixHit, medium
 from .save import SaveHandle
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "KVView",
     "Keeper",
     "LiveKV",
+    "Medium",
+    "PrefixHit",
     "RestorePlan",
     "RestoreTarget",
     "Restored",
@@ -24,4 +28,5 @@ __all__ = [
     "TargetState",
     "Woken",
     "connect",
+    "medium",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from ..codec.tree import FromLeaf, ToLeaf
 from ..state.backup import Backup
+from ..state.block_keys import TokenRow
 from ..state.canary import NOT_ASKED, CanaryResult
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import KVCache, KVLayout, LayerName
@@ -76,7 +77,7 @@ class Capture:
     """A consistent picture of a session, taken by an adapter in the calling thread.
 
     `layers` are nested values of JSON, bytes and whatever `to_leaf` takes; they are encoded before `save` returns.
-    `fingerprint` is called later, in the background: it may have to read all weights.
+    `fingerprint` is called later, in the background: it may have to read all weights. So is `row`: it reads all media.
     """
 
     adapter: str
@@ -88,6 +89,7 @@ class Capture:
     omitted: dict[str, str] = field(default_factory=dict)
     observations: Sequence[Observation] = ()  # work of the model that was timed
     media_spans: tuple[tuple[int, int], ...] = ()  # positions of image and video placeholders among the token ids
+    row: Callable[[], TokenRow | None] = lambda: None  # for the keys of KV blocks; called in the background
 
 
 class SessionSource(Protocol):

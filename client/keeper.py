@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ from ulid import ULID
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
+from ..state.block_keys import Medium
 from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.ids import parse_session_id
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
@@ -37,6 +38,7 @@ from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
 from .memory import Pool, available_bytes
+from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, UsesMemory
 from .restore import read_graded
@@ -86,6 +88,7 @@ class Keeper:
         self.max_recoverable_tokens = max_recoverable_tokens
         self.memory: Memory = InDaemon(api)
         self._rates = RateBook(self.memory)
+        self._prefixes = Prefixes(api, self.blobs, self._threads)
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
         self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
@@ -121,6 +124,7 @@ class Keeper:
                 omitted=dict(capture.omitted),
                 media_spans=capture.media_spans,
                 observations=capture.observations,
+                row=capture.row,
                 kv=kv,
             )
             self._jobs.put((job, source))
@@ -240,6 +244,35 @@ class Keeper:
                 self._caches.note(live, woken.kv_cache.blocks)
             self._lineage.note(session, backup.id)
         return Restored(woken.plan.mode, session, backup, woken.plan, woken.layers, checked)
+
+    def find_prefix(self, target: PrefixTarget, token_ids: Any, media: Sequence[Medium] = ()) -> PrefixHit:
+        """Find the longest stored prefix of some ids, whatever session it comes from; reads no tensors.
+
+        `media` are the images and videos behind the placeholders, in their order (see `medium`).
+        Raises: DaemonNotRunning, ManifestDamaged.
+        """
+        return self._prefixes.find(target.describe().fingerprint, target.token_row(token_ids, media))
+
+    def restore_prefix(self, hit: PrefixHit, target: PrefixTarget) -> Any:
+        """Return a fresh cache of the positions of a hit; every block is checked against its digest.
+
+        Raises: BadInput, RestoreRefused (another model), BackupNotFound, BlobNotFound, BlobDamaged, UnsupportedState.
+        """
+        cache, kv = self._prefixes.read(hit, target)
+        with self._lock:
+            self._caches.note(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
+        return cache
+
+    def reuse_prefix(self, session: PrefixSession) -> PrefixHit:
+        """Give a session without a cache the longest stored prefix. When none is found, it stays as it was.
+
+        Raises: as `find_prefix` and `restore_prefix`; the session is untouched then.
+        """
+        target = session.prefix_target()
+        hit = self._prefixes.find(target.describe().fingerprint, session.token_row())
+        if hit.tokens:
+            session.take_prefix(self.restore_prefix(hit, target))
+        return hit
 
     def export(
         self,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from ..codec import tree
 from ..state.errors import BlobDamaged, BlobNotFound, RestoreRefused, StoreFailed, TorporError
@@ -17,6 +17,14 @@ from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore
 from .blob_access import BlobAccess
 from .capture import KVSink, RestoreTarget, Woken
+
+
+class BlobReader(Protocol):
+    """What blocks are read through."""
+
+    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+        """Fill buffers with a blob, checked."""
+        ...
 
 
 class Unreadable(Exception):  # noqa: N818 - not an error of its own: the restore goes on without these blobs
@@ -39,7 +47,7 @@ def read_backup(
     if kv is not None and plan.reuses("kv_cache"):
         kv = cut(kv, plan.tokens_reused)
         sink = target.allocate(kv)
-        futures = _submit_blocks(kv, sink, checked, threads)
+        futures = submit_blocks(kv, sink, checked, threads)
     layers: dict[Any, Any] = {}
     try:
         for name, encoded in manifest.layers.items():
@@ -61,10 +69,10 @@ class _Checked:
     def __init__(self, blobs: BlobAccess) -> None:
         self._blobs, self._lost = blobs, dict[str, TorporError]()
 
-    def read_into(self, ref: BlobRef, memory: memoryview) -> None:
-        """Fill memory with a blob. Raises: BlobNotFound, BlobDamaged, StoreFailed."""
+    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+        """Fill buffers with a blob. Raises: BlobNotFound, BlobDamaged, StoreFailed."""
         with self._noting(ref):
-            self._blobs.read_into(ref, [memory])
+            self._blobs.read_into(ref, buffers)
 
     def read_joined(self, refs: list[BlobRef]) -> memoryview:
         """Return the joined bytes of some blobs. Raises: as `read_into`."""
@@ -73,7 +81,7 @@ class _Checked:
                 return self._blobs.read(refs[0])
         joined, at = memoryview(bytearray(sum(ref.size_bytes for ref in refs))), 0
         for ref in refs:
-            self.read_into(ref, joined[at : at + ref.size_bytes])
+            self.read_into(ref, [joined[at : at + ref.size_bytes]])
             at += ref.size_bytes
         return joined
 
@@ -103,7 +111,8 @@ def _is_loss(error: BaseException) -> bool:
     return bad_sector or isinstance(error, (BlobNotFound, BlobDamaged))
 
 
-def _submit_blocks(kv: KVCache, sink: KVSink, blobs: _Checked, threads: ThreadPoolExecutor) -> list[Future[None]]:
+def submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobReader, threads: ThreadPoolExecutor) -> list[Future[None]]:
+    """Start to read every block into a sink. The caller waits for all of them, also when one has failed."""
     ranges = block_ranges(kv.tokens, kv.layout.block_tokens)
     return [
         threads.submit(_read_block, blobs, ref, sink, start, stop)
@@ -114,12 +123,12 @@ def _submit_blocks(kv: KVCache, sink: KVSink, blobs: _Checked, threads: ThreadPo
 _scratch = threading.local()  # one block's worth a thread: warm memory, used for every block
 
 
-def _read_block(blobs: _Checked, ref: BlobRef, sink: KVSink, start: int, stop: int) -> None:
+def _read_block(blobs: BlobReader, ref: BlobRef, sink: KVSink, start: int, stop: int) -> None:
     memory: memoryview | None = getattr(_scratch, "memory", None)
     if memory is None or memory.nbytes < ref.size_bytes:
         memory = _scratch.memory = memoryview(bytearray(ref.size_bytes))
     block = memory[: ref.size_bytes]
-    blobs.read_into(ref, block)
+    blobs.read_into(ref, [block])
     sink.put(start, stop, block)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
+from ..state.block_keys import TokenRow, block_keys
 from ..state.crash_points import Checkpoint
 from ..state.errors import MissingBlobs, Timeout, TorporError
 from ..state.fingerprint import Fingerprint
@@ -70,6 +71,7 @@ class SaveJob:
     omitted: dict[str, str]
     media_spans: tuple[tuple[int, int], ...] = ()
     observations: Sequence[Observation] = ()
+    row: Callable[[], TokenRow | None] = lambda: None
     kv: KVJob | None = None
     parent_id: str | None = None
     _written: list[BlobRef] = field(default_factory=list)
@@ -138,6 +140,7 @@ class SaveWorker:
             tree.fill(body, refs())
         self._blobs.settle()
         self._checkpoint("save.blobs-done")
+        fingerprint = job._fingerprint.result()
         return Manifest(
             id=job.handle.backup_id,
             session_id=job.handle.session_id,
@@ -146,8 +149,8 @@ class SaveWorker:
             layers={name: encoded.value for name, encoded in job.trees.items()},
             tokens=job.tokens,
             parent_id=job.parent_id,
-            fingerprint=job._fingerprint.result(),
-            kv_cache=kv,
+            fingerprint=fingerprint,
+            kv_cache=None if kv is None else _with_keys(kv, job.row(), fingerprint),
             omitted=job.omitted,
             media_spans=job.media_spans,
             bytes_written=sum(size for _, size in {(ref.digest, ref.size_bytes) for ref in job._written}),
@@ -197,6 +200,13 @@ class SaveWorker:
             with job._lock:
                 job._written.append(result.ref)
         return result.ref
+
+
+def _with_keys(kv: KVCache, row: TokenRow | None, fingerprint: Fingerprint) -> KVCache:
+    """Name what each full block was computed from, so that other sessions find it."""
+    if row is None:
+        return kv
+    return replace(kv, keys=block_keys(row, fingerprint, kv.tokens, kv.layout.block_tokens))
 
 
 def _results(futures: Sequence[Future[BlobRef] | BlobRef]) -> list[BlobRef]:

@@ -23,6 +23,7 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
+from .prefixes import add_prefixes
 from .remembered_api import add_remembered
 from .security import MAX_BODY_BYTES
 from .upload import receive_blob
@@ -67,6 +68,7 @@ def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable
     _add_status(app, catalog, watches, about, clock)
     _add_backups(app, catalog)
     _add_blobs(app, catalog)
+    add_prefixes(app, catalog)
     add_watches(app, watches)
     add_remembered(app, Remembered(catalog.index), clock)
     return app

@@ -108,8 +108,7 @@ class Catalog:
                 self.manifests.write(self.staging, backup_id, canonical)
             try:
                 self._keep_old_state(manifest)
-                record = self._record(manifest, canonical)
-                self.index.commit_backup(record, manifest_blobs(manifest), now=self._clock(), enqueue=False)
+                self._index(manifest, canonical)
             except BaseException:
                 if not repeated:  # it was not acknowledged, so it must not come back at start-up
                     with suppress(TorporError):
@@ -142,6 +141,15 @@ class Catalog:
         missing = self.blobs.missing(refs)
         if missing:
             raise MissingBlobs(f"{len(missing)} blobs are not in the store", digests=tuple(missing))
+
+    def _index(self, manifest: Manifest, canonical: bytes) -> None:
+        self.index.commit_backup(
+            self._record(manifest, canonical),
+            manifest_blobs(manifest),
+            now=self._clock(),
+            enqueue=False,
+            block_keys=manifest.kv_cache.keyed_blocks() if manifest.kv_cache is not None else (),
+        )
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
@@ -261,8 +269,7 @@ class Catalog:
             self._require_blobs(manifest)
         except MissingBlobs as error:
             raise BlobNotFound(error.detail) from error
-        record = self._record(manifest, raw)
-        self.index.commit_backup(record, manifest_blobs(manifest), now=self._clock(), enqueue=False)
+        self._index(manifest, raw)
 
     def discard(self, digests: Iterable[str]) -> int:
         """Unlink those of some blobs that no backup needs: what a failed save wrote. Return how many there were."""

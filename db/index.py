@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..state.backup import Backup
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BackupNotFound, Conflict, IndexDamaged, StoreFailed, StoreFull, TorporError
 from . import queries
+from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
 from .records import Sharing, Totals
@@ -56,9 +57,15 @@ class Index:
             yield connection
 
     def commit_backup(
-        self, record: Backup, blob_sizes: dict[str, tuple[int, str]], *, now: float, enqueue: bool
+        self,
+        record: Backup,
+        blob_sizes: dict[str, tuple[int, str]],
+        *,
+        now: float,
+        enqueue: bool,
+        block_keys: Iterable[tuple[str, str]] = (),
     ) -> bool:
-        """Insert a backup, its blobs and (with `enqueue`) its outbox rows in one transaction.
+        """Insert a backup, its blobs, their logical keys and (with `enqueue`) its outbox rows in one transaction.
 
         Returns False when the same backup is there already. Durability: on return it survives power loss.
         Raises: Conflict when the id is taken by another manifest.
@@ -72,6 +79,7 @@ class Index:
                 return False
             _insert_session(connection, record)
             _insert_backup(connection, record, blob_sizes, now)
+            insert_keys(connection, block_keys)
             if enqueue:
                 _insert_outbox(connection, record, now)
             self._checkpoint("index.inserted")

@@ -98,6 +98,11 @@ class KVCache:
         if any(r.size_bytes != (stop - start) * width for r, (start, stop) in zip(self.blocks, ranges, strict=True)):
             raise InvalidManifest("a KV block's size does not follow from its layout")
 
+    def keyed_blocks(self) -> Iterator[tuple[str, str]]:
+        """Yield each logical key with the digest of its block."""
+        for key, block in zip(self.keys, self.blocks, strict=False):
+            yield key, block.digest
+
 
 @dataclass(frozen=True, slots=True)
 class GroupRef:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.pictures import mixed_session, png, text
+from support.pictures import film_session, mixed_session, png, text
 from torpor.adapters.transformers import TransformersSession
 from torpor.adapters.vision import unfed_outputs
 from torpor.cli.demo_model import Loaded, small_model
@@ -62,6 +62,15 @@ def test_only_the_images_beyond_the_cache_are_fed(loaded: Loaded, parts: Any, ca
     wrong.cache, wrong.rope_deltas, wrong.vision = cut(whole.cache, cached), whole.rope_deltas, {}
     beyond = bool(wrong.mm_token_type_ids[0, cached:].any())  # type: ignore[index]
     assert torch.allclose(logits(wrong), expected, atol=1.0) is not beyond  # so the comparison says something
+
+
+def test_a_film_is_cut_between_its_frames(loaded: Loaded) -> None:
+    whole = film_session(loaded, text(50), text(9, 1), text(20, 2))
+    expected = logits(whole)
+    again = film_session(loaded, text(50), text(9, 1), text(20, 2))
+    again.cache, again.rope_deltas = cut(whole.cache, 60), whole.rope_deltas
+    assert [len(t) for t in again.model_inputs()["mm_encoder_outputs"]["video"].pooler_output] == [4]
+    assert torch.allclose(logits(again), expected, atol=TOLERANCE)
 
 
 def test_rows_of_a_batch_are_cut_each(loaded: Loaded) -> None:

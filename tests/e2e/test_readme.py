@@ -25,13 +25,14 @@ def test_the_snippets_run_in_order(
     monkeypatch.setenv("TORPOR_HOME", str(daemon.home))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) >= 3
     for source in blocks("python"):
         exec(compile(source, "README.md", "exec"), names)
     names["keeper"].close()  # type: ignore[attr-defined]
     out = capsys.readouterr().out
     assert "kv_cache reuse same weights fingerprint" in out
     assert "\nfull\npassed bit by bit\n" in out
+    assert " positions taken over: " in out
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) > 5
     environment = os.environ | {"TORPOR_HOME": str(daemon.home)}

@@ -56,3 +56,24 @@ def mixed_session(loaded: Loaded, *parts: list[int] | bytes) -> TransformersSess
         vision={} if pixels is None else encode_images(loaded.model, pixels["pixel_values"], grid),
         media=[Media(data) for data in media],
     )
+
+
+def film_session(loaded: Loaded, before: list[int], between: list[int], after: list[int]) -> TransformersSession:
+    """Make a session of a film of two frames (4 placeholders each), with text around and between them."""
+    config = loaded.model.config
+    grid = torch.tensor([[2, 4, 4]])
+    patches = torch.randn((32, 3 * 2 * 14 * 14), generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        film = loaded.model.get_video_features(patches.to(loaded.model.dtype), grid, return_dict=True)
+    frame = [config.vision_start_token_id, *[config.video_token_id] * 4, config.vision_end_token_id]
+    row = torch.tensor([[*before, *frame, *between, *frame, *after]])
+    return TransformersSession(
+        loaded.model,
+        row,
+        loaded.tokenizer,
+        loaded.image_processor,
+        mm_token_type_ids=2 * (row == config.video_token_id).long(),
+        video_grid_thw=grid,
+        vision={"video": film},
+        media=[Media(b"a film", "video/mp4")],
+    )
