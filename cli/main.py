@@ -20,11 +20,12 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import output, transfer, watch
+from . import log as history
+from . import output, sessions, transfer, watch
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
-from .output import reporting, show, size, table, when
+from .output import reporting, show, size, survive_encodings, table, when
 
 app = typer.Typer(
     name="torpor",
@@ -42,12 +43,13 @@ _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name_
 _DEFECT_HINT = "This is a defect; TORPOR_DEBUG=1 shows where. Please report it."
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Ref = Annotated[str, typer.Argument(help="A backup id, or a session id for its newest backup.")]
+Ref = Annotated[str, typer.Argument(help="A backup id or the end of one, or a session id for its newest backup.")]
 
 
 def run() -> None:
     """Run the command line; usage errors end with status 2, and no traceback is shown."""
     as_json = "--json" in sys.argv
+    survive_encodings()
     with reporting(as_json):
         try:
             status = app(standalone_mode=False)
@@ -150,6 +152,20 @@ def list_backups(
     show({"backups": [asdict(b) for b in found]}, as_json, lambda: output.backups_table(found, time.time()))
 
 
+@app.command("groups")
+def list_groups(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List groups: sessions that were saved as one, newest first."""
+    with _keeper() as keeper:
+        found = keeper.api.groups(limit)
+    if not found and not as_json:
+        output.console.print("No groups yet.")
+        return
+    show({"groups": found}, as_json, lambda: output.groups_table(found, time.time()))
+
+
 @app.command("show")
 def show_backup(
     ref: Ref,
@@ -245,7 +261,7 @@ def rm(
 
 def _exact(keeper: Keeper, ref: str) -> Any:
     backup = keeper.api.backup(ref)
-    if backup.id != ref:
+    if backup.id != ref and (backup.session_id == ref or not backup.id.endswith(ref)):
         raise BadInput(f"{ref} is a session", hint=f"Add --session to remove all of it, or name {backup.id}.")
     return backup
 
@@ -269,6 +285,10 @@ def demo(
 app.command()(fingerprint)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_files)
+app.command("log")(history.log)
+app.command("fork")(sessions.fork)
+app.command("rename")(sessions.rename)
+app.command("restore")(sessions.restore)
 
 
 @app.callback(invoke_without_command=True)

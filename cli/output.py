@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +23,25 @@ console = Console()
 errors = Console(stderr=True)
 
 
+def survive_encodings() -> None:
+    """Write out what the encoding of the terminal or the pipe lacks, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Any) -> None:
     r"""Print one JSON object. A file name that is not UTF-8 is shown with escapes, as in `a\udcff`."""
     try:
         text = orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str)
     except TypeError:
         text = orjson.dumps(_sound(value), option=orjson.OPT_INDENT_2)
-    sys.stdout.write(text.decode() + "\n")
+    written = text.decode()
+    try:
+        written.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # JSON has escapes of its own for what a terminal lacks
+        written = json.dumps(orjson.loads(text), indent=2)
+    sys.stdout.write(written + "\n")
 
 
 def _sound(value: Any) -> Any:
@@ -129,7 +143,21 @@ def backups_table(backups: list[Backup], now: float) -> Table:
     """Lay out backups, one a line."""
     made = table("!id", "session", ">saved", ">tokens", ">total", ">written", "")
     for b in backups:
-        pin = "pinned" if b.pinned else ""
+        last = ", ".join(
+            ["pinned"] * b.pinned
+            + ([f'"{b.title}"'] if b.title else [])
+            + [f"group {b.group_name}"] * (b.group_name is not None)
+        )
         total, written = size(b.bytes_total), size(b.bytes_written)
-        made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, pin)
+        made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, last)
+    return made
+
+
+def groups_table(groups: list[dict[str, Any]], now: float) -> Table:
+    """Lay out groups, one a line."""
+    made = table("!id", "name", ">saved", ">sessions", ">total")
+    for g in groups:
+        whole = g["size"] in (None, g["present"])
+        count = str(g["present"]) if whole else f"{g['present']} of {g['size']}"
+        made.add_row(g["id"], g["name"], age(g["created_at"], now), count, size(g["bytes_total"]))
     return made

@@ -87,7 +87,7 @@ def _head(seen: View) -> Any:
     b = seen.backup
     rows = table("!", "")
     rows.add_row("id", b.id)
-    rows.add_row("session", b.session_id)
+    rows.add_row("session", b.session_id + (f' "{b.title}"' if b.title else ""))
     rows.add_row("parent", b.parent_id or "–")
     rows.add_row("model", b.model_name or "–")
     rows.add_row("adapter", b.adapter)

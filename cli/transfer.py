@@ -21,7 +21,7 @@ from .visible import plain, visible
 _ENDINGS: dict[ExportFormat, str] = {"bundle": ".bundle.qwnbak", "v1": ".qwnbak", "safetensors": ".safetensors"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Ref = Annotated[str, typer.Argument(help="A backup id, or a session id for its newest backup.")]
+Ref = Annotated[str, typer.Argument(help="A backup id or the end of one, or a session id for its newest backup.")]
 
 
 def export(

@@ -12,9 +12,9 @@ import orjson
 
 from ..codec.manifest_file import digest_of
 from ..state.api import API_VERSION, DIGEST_HEADER, VERSION_HEADER
-from ..state.backup import Backup
+from ..state.backup import Backup, Group
 from ..state.errors import BadInput, DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
-from ..state.ids import is_backup_id, parse_session_id
+from ..state.ids import is_backup_id, parse_session_id, parse_title
 from ..state.manifest import BlobRef
 from ..state.problems import from_problem
 from .discover import Endpoint
@@ -104,7 +104,10 @@ class Api:
         return status
 
     def backup(self, ref: str) -> Backup:
-        """Return a backup by its id, or the newest of a session. Raises: InvalidId, BackupNotFound, SessionNotFound."""
+        """Return a backup by its id, the newest of a session, or the only backup whose id ends so.
+
+        Raises: InvalidId, BackupNotFound, SessionNotFound, AmbiguousId.
+        """
         checked = ref if is_backup_id(ref) else parse_session_id(ref)
         return Backup.from_dict(self.json("GET", f"/v1/backups/{checked}"))
 
@@ -113,6 +116,16 @@ class Api:
         query = {"session_id": session_id, "limit": limit, "before": before}
         rows = self.json("GET", "/v1/backups", params={k: v for k, v in query.items() if v is not None})
         return [Backup.from_dict(row) for row in rows["backups"]]
+
+    def timeline(self, session_id: str, *, limit: int, before: str | None = None) -> dict[str, Any]:
+        """Return backups of a session, newest first, and what they are linked with. Raises: SessionNotFound."""
+        query = {"limit": limit} if before is None else {"limit": limit, "before": before}
+        return self.json("GET", f"/v1/sessions/{parse_session_id(session_id)}/timeline", params=query)
+
+    def rename(self, session_id: str, title: str | None) -> Backup:
+        """Give a session a title, and return its newest backup. Raises: SessionNotFound, BadInput."""
+        path = f"/v1/sessions/{parse_session_id(session_id)}"
+        return Backup.from_dict(self.json("PATCH", path, json={"title": parse_title(title)}))
 
     def manifest(self, backup_id: str) -> bytes:
         """Return a manifest's JSON, checked. Raises: ManifestDamaged."""
@@ -134,13 +147,34 @@ class Api:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})
 
-    def commit(self, backup_id: str, raw: bytes, *, patience_s: float = 10.0) -> Backup:
-        """Commit a manifest, waiting a while for a daemon that is being restarted (a repeated commit is harmless)."""
+    def group(self, ref: str) -> Group:
+        """Return a group by its id, or the newest of a name. Raises: InvalidId, GroupNotFound."""
+        checked = ref if is_backup_id(ref) else parse_session_id(ref)
+        return Group.from_dict(self.json("GET", f"/v1/groups/{checked}"))
+
+    def groups(self, limit: int = 50) -> list[dict[str, Any]]:
+        """Return groups, newest first: id, name, size, how many are `present`, `created_at`, `bytes_total`."""
+        found: list[dict[str, Any]] = self.json("GET", "/v1/groups", params={"limit": limit})["groups"]
+        return found
+
+    def commit(self, backup_id: str, raw: bytes, *, new_session: bool = False) -> Backup:
+        """Commit a manifest, waiting a while for a daemon that is being restarted (a repeated commit is harmless).
+
+        With `new_session`, only as the first backup of its session. Raises: Conflict, MissingBlobs, and more.
+        """
+        path = f"/v1/backups/{backup_id}" + ("?new_session=true" if new_session else "")
+        return Backup.from_dict(self._put_patiently(path, raw))
+
+    def commit_group(self, group_id: str, raws: Iterable[bytes]) -> Group:
+        """Commit the manifests of a group, all or none; waits like `commit`."""
+        body = b'{"manifests":[' + b",".join(raws) + b"]}"
+        return Group.from_dict(self._put_patiently(f"/v1/groups/{group_id}", body))
+
+    def _put_patiently(self, path: str, raw: bytes, patience_s: float = 10.0) -> dict[str, Any]:
         deadline, delay_s = time.monotonic() + patience_s, 0.1
         while True:
             try:
-                headers = {"Content-Type": "application/json"}
-                return Backup.from_dict(self.json("PUT", f"/v1/backups/{backup_id}", content=raw, headers=headers))
+                return self.json("PUT", path, content=raw, headers={"Content-Type": "application/json"})
             except DaemonNotRunning:
                 if time.monotonic() + delay_s > deadline:
                     raise

@@ -29,7 +29,6 @@ from ..state.errors import (
     Conflict,
     FileChanged,
     MissingBlobs,
-    SessionNotFound,
     TorporError,
 )
 from ..state.ids import parse_session_id
@@ -232,19 +231,18 @@ class _Import:
         size = sum(ref.size_bytes for ref in written)
         whole = self.source.manifest
         if whole is not None:
-            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
-            return replace(moved, created_at=min(whole.created_at, self.now))
-        newest = None
-        with suppress(SessionNotFound, BackupNotFound):
-            newest = self.api.backup(session_id).id
+            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, group=None, bytes_written=size)
+            return replace(moved, created_at=min(whole.created_at, self.now), imported=True)
+        newest = self.api.backups(session_id=session_id, limit=1)
         return Manifest(
             id=backup_id,
             session_id=session_id,
             created_at=self._created_at(),
             adapter="plain",
             layers=layers,
-            parent_id=newest,
+            parent_id=newest[0].id if newest else None,
             bytes_written=size,
+            imported=True,
         )
 
 

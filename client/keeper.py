@@ -7,9 +7,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,10 +20,11 @@ from ulid import ULID
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
 from ..state.block_keys import Medium
+from ..state.canary import CanaryResult
 from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.ids import parse_session_id
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
-from ..state.manifest import BlobRef, Manifest, manifest_blobs
+from ..state.manifest import BlobRef, GroupRef, Manifest, manifest_blobs
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore, refused
 from ..state.rates import Observation
 from ..state.watching import Signature
@@ -34,6 +36,9 @@ from .capture import Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
+from .forking import fork
+from .groups import GroupHandle, check_sources, check_targets
+from .history import History, read_history
 from .importing import Imported, Importer
 from .kv_save import SavedCaches, capture_kv
 from .lineage import Lineage
@@ -42,11 +47,21 @@ from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, UsesMemory
 from .restore import read_graded
-from .save import SaveHandle, SaveJob, SaveWorker
+from .save import Batch, SaveHandle, SaveJob, SaveWorker
 from .transfer import ExportFormat, Progress, no_progress
 
 S = TypeVar("S")
 WRITERS = 4  # enough to keep a disk busy while others hash; each needs no memory of its own
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A backup that is read and checked, for a target that is not touched yet."""
+
+    backup: Backup
+    woken: Woken
+    checked: CanaryResult
+    state: TargetState
 
 
 def connect(
@@ -90,7 +105,7 @@ class Keeper:
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
         self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
-        self._jobs: queue.SimpleQueue[tuple[SaveJob, SessionSource] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._saver: threading.Thread | None = None
         self._lock, self._closed = threading.Lock(), False
         self._at_exit = self.close  # one object, so that it can be unregistered
@@ -108,28 +123,65 @@ class Keeper:
         handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
             self._start_saver()
-            capture = source.capture()
-            trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
-            kv = None
-            if capture.kv is not None:
-                kv = capture_kv(capture.kv, self._caches, self._pool, self._free_memory)
-                handle.snapshot = kv.way
-            job = SaveJob(
-                handle=handle,
-                adapter=capture.adapter,
-                created_at=now,
-                tokens=capture.tokens,
-                trees=trees,
-                fingerprint=capture.fingerprint,
-                omitted=dict(capture.omitted),
-                media_spans=capture.media_spans,
-                observations=capture.observations,
-                row=capture.row,
-                kv=kv,
-            )
-            self._jobs.put((job, source))
+            job = self._capture(handle, source, now)
+            self._jobs.put(Batch([job], [source], lambda backups: handle.finish(backups[0]), handle.fail))
         handle.stall_s = time.perf_counter() - started
         return handle
+
+    def save_group(self, name: str, sources: Mapping[str, SessionSource]) -> GroupHandle:
+        """Capture several sessions (by session id) at one moment, and save all of them or none.
+
+        Each becomes a backup of its own, which knows its group. Returns in milliseconds a session.
+        Raises: InvalidId, BadInput, UnsupportedState. What fails later is raised by `handle.wait()`.
+        """
+        started = time.perf_counter()
+        check_sources(name, sources)
+        for source in sources.values():
+            Lineage.check(source)
+            self._lend_memory(source)
+        now = self._clock()
+        group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
+        handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
+        handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
+        jobs: list[SaveJob] = []
+        with self._lock:
+            self._start_saver()
+            try:
+                for each, source in zip(handles, sources.values(), strict=True):
+                    jobs.append(self._capture(each, source, now, group))
+            except BaseException:
+                for job in jobs:
+                    job.drop()
+                raise
+
+            def finish(backups: list[Backup]) -> None:
+                handle.finish({backup.session_id: backup for backup in backups})
+
+            self._jobs.put(Batch(jobs, list(sources.values()), finish, handle.fail))
+        handle.stall_s = time.perf_counter() - started
+        return handle
+
+    def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
+        capture = source.capture()
+        trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
+        kv = None
+        if capture.kv is not None:
+            kv = capture_kv(capture.kv, self._caches, self._pool, self._free_memory)
+            handle.snapshot = kv.way
+        return SaveJob(
+            handle=handle,
+            adapter=capture.adapter,
+            created_at=now,
+            tokens=capture.tokens,
+            trees=trees,
+            fingerprint=capture.fingerprint,
+            omitted=dict(capture.omitted),
+            media_spans=capture.media_spans,
+            observations=capture.observations,
+            row=capture.row,
+            kv=kv,
+            group=group,
+        )
 
     def _lend_memory(self, user: object) -> None:
         """Let an adapter that wants to remember something (what hashing 16 GB gave) use the daemon's memory."""
@@ -147,24 +199,30 @@ class Keeper:
 
     def _save_loop(self) -> None:
         while (item := self._jobs.get()) is not None:
-            job, source = item
+            self._run(item)
+            del item
+
+    def _run(self, batch: Batch) -> None:
+        for job, source in zip(batch.jobs, batch.sources, strict=True):
             job.parent_id = self._lineage.of(source)  # saves run in order: the last one that was really committed
-            try:
-                backup = self._worker.run(job)
+        try:
+            backups = self._worker.run(batch.jobs)
+            for source, backup in zip(batch.sources, backups, strict=True):
                 self._lineage.note(source, backup.id)
+        except TorporError as error:
+            batch.fail(error)
+        except BaseException as error:
+            wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            batch.fail(wrapped)
+        else:
+            batch.finish(backups)
+            for job in batch.jobs:
                 self._note_rates(job)
-            except TorporError as error:
-                job.handle.fail(error)
-            except BaseException as error:
-                wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
-                wrapped.__cause__ = error
-                job.handle.fail(wrapped)
-            else:
-                job.handle.finish(backup)
-                if job.kv is not None:
-                    with suppress(MemoryError, OSError):
-                        self._pool.warm(2 * job.kv.layout.block_tokens * job.kv.layout.token_bytes())
-            del job, source, item
+            kv = batch.jobs[0].kv
+            if kv is not None:
+                with suppress(MemoryError, OSError):
+                    self._pool.warm(2 * kv.layout.block_tokens * kv.layout.token_bytes())
 
     def _note_rates(self, job: SaveJob) -> None:
         if job.observations:
@@ -223,27 +281,60 @@ class Keeper:
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged, and BlobDamaged or BlobNotFound where
         nothing is left to restore.
         """
+        started = time.perf_counter()
+        read = self._read(ref, target, require, at_most, canary=canary)
+        session = target.adopt(read.woken)
+        if not canary:  # which takes time of its own
+            took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
+            self._threads.submit(self._rates.note, [took], read.state)
+        return self._handed_over(read, target, session)
+
+    def restore_group(
+        self,
+        ref: str,
+        targets: Mapping[str, RestoreTarget[S]],
+        *,
+        require: Mode | None = None,
+        at_most: Mode = "full",
+        canary: bool = False,
+    ) -> dict[str, Restored[S]]:
+        """Wake all sessions of a group, each in the target given for its session id. `ref`: a group's id or its name.
+
+        Everything of every member is read and checked before the first target is touched. Targets may share one model:
+        rope deltas and RNG state are then those of the last one, as `activate` on a session changes them.
+        Raises: GroupNotFound, GroupIncomplete, BadInput (a target too few or too many), and as `restore`.
+        """
+        members = check_targets(self.api.group(ref), targets)
+        read = {
+            name: self._read(members[name].id, target, require, at_most, canary=canary)
+            for name, target in targets.items()
+        }
+        sessions = {name: target.adopt(read[name].woken) for name, target in targets.items()}
+        return {name: self._handed_over(read[name], target, sessions[name]) for name, target in targets.items()}
+
+    def _read(
+        self, ref: str, target: RestoreTarget[Any], require: Mode | None, at_most: Mode, *, canary: bool
+    ) -> _Read:
         self._lend_memory(target)
         backup, manifest = self.manifest(ref)
         state = target.describe()
         conditions = self._conditions(state)
-        started = time.perf_counter()
 
         def read(highest: Mode) -> Woken:
             options: Any = {"require": require, "at_most": highest}
             return read_graded(manifest, target, state, conditions, self.blobs, self._threads, **options)[1]
 
         woken, checked = read_checked(read, target, asked=canary, at_most=at_most, require=require)
-        session = target.adopt(woken)
-        if not canary:  # which takes time of its own
-            took = Observation("read", woken.plan.bytes_read, time.perf_counter() - started)
-            self._threads.submit(self._rates.note, [took], state)
+        return _Read(backup, woken, checked, state)
+
+    def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
+        woken = read.woken
         with self._lock:
             live = target.live(session) if woken.kv_cache is not None else None
             if live is not None and woken.kv_cache is not None:
                 self._caches.note(live, woken.kv_cache.blocks)
-            self._lineage.note(session, backup.id)
-        return Restored(woken.plan.mode, session, backup, woken.plan, woken.layers, checked)
+            self._lineage.note(session, read.backup.id)
+        return Restored(woken.plan.mode, session, read.backup, woken.plan, woken.layers, read.checked)
 
     def find_prefix(self, target: PrefixTarget, token_ids: Any, media: Sequence[Medium] = ()) -> PrefixHit:
         """Find the longest stored prefix of some ids, whatever session it comes from; reads no tensors.
@@ -273,6 +364,20 @@ class Keeper:
         if hit.tokens:
             session.take_prefix(self.restore_prefix(hit, target))
         return hit
+
+    def fork(self, ref: str, session_id: str | None = None) -> Backup:
+        """Begin a new session at any backup; no blob is copied. Without an id, a free one is found.
+
+        Raises: BackupNotFound, SessionNotFound, Conflict when the session id is in use, BlobNotFound.
+        """
+        return fork(self.api, *self.manifest(ref), session_id, self._clock())
+
+    def history(self, session_id: str, *, limit: int | None = None) -> History:
+        """Return a session's backups as a drawing, newest first; what happened at each is read as it is asked for.
+
+        Raises: InvalidId, SessionNotFound.
+        """
+        return read_history(self.api, self.blobs, session_id, limit)
 
     def export(
         self,

@@ -13,7 +13,7 @@ from ..state.manifest import KVCache, LayerName, Manifest, manifest_blobs
 from . import messages
 from .describe import describe_kv
 from .messages import Found, Message
-from .nodes import KEY_CHARS, brief, check_depth, entries, items, step, stored, tag_of
+from .nodes import KEY_CHARS, brief, check_depth, entries, fields, items, step, stored, tag_of
 
 CONTEXT_CHARS = 30  # before the place where two texts part
 
@@ -47,6 +47,15 @@ class KVComparison:
     def same(self) -> bool:
         """Tell whether the two caches are the same."""
         return self.tokens_same == self.tokens_a == self.tokens_b and self.layout_a == self.layout_b
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCounts:
+    """How many messages two conversations have, and how many at the head of both B has kept."""
+
+    a: int
+    b: int
+    kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,35 @@ def compare(a: Manifest, b: Manifest) -> Comparison:
         only_a_bytes=sum(size for digest, size in blobs_a.items() if digest not in blobs_b),
         only_b_bytes=sum(size for digest, size in blobs_b.items() if digest not in blobs_a),
     )
+
+
+def compare_messages(a: Manifest, b: Manifest) -> MessageCounts:
+    """Count what conversation B has kept of A. A last message that only grew, as an answer does, is kept.
+
+    Raises: InvalidManifest when a layer is nested too deep.
+    """
+    check_depth(a.layers.get("text_context"))
+    check_depth(b.layers.get("text_context"))
+    (text_a, _), (text_b, _) = _split(a), _split(b)
+    same = _Walker().common(text_a, text_b)
+    grew = same == len(text_a) - 1 < len(text_b) and _grew(text_a[same], text_b[same])
+    return MessageCounts(len(text_a), len(text_b), same + grew)
+
+
+def _grew(a: Found, b: Found) -> bool:
+    return a.path == b.path and fields(a.node).get("role") == fields(b.node).get("role") and _begins(a.node, b.node)
+
+
+def _begins(a: Any, b: Any) -> bool:
+    """Tell whether B is A with more text at the ends of its texts, or with more in its containers."""
+    lists, pairs = (items(a), items(b)), (fields(a), fields(b))
+    if isinstance(a, str) and isinstance(b, str):
+        return b.startswith(a)
+    if lists[0] is not None and lists[1] is not None:
+        return len(lists[0]) <= len(lists[1]) and all(_begins(x, y) for x, y in zip(lists[0], lists[1], strict=False))
+    if pairs[0] and tag_of(a) is None:
+        return pairs[0].keys() <= pairs[1].keys() and all(_begins(pairs[0][key], pairs[1][key]) for key in pairs[0])
+    return _Walker().same(a, b)
 
 
 _EMPTY = {brief([]), brief({}), brief({"$tuple": []})}

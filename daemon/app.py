@@ -18,17 +18,19 @@ from starlette.responses import FileResponse
 from ..db.remembered import Remembered
 from ..state.api import API_VERSION, DIGEST_HEADER
 from ..state.backup import Backup
-from ..state.errors import BadInput, NotFound, TooLarge, TorporError
+from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
+from .groups import add_groups
 from .prefixes import add_prefixes
 from .remembered_api import add_remembered
-from .security import MAX_BODY_BYTES
-from .upload import receive_blob
+from .upload import receive_blob, receive_manifests
 from .watch_api import add_watches
 from .watches import Watches
+
+MAX_TIMELINE = 5000  # backups a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ class BackupChange(BaseModel):
     pinned: bool
 
 
+class SessionChange(BaseModel):
+    """A change of a session; an empty title is none."""
+
+    model_config = ConfigDict(extra="forbid")
+    title: str | None
+
+
 class Digests(BaseModel):
     """Blobs to ask for, by digest and size in bytes."""
 
@@ -67,7 +76,9 @@ def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable
     app.add_exception_handler(Exception, _on_error)
     _add_status(app, catalog, watches, about, clock)
     _add_backups(app, catalog)
+    _add_sessions(app, catalog)
     _add_blobs(app, catalog)
+    add_groups(app, catalog)
     add_prefixes(app, catalog)
     add_watches(app, watches)
     add_remembered(app, Remembered(catalog.index), clock)
@@ -146,7 +157,7 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
 
     @app.get("/v1/backups/{ref}")
     def get_backup(ref: str) -> Response:
-        """Return one backup, by its id or as the newest of a session."""
+        """Return one backup, by its id, as the newest of a session, or by the end of its id."""
         return _json(_backup(catalog.resolve(ref)))
 
     @app.get("/v1/backups/{backup_id}/manifest")
@@ -162,14 +173,10 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
         return _json(catalog.blobs_of(backup_id))
 
     @app.put("/v1/backups/{backup_id}", status_code=201)
-    async def put_backup(backup_id: str, request: Request) -> Response:
-        """Commit a manifest; the same content a second time changes nothing."""
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise TooLarge(f"a manifest of more than {MAX_BODY_BYTES} bytes")
-        record = await run_in_threadpool(catalog.commit, backup_id, bytes(body))
+    async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
+        """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
+        raw = await receive_manifests(request)
+        record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
         return _json(_backup(record), 201)
 
     @app.patch("/v1/backups/{backup_id}")
@@ -182,6 +189,21 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
         """Remove a backup."""
         catalog.remove(backup_id)
         return Response(status_code=204)
+
+
+def _add_sessions(app: FastAPI, catalog: Catalog) -> None:
+    @app.get("/v1/sessions/{session_id}/timeline")
+    def timeline(session_id: str, limit: int = Query(50, ge=1, le=MAX_TIMELINE), before: str | None = None) -> Response:
+        """List backups of a session, newest first, with what they come from and what was forked from them."""
+        found = catalog.index.timeline(
+            parse_session_id(session_id), limit=limit, before=None if before is None else parse_backup_id(before)
+        )
+        return _json(found)
+
+    @app.patch("/v1/sessions/{session_id}")
+    def patch_session(session_id: str, change: SessionChange) -> Response:
+        """Give a session a title."""
+        return _json(_backup(catalog.set_title(session_id, change.title)))
 
 
 def _backup(record: Backup) -> dict[str, Any]:

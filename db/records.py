@@ -23,6 +23,15 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class NewBackup:
+    """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests."""
+
+    record: Backup
+    blob_sizes: dict[str, tuple[int, str]]
+    block_keys: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sharer:
     """Another backup of the same blobs: how many it shares, and their bytes."""
 
@@ -42,8 +51,40 @@ class Sharing:
     own_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class SessionFork:
+    """A backup of another session whose parent is one of this session."""
+
+    parent_id: str
+    id: str
+    session_id: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Backups of a session, newest first, and what they are linked with.
+
+    `total` counts all of the session; `parents` are those that are not among `backups`, of this session or another; a
+    parent that is in neither is gone.
+    """
+
+    session_id: str
+    title: str | None
+    total: int
+    backups: tuple[Backup, ...]
+    parents: tuple[Backup, ...]
+    forks: tuple[SessionFork, ...]
+
+
 def record_of(
-    manifest: Manifest, *, manifest_digest: str, manifest_bytes: int, pinned: bool, expires_at: float | None
+    manifest: Manifest,
+    *,
+    manifest_digest: str,
+    manifest_bytes: int,
+    pinned: bool,
+    expires_at: float | None,
+    title: str | None = None,
 ) -> Backup:
     """Describe a manifest as a row."""
     name: Any = None
@@ -69,6 +110,7 @@ def record_of(
         bytes_written=manifest_bytes + manifest.bytes_written,
         manifest_digest=manifest_digest,
         manifest_bytes=manifest_bytes,
+        title=title,
         group_id=manifest.group.id if manifest.group is not None else None,
         group_name=manifest.group.name if manifest.group is not None else None,
     )

@@ -3,6 +3,7 @@
 TorporError
 ├── BadInput                 the caller gave something we cannot take
 │   ├── InvalidId
+│   ├── AmbiguousId          a short id that several backups end with
 │   ├── InvalidManifest
 │   ├── InvalidSettings
 │   ├── TooLarge
@@ -14,7 +15,8 @@ TorporError
 ├── NotFound
 │   ├── SessionNotFound
 │   ├── BackupNotFound
-│   └── BlobNotFound
+│   ├── BlobNotFound
+│   └── GroupNotFound
 ├── Refused                  understood, and not done
 │   ├── Unauthorized
 │   ├── HostNotAllowed
@@ -24,7 +26,8 @@ TorporError
 │   ├── MissingBlobs
 │   ├── DaemonAlreadyRunning
 │   ├── UnsafeHome
-│   └── RestoreRefused
+│   ├── RestoreRefused
+│   └── GroupIncomplete      some of the backups that were saved as one were removed
 ├── Damaged                  bytes are not what was written
 │   ├── BlobDamaged
 │   ├── ManifestDamaged
@@ -81,6 +84,11 @@ class InvalidId(BadInput):
         "Session ids are 1 to 128 of A-Z a-z 0-9 . _ : @ + = -, starting with a letter or digit; "
         "backup ids are listed by `torpor ls`."
     )
+
+
+class AmbiguousId(BadInput):
+    code, title = "ambiguous-id", "Several backups have an id that ends so"
+    default_hint = "Add more characters from the end of the id; `torpor ls` lists whole ids."
 
 
 class InvalidManifest(BadInput):
@@ -141,6 +149,11 @@ class BlobNotFound(NotFound):
     default_hint = "Part of this backup is gone; `torpor ls` shows older backups of the session."
 
 
+class GroupNotFound(NotFound):
+    code, title = "group-not-found", "There is no such group"
+    default_hint = "`torpor groups` lists what there is."
+
+
 class Refused(TorporError):
     code, title, exit_code, http_status = "refused", "Refused", 4, 409
     default_hint = "Nothing was changed."
@@ -192,6 +205,11 @@ class UnsafeHome(Refused):
 class RestoreRefused(Refused):
     code, title = "restore-refused", "The restore that was asked for is not possible"
     default_hint = "`torpor plan` shows what can be restored and why the rest cannot."
+
+
+class GroupIncomplete(Refused):
+    code, title = "group-incomplete", "Part of the group is gone"
+    default_hint = "Restore the sessions that are left one by one; `torpor ls` lists them with their group."
 
 
 class Damaged(TorporError):

@@ -140,6 +140,7 @@ class Manifest:
     format: str = FORMAT
     media_spans: tuple[tuple[int, int], ...] = ()
     group: GroupRef | None = None
+    imported: bool = False  # made of a file that was no whole backup of this session
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:

@@ -92,7 +92,15 @@ def test_pin_and_rm(daemon: Daemon, ids: list[str]) -> None:
 
 
 WATCH = [["watch", "add", "/x"], ["watch", "remove", "/x"], ["watch", "ls"], ["watch", "rescan"]]
-OTHERS = [["diff", "x", "y"], ["export", "x"], ["import", "/etc/hostname"]]
+OTHERS = [
+    ["log", "x"],
+    ["fork", "x"],
+    ["rename", "x", "y"],
+    ["restore", "x"],
+    ["diff", "x", "y"],
+    ["export", "x"],
+    ["import", "/etc/hostname"],
+]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,21 @@ def test_version_and_help(home: Path) -> None:
     from importlib.metadata import version
 
     assert run(home, "--version").strip() == version("torpor")
-    for command in ("serve", "status", "ls", "show", "diff", "plan", "pin", "rm", "demo"):
+    for command in (
+        "serve",
+        "status",
+        "ls",
+        "show",
+        "diff",
+        "plan",
+        "pin",
+        "rm",
+        "log",
+        "fork",
+        "rename",
+        "restore",
+        "demo",
+    ):
         assert command in run(home, "--help")
         assert "--json" in run(home, command, "--help")
     for words in WATCH:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.manifests import FULL, KV, hostile_trees, manifest
 from torpor.codec import torch_bridge, tree
-from torpor.codec.compare import Change, Comparison, compare, compare_kv
+from torpor.codec.compare import Change, Comparison, MessageCounts, compare, compare_kv, compare_messages
 from torpor.state.errors import BadInput, InvalidManifest
 from torpor.state.manifest import BlobRef, KVCache, KVLayer, KVLayout, Manifest
 
@@ -253,3 +253,42 @@ def test_lists_in_lists_do_not_multiply_the_work() -> None:
         a, b = [[0], a, [0]], [[0], b, [0]]
     (change,) = compare(of(a), of(b)).changes
     assert (change.before, change.after) == ("1", "2")
+
+
+def said(*texts: Any, role: str = "user") -> Manifest:
+    return manifest(layers={"text_context": {"conversation": [{"role": role, "content": text} for text in texts]}})
+
+
+PARTS = [{"type": "image", "image": 0}, {"type": "text", "text": "look"}]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "kept"),
+    [
+        (said("x", "y"), said("x", "y", "z"), 2),
+        (said("x", "y"), said("x", "other", "z"), 1),
+        (said("x", "y"), said("x"), 1),
+        (said("x", "an answ"), said("x", "an answer"), 2),  # it was still being written
+        (said("x", "an answ"), said("x", "an answer", "z"), 2),
+        (said("x", ""), said("x", "an answer"), 2),
+        (said("x", "an answ", "y"), said("x", "an answer", "y"), 1),  # not the last one: somebody changed it
+        (said("x", "an answer"), said("x", "an answ"), 1),
+        (said("x", "y"), said("x", "y", role="assistant"), 0),
+        (said("y"), said("y", role="user2"), 0),
+        (said("x", PARTS), said("x", [*PARTS[:1], {"type": "text", "text": "look here"}, {"type": "text", "text": "!"}]), 2),
+        (said("x", PARTS), said("x", [{"type": "image", "image": 1}, PARTS[1]]), 1),
+        (said(), said("x"), 0),
+        (manifest(layers={}), said("x"), 0),
+    ],
+)  # fmt: skip
+def test_kept_messages(a: Manifest, b: Manifest, kept: int) -> None:
+    counts = [len(m.layers.get("text_context", {}).get("conversation", [])) for m in (a, b)]
+    assert compare_messages(a, b) == MessageCounts(*counts, kept)
+
+
+@given(hostile_trees, hostile_trees)
+def test_messages_of_any_trees_are_counted(a: Any, b: Any) -> None:
+    counts = compare_messages(manifest(layers={"text_context": a}), manifest(layers={"text_context": b}))
+    assert 0 <= counts.kept <= min(counts.a, counts.b)
+    same = compare_messages(manifest(layers={"text_context": a}), manifest(layers={"text_context": a}))
+    assert same.a == same.b == same.kept == counts.a

@@ -20,7 +20,6 @@ from support.model_folders import (
     save_folder,
     shards,
     tied_model,
-    zeros_like,
 )
 from torch import nn
 from torpor.adapters.model_folder import describe_folder
@@ -417,7 +416,7 @@ def test_nothing_is_remembered_of_a_folder_that_is_gone(loaded: Loaded, tmp_path
 
 
 def quantized(seed: int = 0) -> Any:
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="quantization"):
         return torch.ao.quantization.quantize_dynamic(
             small_model(seed, torch.float32).model, {nn.Linear}, dtype=torch.qint8
         )
@@ -430,7 +429,9 @@ def test_packed_weights_are_read() -> None:
     one, same, other = quantized(), quantized(), quantized()
     packed = other.model.language_model.layers[2].mlp.down_proj
     weight, bias = packed._weight_bias()
-    packed.set_weight_bias(torch.quantize_per_tensor(weight.dequantize() * 1.01, weight.q_scale(), 0, torch.qint8), bias)
+    packed.set_weight_bias(
+        torch.quantize_per_tensor(weight.dequantize() * 1.01, weight.q_scale(), 0, torch.qint8), bias
+    )
     found = [describe_model(model).fingerprint for model in (plain, one, same, other)]
     assert found[1] == found[2]
     assert len({f.weights for f in found}) == 3

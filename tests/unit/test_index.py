@@ -223,3 +223,52 @@ def test_old_events_go(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
         index.add_event(at=float(i), level="info", kind="k", detail=str(i))
     assert [e["detail"] for e in index.recent_events()] == ["8", "7", "6", "5", "4"]
     assert {type(name) for e in index.recent_events() for name in e} == {str}  # orjson refuses its subclasses
+
+
+def related(index: Index, number: int, session: str, parent: int | None, **changes: object) -> str:
+    made = record(number, session, at=float(number))
+    linked = replace(made, parent_id=None if parent is None else record(parent).id, **changes)  # type: ignore[arg-type]
+    index.commit_backup(linked, BLOBS, now=1.0, enqueue=False)
+    return linked.id
+
+
+def test_a_timeline_names_parents_and_forks(index: Index) -> None:
+    for number, session, parent in (
+        (1, "t", None), (2, "s", 1), (3, "s", 2), (4, "s", 2), (5, "s", 99), (6, "u", 3), (7, "u", 6), (8, "v", 3),
+    ):  # fmt: skip
+        related(index, number, session, parent)
+    found = index.timeline("s", limit=10)
+    assert [b.created_at for b in found.backups] == [5.0, 4.0, 3.0, 2.0]
+    assert (found.total, [b.id for b in found.parents]) == (4, [record(1).id])
+    assert [(f.session_id, f.parent_id) for f in found.forks] == [("v", record(3).id), ("u", record(3).id)]
+    page = index.timeline("s", limit=2)
+    assert (page.total, [b.created_at for b in page.backups]) == (4, [5.0, 4.0])
+    assert [(b.id, b.session_id) for b in page.parents] == [(record(2).id, "s")]
+    rest = index.timeline("s", limit=10, before=page.backups[-1].id)
+    assert [b.created_at for b in rest.backups] == [3.0, 2.0]
+    with pytest.raises(SessionNotFound):
+        index.timeline("none", limit=1)
+
+
+def test_ids_by_their_end(index: Index) -> None:
+    for number in (1, 2, 12):
+        related(index, number, "s", None)
+    assert index.ending_with("MV0012", 5) == [record(12).id]
+    assert index.ending_with("57NMV0002", 5) == [record(2).id]
+    assert index.ending_with("2", 5) == [record(12).id, record(2).id]
+    assert index.ending_with("2", 1) == [record(12).id]
+    assert index.ending_with("%", 5) == index.ending_with("_0002", 5) == []
+
+
+def test_a_title_stays_until_it_is_changed(index: Index) -> None:
+    related(index, 1, "s", None, title="first")
+    related(index, 2, "s", None)
+    assert index.newest("s").title == "first"
+    index.set_title("s", "second")
+    assert index.timeline("s", limit=1).title == index.newest("s").title == "second"
+    related(index, 3, "s", None, title="third")  # as its sidecar says after a crash before the index knew
+    assert index.newest("s").title == "third"
+    index.set_title("s", None)
+    assert index.newest("s").title is None
+    with pytest.raises(SessionNotFound):
+        index.set_title("none", "x")

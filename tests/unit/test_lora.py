@@ -179,9 +179,7 @@ def test_prompt_learning_is_unknown() -> None:
     )
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    small = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
+    small = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     model = get_peft_model(LlamaForCausalLM(small), config)
     found = describe_model(model)
     assert found.fingerprint.adapters is None

@@ -43,7 +43,9 @@ def test_a_name_cannot_pass_for_two_lines() -> None:
 def test_language_and_vision_are_apart() -> None:
     both = weight_digests([line("model.layers.0.w"), line("model.visual.blocks.0.w", "v")], {})
     assert both.language == weight_digests([line("model.layers.0.w")], {}).language
-    assert both.language == weight_digests([line("model.layers.0.w"), line("model.visual.blocks.0.w", "w")], {}).language
+    assert (
+        both.language == weight_digests([line("model.layers.0.w"), line("model.visual.blocks.0.w", "w")], {}).language
+    )
     assert weight_digests([line("model.layers.0.w")], {}).vision == "none"
 
 

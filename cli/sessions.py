@@ -1,0 +1,50 @@
+"""`torpor fork`, `rename` and `restore`: what can be done with a session from outside of its process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ..client import connect
+from ..state.errors import RestoreRefused
+from .output import show
+from .visible import plain
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Ref = Annotated[str, typer.Argument(help="A backup id or the end of one, or a session id for its newest backup.")]
+
+
+def fork(
+    ref: Ref,
+    session: Annotated[str | None, typer.Option("--session", help="Its id; else NAME-fork, NAME-fork-2, ...")] = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a new session at any backup. Nothing is copied: both share every blob."""
+    with connect() as keeper:
+        made = keeper.fork(ref, session)
+    show(asdict(made), as_json, lambda: f"{made.session_id} begins at {made.parent_id}: {made.id}")
+
+
+def rename(
+    session: Annotated[str, typer.Argument(help="A session id.")],
+    title: Annotated[str, typer.Argument(help='What `ls` and `log` call it beside its id; "" for nothing.')],
+    as_json: Json = False,
+) -> None:
+    """Give a session a title."""
+    with connect() as keeper:
+        found = keeper.api.rename(session, title)
+    value = {"session_id": found.session_id, "title": found.title}
+    words = f'{found.session_id} is called "{found.title}"' if found.title else f"{session} has no title"
+    show(value, as_json, lambda: plain(words))
+
+
+def restore(ref: Ref, as_json: Json = False) -> None:
+    """Say how a backup is woken: that happens inside the inference process, so this command never does it."""
+    with connect() as keeper:
+        backup = keeper.api.backup(ref)
+    raise RestoreRefused(
+        "a command cannot wake a session inside another process; nothing was restored",
+        hint=f'There, call connect().restore("{backup.id}", target); `torpor plan {backup.id}` says what comes back.',
+    )
