@@ -251,6 +251,7 @@ class TransformersSession:
                 **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, pad_token_id=0
             )
         self.cache, self.rope_deltas = out.past_key_values, model_rope_deltas(self.model)
+        note_fed(self.cache, self.token_ids.shape[-1] - 1)
         return int(missing)
 
     def _cached(self) -> int:
