@@ -316,6 +316,20 @@ def test_a_group_is_committed_once(daemon: Daemon) -> None:
     assert len(daemon.request("GET", "/v1/backups").json()["backups"]) == 1
 
 
+def test_a_backup_that_only_claims_to_be_of_a_group_is_not_restored_with_it(shared_daemon: Daemon) -> None:
+    with shared_daemon.keeper() as keeper:
+        handle = keeper.save_group("claimed", sessions("a", "b"))
+        handle.wait(60)
+        more = member(7, "stranger", GroupRef(handle.group_id, "claimed", 2))
+        keeper.api.commit(more.id, manifest_file.dump(more))
+        with pytest.raises(BadInput, match="no target was given for stranger"):
+            keeper.restore_group("claimed", targets("a", "b"))
+        again = member(8, "a", GroupRef(handle.group_id, "claimed", 2))
+        keeper.api.commit(again.id, manifest_file.dump(again))
+        with pytest.raises(BadInput, match="of one session"):
+            keeper.restore_group("claimed", targets("a", "b"))
+
+
 def test_agents_on_one_model(shared_daemon: Daemon) -> None:
     """Two sessions of one model object, woken together, each go on as before."""
     from support.pictures import mixed_session, png, text
