@@ -22,6 +22,7 @@ from torpor.state.errors import (
     GroupNotFound,
     InvalidId,
     MissingBlobs,
+    RestoreRefused,
     UnsupportedState,
 )
 from torpor.state.manifest import GroupRef
@@ -136,8 +137,9 @@ def test_a_damaged_member_keeps_all_targets_untouched(daemon: Daemon) -> None:
         path = daemon.home / "store" / "blobs" / block.digest[:2] / block.digest
         path.write_bytes(bytes(path.stat().st_size))
         given = targets("a", "b", "c")
-        with pytest.raises(BlobDamaged):
+        with pytest.raises(RestoreRefused) as caught:
             keeper.restore_group("run", given, require="full")
+        assert isinstance(caught.value.__cause__, BlobDamaged)
         assert [t.adopted for t in given.values()] == [0, 0, 0]
 
 
