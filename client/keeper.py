@@ -28,14 +28,16 @@ from ..state.manifest import BlobRef, GroupRef, Manifest, manifest_blobs
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore, refused
 from ..state.rates import Observation
 from ..state.watching import Signature
+from ..state.window import Overflow, check_overflow
 from ..store.crash import from_environment
 from .api import Api
 from .blob_access import BlobAccess, OverHttp, SharedFiles
 from .canary import read_checked
-from .capture import Restored, RestoreTarget, SessionSource, Woken
+from .capture import Foreseeing, Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
+from .foresight import foreseen, must_render, with_outcome
 from .forking import fork
 from .groups import GroupHandle, check_sources, check_targets
 from .history import History, read_history
@@ -48,6 +50,7 @@ from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
 from .save import Batch, SaveHandle, SaveJob, SaveWorker
+from .switch import WayBack
 from .transfer import ExportFormat, Progress, no_progress
 
 S = TypeVar("S")
@@ -101,6 +104,7 @@ class Keeper:
         self._pool, self._caches = pool or Pool(), SavedCaches()
         self._lineage = Lineage()
         self.max_recoverable_tokens = max_recoverable_tokens
+        self._way_back = WayBack(api, self.blobs)
         self.memory: Memory = InDaemon(api)
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
@@ -230,9 +234,11 @@ class Keeper:
         *,
         require: Mode | None = None,
         at_most: Mode = "full",
+        overflow: Overflow = "refuse",
     ) -> RestorePlan:
         """Tell what a restore would do, why, and how long it takes; changes nothing. `ref` is a backup or session id.
 
+        Where the conversation has to be put into the model's own form, that is tried, so that the tokens are counted.
         A manifest that cannot be read gives the mode `refuse`, with the reason in the notes.
         Raises: BackupNotFound, SessionNotFound, RestoreRefused; ManifestDamaged, InvalidManifest with `require`.
         """
@@ -244,8 +250,13 @@ class Keeper:
             return refused(self.api.backup(ref).id, error.detail)
         lend(self.memory, target)
         state = target if isinstance(target, TargetState) else target.describe()
-        conditions = self._conditions(state, self._missing(manifest))
-        return plan_restore(manifest, state, conditions, require=require, at_most=at_most)
+        source = self._way_back.source(manifest, state, at_most)
+        conditions = self._conditions(state, self._missing(source.manifest))
+        plan = plan_restore(source.manifest, state, conditions, require=require, at_most=source.at_most(at_most))
+        plan = source.label(plan)
+        if isinstance(target, Foreseeing) and must_render(plan, source.manifest, state.window_tokens):
+            plan = foreseen(source.manifest, plan, target, self.blobs, check_overflow(overflow), conditions.rates)
+        return plan
 
     def _missing(self, manifest: Manifest) -> frozenset[str]:
         named = manifest_blobs(manifest).items()
@@ -267,17 +278,20 @@ class Keeper:
         require: Mode | None = None,
         at_most: Mode = "full",
         canary: bool = False,
+        overflow: Overflow = "refuse",
     ) -> Restored[S]:
         """Wake a session in a target: the newest backup of a session, or a backup by its id.
 
         Everything is read and checked before the target is touched; a failure leaves it as it was. What is missing or
-        damaged and can be made again lowers the mode, and the plan says so. With `canary`, one token is run first and
-        its logits are compared with those saved; if they differ, the KV cache is not taken over.
-        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged, and BlobDamaged or BlobNotFound where
-        nothing is left to restore.
+        damaged and can be made again lowers the mode, and the plan says so. Where another model had the session in the
+        meantime, it goes on from the last backup under this one. `overflow` decides when the context is longer than the
+        model's window: refuse it, or leave whole turns out of it (the conversation keeps them). With `canary`, one
+        token is run first and its logits are compared with those saved; if they differ, the KV is not taken over.
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ContextTooLong, ManifestDamaged, and BlobDamaged or
+        BlobNotFound where nothing is left to restore.
         """
         started = time.perf_counter()
-        read = self._read(ref, target, require, at_most, canary=canary)
+        read = self._read(ref, target, require, at_most, overflow, canary=canary)
         session = target.adopt(read.woken)
         if not canary:  # which takes time of its own
             took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
@@ -291,6 +305,7 @@ class Keeper:
         *,
         require: Mode | None = None,
         at_most: Mode = "full",
+        overflow: Overflow = "refuse",
         canary: bool = False,
     ) -> dict[str, Restored[S]]:
         """Wake all sessions of a group, each in the target given for its session id. `ref`: a group's id or its name.
@@ -301,35 +316,48 @@ class Keeper:
         """
         members = check_targets(self.api.group(ref), targets)
         read = {
-            name: self._read(members[name].id, target, require, at_most, canary=canary)
+            name: self._read(members[name].id, target, require, at_most, overflow, canary=canary)
             for name, target in targets.items()
         }
+        for name, target in targets.items():
+            if isinstance(target, Foreseeing):
+                target.foresee(read[name].woken)  # raises what `adopt` would, before any target is touched
         sessions = {name: target.adopt(read[name].woken) for name, target in targets.items()}
         return {name: self._handed_over(read[name], target, sessions[name]) for name, target in targets.items()}
 
     def _read(
-        self, ref: str, target: RestoreTarget[Any], require: Mode | None, at_most: Mode, *, canary: bool
+        self,
+        ref: str,
+        target: RestoreTarget[Any],
+        require: Mode | None,
+        at_most: Mode,
+        overflow: Overflow,
+        *,
+        canary: bool,
     ) -> _Read:
+        check_overflow(overflow)
         lend(self.memory, target)
         backup, manifest = self.manifest(ref)
         state = target.describe()
         conditions = self._conditions(state)
+        source = self._way_back.source(manifest, state, at_most)
 
         def read(highest: Mode) -> Woken:
-            options: Any = {"require": require, "at_most": highest}
-            return read_graded(manifest, target, state, conditions, self.blobs, self._threads, **options)[1]
+            options: Any = {"require": require, "at_most": source.at_most(highest), "label": source.label}
+            return read_graded(source.manifest, target, state, conditions, self.blobs, self._threads, **options)[1]
 
         woken, checked = read_checked(read, target, asked=canary, at_most=at_most, require=require)
+        woken.overflow = overflow
         return _Read(backup, woken, checked, state)
 
     def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
-        woken = read.woken
+        woken, plan = read.woken, with_outcome(read.woken.plan, read.woken.outcome)
         with self._lock:
             live = target.live(session) if woken.kv_cache is not None else None
             if live is not None and woken.kv_cache is not None:
                 self._caches.note(live, woken.kv_cache.blocks)
             self._lineage.note(session, read.backup.id)
-        return Restored(woken.plan.mode, session, read.backup, woken.plan, woken.layers, read.checked)
+        return Restored(plan.mode, session, read.backup, plan, woken.layers, read.checked)
 
     def find_prefix(self, target: PrefixTarget, token_ids: Any, media: Sequence[Medium] = ()) -> PrefixHit:
         """Find the longest stored prefix of some ids, whatever session it comes from; reads no tensors.
