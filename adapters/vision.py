@@ -68,6 +68,15 @@ def _output(embeddings: list[torch.Tensor], deepstack: list[list[torch.Tensor]] 
     return BaseModelOutputWithDeepstackFeatures(pooler_output=tuple(embeddings), deepstack_features=levels)
 
 
+def joined_outputs(first: Any, second: Any) -> Any:
+    """Put the outputs for later images behind those for earlier ones."""
+    ours, theirs = (getattr(output, "deepstack_features", None) for output in (first, second))
+    deepstack = None
+    if ours is not None and theirs is not None:
+        deepstack = [[*a, *b] for a, b in zip(ours, theirs, strict=True)]
+    return _output([*first.pooler_output, *second.pooler_output], deepstack)
+
+
 def unfed_outputs(vision: dict[str, Any], token_ids: torch.Tensor, config: Any, cached: int) -> dict[str, Any]:
     """Return the encoder outputs (by `image` and `video`) for the placeholders that a cache of `cached` tokens lacks.
 

@@ -152,6 +152,20 @@ def list_backups(
     show({"backups": [asdict(b) for b in found]}, as_json, lambda: output.backups_table(found, time.time()))
 
 
+@app.command("groups")
+def list_groups(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List groups: sessions that were saved as one, newest first."""
+    with _keeper() as keeper:
+        found = keeper.api.groups(limit)
+    if not found and not as_json:
+        output.console.print("No groups yet.")
+        return
+    show({"groups": found}, as_json, lambda: output.groups_table(found, time.time()))
+
+
 @app.command("show")
 def show_backup(
     ref: Ref,

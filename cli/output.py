@@ -143,7 +143,21 @@ def backups_table(backups: list[Backup], now: float) -> Table:
     """Lay out backups, one a line."""
     made = table("!id", "session", ">saved", ">tokens", ">total", ">written", "")
     for b in backups:
-        pin = ", ".join(["pinned"] * b.pinned + ([f'"{b.title}"'] if b.title else []))
+        last = ", ".join(
+            ["pinned"] * b.pinned
+            + ([f'"{b.title}"'] if b.title else [])
+            + [f"group {b.group_name}"] * (b.group_name is not None)
+        )
         total, written = size(b.bytes_total), size(b.bytes_written)
-        made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, pin)
+        made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, last)
+    return made
+
+
+def groups_table(groups: list[dict[str, Any]], now: float) -> Table:
+    """Lay out groups, one a line."""
+    made = table("!id", "name", ">saved", ">sessions", ">total")
+    for g in groups:
+        whole = g["size"] in (None, g["present"])
+        count = str(g["present"]) if whole else f"{g['present']} of {g['size']}"
+        made.add_row(g["id"], g["name"], age(g["created_at"], now), count, size(g["bytes_total"]))
     return made

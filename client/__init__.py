@@ -1,10 +1,11 @@
 """The SDK that an inference process uses: `connect()`, then `save`, `plan` and `restore`."""
 
-from ..state.backup import Backup
+from ..state.backup import Backup, Group
 from ..state.block_keys import Medium
 from ..state.canary import CanaryResult
 from ..state.plan import RestorePlan, TargetState
 from .capture import CanaryTarget, Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
+from .groups import GroupHandle
 from .keeper import Keeper, connect
 from .prefix import PrefixHit, medium
 from .save import SaveHandle
@@ -14,6 +15,8 @@ __all__ = [
     "CanaryResult",
     "CanaryTarget",
     "Capture",
+    "Group",
+    "GroupHandle",
     "KVSink",
     "KVView",
     "Keeper",

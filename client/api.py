@@ -12,7 +12,7 @@ import orjson
 
 from ..codec.manifest_file import digest_of
 from ..state.api import API_VERSION, DIGEST_HEADER, VERSION_HEADER
-from ..state.backup import Backup
+from ..state.backup import Backup, Group
 from ..state.errors import BadInput, DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
 from ..state.ids import is_backup_id, parse_session_id, parse_title
 from ..state.manifest import BlobRef
@@ -147,17 +147,34 @@ class Api:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})
 
-    def commit(self, backup_id: str, raw: bytes, *, new_session: bool = False, patience_s: float = 10.0) -> Backup:
+    def group(self, ref: str) -> Group:
+        """Return a group by its id, or the newest of a name. Raises: InvalidId, GroupNotFound."""
+        checked = ref if is_backup_id(ref) else parse_session_id(ref)
+        return Group.from_dict(self.json("GET", f"/v1/groups/{checked}"))
+
+    def groups(self, limit: int = 50) -> list[dict[str, Any]]:
+        """Return groups, newest first: id, name, size, how many are `present`, `created_at`, `bytes_total`."""
+        found: list[dict[str, Any]] = self.json("GET", "/v1/groups", params={"limit": limit})["groups"]
+        return found
+
+    def commit(self, backup_id: str, raw: bytes, *, new_session: bool = False) -> Backup:
         """Commit a manifest, waiting a while for a daemon that is being restarted (a repeated commit is harmless).
 
         With `new_session`, only as the first backup of its session. Raises: Conflict, MissingBlobs, and more.
         """
         path = f"/v1/backups/{backup_id}" + ("?new_session=true" if new_session else "")
+        return Backup.from_dict(self._put_patiently(path, raw))
+
+    def commit_group(self, group_id: str, raws: Iterable[bytes]) -> Group:
+        """Commit the manifests of a group, all or none; waits like `commit`."""
+        body = b'{"manifests":[' + b",".join(raws) + b"]}"
+        return Group.from_dict(self._put_patiently(f"/v1/groups/{group_id}", body))
+
+    def _put_patiently(self, path: str, raw: bytes, patience_s: float = 10.0) -> dict[str, Any]:
         deadline, delay_s = time.monotonic() + patience_s, 0.1
         while True:
             try:
-                headers = {"Content-Type": "application/json"}
-                return Backup.from_dict(self.json("PUT", path, content=raw, headers=headers))
+                return self.json("PUT", path, content=raw, headers={"Content-Type": "application/json"})
             except DaemonNotRunning:
                 if time.monotonic() + delay_s > deadline:
                     raise

@@ -231,7 +231,7 @@ class _Import:
         size = sum(ref.size_bytes for ref in written)
         whole = self.source.manifest
         if whole is not None:
-            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, bytes_written=size)
+            moved = replace(whole, id=backup_id, session_id=session_id, parent_id=None, group=None, bytes_written=size)
             return replace(moved, created_at=min(whole.created_at, self.now), imported=True)
         newest = self.api.backups(session_id=session_id, limit=1)
         return Manifest(

@@ -9,53 +9,63 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
 from ..state.block_keys import TokenRow, block_keys
 from ..state.crash_points import Checkpoint
-from ..state.errors import MissingBlobs, Timeout, TorporError
+from ..state.errors import GroupIncomplete, MissingBlobs, Timeout, TorporError
 from ..state.fingerprint import Fingerprint
-from ..state.manifest import BlobRef, KVCache, LayerName, Manifest, block_ranges
+from ..state.manifest import BlobRef, GroupRef, KVCache, LayerName, Manifest, block_ranges
 from ..state.rates import Observation
 from .api import Api
 from .blob_access import BlobAccess
+from .capture import SessionSource
 from .digest_memo import DigestMemo
 from .kv_save import KVJob
 
+T = TypeVar("T")
 MAX_ATTEMPTS = 3  # a commit may find blobs gone that were there a moment ago; each attempt writes what is missing
 
 
-class SaveHandle:
-    """A save that was started. The session may go on; what it does from now on is not part of this backup."""
+class Started(Generic[T]):
+    """Something that goes on in the background."""
 
-    def __init__(self, backup_id: str, session_id: str) -> None:
-        self.backup_id, self.session_id = backup_id, session_id
-        self.stall_s = 0.0  # how long `save` held the caller
-        self.snapshot = "none"  # how the KV cache was captured: copied, held, followed
-        self._future: Future[Backup] = Future()
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.stall_s = 0.0  # how long the caller was held
+        self._future: Future[T] = Future()
 
-    def wait(self, timeout_s: float | None = None) -> Backup:
-        """Wait until the backup is durable and committed. Raises: Timeout, and whatever the save failed with."""
+    def wait(self, timeout_s: float | None = None) -> T:
+        """Wait until it is durable and committed. Raises: Timeout, and whatever the save failed with."""
         try:
             return self._future.result(timeout_s)
         except FutureTimeout as error:
             if self._future.done():  # in the very moment
                 return self._future.result()
-            raise Timeout(f"backup {self.backup_id} is still being written") from error
+            raise Timeout(f"{self._what} is still being written") from error
 
     def done(self) -> bool:
-        """Tell whether the save has ended, well or not."""
+        """Tell whether it has ended, well or not."""
         return self._future.done()
 
-    def finish(self, backup: Backup) -> None:
-        """Note the committed backup."""
-        self._future.set_result(backup)
+    def finish(self, result: T) -> None:
+        """Note the result."""
+        self._future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
         """Note the failure."""
         self._future.set_exception(error)
+
+
+class SaveHandle(Started[Backup]):
+    """A save that was started. The session may go on; what it does from now on is not part of this backup."""
+
+    def __init__(self, backup_id: str, session_id: str) -> None:
+        super().__init__(f"backup {backup_id}")
+        self.backup_id, self.session_id = backup_id, session_id
+        self.snapshot = "none"  # how the KV cache was captured: copied, held, followed
 
 
 @dataclass(slots=True)
@@ -73,6 +83,7 @@ class SaveJob:
     observations: Sequence[Observation] = ()
     row: Callable[[], TokenRow | None] = lambda: None
     kv: KVJob | None = None
+    group: GroupRef | None = None
     parent_id: str | None = None
     _written: list[BlobRef] = field(default_factory=list)
     _futures: list[Future[BlobRef]] = field(default_factory=list)
@@ -85,6 +96,21 @@ class SaveJob:
         assert self._fingerprint is not None
         return self._fingerprint.result()
 
+    def drop(self) -> None:
+        """Give back what the capture holds: this job will not be run."""
+        if self.kv is not None:
+            self.kv.finish(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs that are committed together, the sessions they are of, and whom to tell."""
+
+    jobs: Sequence[SaveJob]
+    sources: Sequence[SessionSource]
+    finish: Callable[[list[Backup]], None]
+    fail: Callable[[BaseException], None]
+
 
 class SaveWorker:
     """Runs save jobs one after the other; the blocks of one job are hashed and written by several threads."""
@@ -95,29 +121,42 @@ class SaveWorker:
         self._api, self._blobs, self._threads = api, blobs, threads
         self._memo, self._checkpoint = memo, checkpoint
 
-    def run(self, job: SaveJob) -> Backup:
-        """Write a job and commit it. Raises: StoreFull, StoreFailed, SnapshotLost, DaemonNotRunning, Refused."""
+    def run(self, jobs: Sequence[SaveJob]) -> list[Backup]:
+        """Write jobs and commit them together: one, or all of a group. Returns their backups in the same order.
+
+        Raises: StoreFull, StoreFailed, SnapshotLost, DaemonNotRunning, Refused.
+        """
         self._checkpoint("save.captured")
-        manifest = None
+        manifests: list[Manifest] = []
         try:
-            backup, manifest = self._attempts(job)
+            backups, manifests = self._attempts(jobs)
         except BaseException:
-            wait(job._futures)  # what is still being written must be known before it is given back
+            wait([future for job in jobs for future in job._futures])  # what is being written must be known first
             with suppress(TorporError):  # a disk that is full should not stay so because of this
-                self._api.discard(job._written)
+                self._api.discard(ref for job in jobs for ref in job._written)
             raise
         finally:
-            if job.kv is not None:
-                done = manifest.kv_cache if manifest is not None else None
-                job.kv.finish(done.blocks if done is not None else None)
-        return backup
+            for i, job in enumerate(jobs):
+                if job.kv is not None:
+                    done = manifests[i].kv_cache if manifests else None
+                    job.kv.finish(done.blocks if done is not None else None)
+        return backups
 
-    def _attempts(self, job: SaveJob) -> tuple[Backup, Manifest]:
+    def _commit(self, manifests: Sequence[Manifest]) -> list[Backup]:
+        raws, group = [manifest_file.dump(manifest) for manifest in manifests], manifests[0].group
+        if group is None:
+            return [self._api.commit(manifests[0].id, raws[0])]
+        committed = {backup.id: backup for backup in self._api.commit_group(group.id, raws).backups}
+        if len(committed) < len(manifests):
+            raise GroupIncomplete(f"group {group.id} was committed, and part of it removed at once")
+        return [committed[manifest.id] for manifest in manifests]
+
+    def _attempts(self, jobs: Sequence[SaveJob]) -> tuple[list[Backup], list[Manifest]]:
         gone: frozenset[str] = frozenset()
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            manifest = self._write(job, gone)
+            manifests = [self._write(job, gone) for job in jobs]
             try:
-                backup = self._api.commit(manifest.id, manifest_file.dump(manifest))
+                backups = self._commit(manifests)
             except MissingBlobs as error:
                 if attempt == MAX_ATTEMPTS:
                     raise
@@ -125,9 +164,10 @@ class SaveWorker:
                 self._memo.forget(gone)
                 continue
             self._checkpoint("save.acknowledged")
-            for leaf, refs in job._stored:
-                self._memo.remember(leaf, refs)
-            return backup, manifest
+            for job in jobs:
+                for leaf, refs in job._stored:
+                    self._memo.remember(leaf, refs)
+            return backups, manifests
         raise AssertionError("unreachable")
 
     def _write(self, job: SaveJob, gone: frozenset[str]) -> Manifest:
@@ -153,6 +193,7 @@ class SaveWorker:
             kv_cache=None if kv is None else _with_keys(kv, job.row(), fingerprint),
             omitted=job.omitted,
             media_spans=job.media_spans,
+            group=job.group,
             bytes_written=sum(size for _, size in {(ref.digest, ref.size_bytes) for ref in job._written}),
         )
 

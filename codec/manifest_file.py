@@ -52,9 +52,15 @@ def load(raw: bytes | memoryview) -> Manifest:
     if len(raw) > MAX_MANIFEST_BYTES:
         raise InvalidManifest(f"the manifest has {len(raw)} bytes (at most {MAX_MANIFEST_BYTES})")
     try:
-        return _adapter().validate_python(orjson.loads(raw))
+        return from_value(orjson.loads(raw))
     except orjson.JSONDecodeError as error:
         raise InvalidManifest(f"the manifest is not JSON: {error}") from error
+
+
+def from_value(value: Any) -> Manifest:
+    """Read a manifest from parsed JSON, every field checked. Raises: InvalidManifest."""
+    try:
+        return _adapter().validate_python(value)
     except ValidationError as error:
         first: Any = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -18,15 +18,15 @@ from starlette.responses import FileResponse
 from ..db.remembered import Remembered
 from ..state.api import API_VERSION, DIGEST_HEADER
 from ..state.backup import Backup
-from ..state.errors import BadInput, NotFound, TooLarge, TorporError
+from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
+from .groups import add_groups
 from .prefixes import add_prefixes
 from .remembered_api import add_remembered
-from .security import MAX_BODY_BYTES
-from .upload import receive_blob
+from .upload import receive_blob, receive_manifests
 from .watch_api import add_watches
 from .watches import Watches
 
@@ -78,6 +78,7 @@ def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable
     _add_backups(app, catalog)
     _add_sessions(app, catalog)
     _add_blobs(app, catalog)
+    add_groups(app, catalog)
     add_prefixes(app, catalog)
     add_watches(app, watches)
     add_remembered(app, Remembered(catalog.index), clock)
@@ -174,12 +175,8 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
     @app.put("/v1/backups/{backup_id}", status_code=201)
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise TooLarge(f"a manifest of more than {MAX_BODY_BYTES} bytes")
-        record = await run_in_threadpool(catalog.commit, backup_id, bytes(body), new_session=new_session)
+        raw = await receive_manifests(request)
+        record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
         return _json(_backup(record), 201)
 
     @app.patch("/v1/backups/{backup_id}")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 from ..codec import manifest_file
 from ..db.index import Index
-from ..db.records import Sharing, record_of
+from ..db.records import NewBackup, Sharing, record_of
 from ..state.backup import Backup
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import (
@@ -34,6 +34,7 @@ from ..state.ids import is_backup_id, is_short_id, parse_backup_id, parse_sessio
 from ..state.manifest import BlobRef, Manifest, manifest_blobs
 from ..store.blobs import BlobStore
 from ..store.manifests import ManifestStore
+from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 
@@ -43,11 +44,15 @@ OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from e
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What start-up found: manifests imported, rows without a manifest dropped, manifests that cannot be used."""
+    """What start-up found: manifests imported, rows without a manifest dropped, manifests that cannot be used.
+
+    `undone` counts manifests of groups whose commit was cut off.
+    """
 
     imported: int
     dropped: int
     unusable: int
+    undone: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +85,23 @@ class Catalog:
         blobs: BlobStore,
         manifests: ManifestStore,
         sidecars: SidecarStore,
+        pending_groups: PendingGroups,
         staging: Staging,
         ttl_s: float,
         clock: Callable[[], float] = time.time,
         checkpoint: Checkpoint = no_checkpoint,
     ) -> None:
         self.index, self.blobs, self.manifests, self.sidecars = index, blobs, manifests, sidecars
+        self.pending_groups = pending_groups
         self.staging, self._ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
         self._lock = threading.Lock()
         self._spared: set[str] = set()
         self._spare_all = False
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Return what is told of crash points."""
+        return self._checkpoint
 
     def commit(self, backup_id: str, raw: bytes, *, new_session: bool = False) -> Backup:
         """Commit a manifest whose blobs are in the store. Doing it again with the same content changes nothing.
@@ -102,26 +114,43 @@ class Catalog:
         manifest = manifest_file.load(raw)
         if manifest.id != parse_backup_id(backup_id):
             raise BadInput(f"the manifest of backup {manifest.id} was sent as {backup_id}")
-        canonical = manifest_file.dump(manifest)
-        with self._lock:
-            repeated = self._is_committed(backup_id, canonical)
-            if new_session and not repeated and self.index.list_backups(session_id=manifest.session_id, limit=1):
-                raise Conflict(f"the session id {manifest.session_id} is in use", hint="Choose another session id.")
-            self._require_blobs(manifest)
-            if repeated:
-                self.manifests.settle()
-            else:
-                self.manifests.write(self.staging, backup_id, canonical)
-            try:
-                self._keep_old_state(manifest)
-                self._index(manifest, canonical)
-            except BaseException:
-                if not repeated:  # it was not acknowledged, so it must not come back at start-up
-                    with suppress(TorporError):
-                        self.manifests.remove(backup_id)
-                        self.manifests.empty_trash()
-                raise
+        self.commit_all([manifest], new_session=new_session)
         return self.index.backup(backup_id)
+
+    def commit_all(self, manifests: Sequence[Manifest], *, new_session: bool = False) -> None:
+        """Commit manifests; they enter the index in one transaction.
+
+        Without a crash it is all or none. A group's commit sees to crashes too (daemon/groups.py).
+        Raises: as `commit`.
+        """
+        raws = {manifest.id: manifest_file.dump(manifest) for manifest in manifests}
+        with self._lock:
+            new = [backup_id for backup_id, raw in raws.items() if not self._is_committed(backup_id, raw)]
+            taken = [m for m in manifests if new_session and m.id in new and self._has_backups(m.session_id)]
+            if taken:
+                raise Conflict(f"the session id {taken[0].session_id} is in use", hint="Choose another session id.")
+            self._require_blobs(manifests)
+            if len(new) < len(raws):
+                self.manifests.settle()
+            try:
+                for backup_id in new:
+                    self.manifests.write(self.staging, backup_id, raws[backup_id])
+                for manifest in manifests:
+                    self._keep_old_state(manifest)
+                self._index([(manifest, raws[manifest.id]) for manifest in manifests])
+            except BaseException:
+                self._take_back(new)  # not acknowledged, so it must not come back at start-up
+                raise
+
+    def _has_backups(self, session_id: str) -> bool:
+        return bool(self.index.list_backups(session_id=session_id, limit=1))
+
+    def _take_back(self, backup_ids: Iterable[str]) -> None:
+        for backup_id in backup_ids:
+            with suppress(TorporError):
+                self.manifests.remove(backup_id)
+        with suppress(TorporError):
+            self.manifests.empty_trash()
 
     def _keep_old_state(self, manifest: Manifest) -> None:
         """Count the TTL of an imported state from now: it may be older than that."""
@@ -142,20 +171,22 @@ class Catalog:
             raise Conflict(f"backup {backup_id} exists with other content")
         return True
 
-    def _require_blobs(self, manifest: Manifest) -> None:
-        refs = (BlobRef(digest, size) for digest, (size, _) in manifest_blobs(manifest).items())
-        missing = self.blobs.missing(refs)
+    def _require_blobs(self, manifests: Iterable[Manifest]) -> None:
+        named = {(digest, size) for each in manifests for digest, (size, _) in manifest_blobs(each).items()}
+        missing = self.blobs.missing(BlobRef(*ref) for ref in sorted(named))
         if missing:
             raise MissingBlobs(f"{len(missing)} blobs are not in the store", digests=tuple(missing))
 
-    def _index(self, manifest: Manifest, canonical: bytes) -> None:
-        self.index.commit_backup(
-            self._record(manifest, canonical),
-            manifest_blobs(manifest),
-            now=self._clock(),
-            enqueue=False,
-            block_keys=manifest.kv_cache.keyed_blocks() if manifest.kv_cache is not None else (),
-        )
+    def _index(self, manifests: Iterable[tuple[Manifest, bytes]]) -> None:
+        new = [
+            NewBackup(
+                self._record(manifest, canonical),
+                manifest_blobs(manifest),
+                tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else (),
+            )
+            for manifest, canonical in manifests
+        ]
+        self.index.commit_backups(new, now=self._clock(), enqueue=False)
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
@@ -273,11 +304,14 @@ class Catalog:
                 f"the index knows {len(indexed)} backups, but the store holds no manifest",
                 hint="Check that the home folder is mounted whole; if the store was emptied, move index.sqlite away.",
             )
-        imported = unusable = 0
+        imported = unusable = undone = 0
+        pending = self.pending_groups.ids()
         for backup_id in sorted(on_disk - indexed):
             try:
-                self._import(backup_id)
-                imported += 1
+                if self._import(backup_id, pending):
+                    imported += 1
+                else:
+                    undone += 1
             except TorporError as error:
                 unusable += 1
                 self._keep_blobs_of(backup_id)
@@ -288,7 +322,17 @@ class Catalog:
         if lost:
             self._note("info", "rows-dropped", f"{len(lost)} removed backups left the index")
         self.manifests.empty_trash()
-        return Reconciled(imported, len(lost), unusable)
+        self._end_groups(pending, undone)
+        return Reconciled(imported, len(lost), unusable, undone)
+
+    def _end_groups(self, pending: set[str], undone: int) -> None:
+        """Forget the commits of groups that were cut off, now that nothing is left of them, or all is there."""
+        if undone:
+            self._note("info", "group-undone", f"{undone} backups of {len(pending)} groups that were not whole")
+        self._checkpoint("group.undone")
+        for group_id in pending:
+            self.pending_groups.end(group_id)
+        self.pending_groups.sweep()
 
     def _keep_blobs_of(self, backup_id: str) -> None:
         """Spare what an unusable manifest names, which may heal; of an unreadable one spare everything."""
@@ -297,16 +341,24 @@ class Catalog:
         except TorporError:
             self._spare_all = True
 
-    def _import(self, backup_id: str) -> None:
+    def _import(self, backup_id: str, pending: set[str]) -> bool:
+        """Index a manifest; remove it instead when its group's commit was cut off (then it returns False).
+
+        What is in the index needs no look: a group enters it in one transaction.
+        """
         raw = self.manifests.read(backup_id)
         manifest = manifest_file.load(raw)
         if manifest.id != backup_id:
             raise Conflict(f"the file of {backup_id} holds the manifest of {manifest.id}")
+        if manifest.group is not None and manifest.group.id in pending:
+            self.manifests.remove(backup_id)
+            return False
         try:
-            self._require_blobs(manifest)
+            self._require_blobs([manifest])
         except MissingBlobs as error:
             raise BlobNotFound(error.detail) from error
-        self._index(manifest, raw)
+        self._index([(manifest, raw)])
+        return True
 
     def discard(self, digests: Iterable[str]) -> int:
         """Unlink those of some blobs that no backup needs: what a failed save wrote. Return how many there were."""

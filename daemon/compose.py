@@ -22,6 +22,7 @@ from ..store.blobs import BlobStore
 from ..store.crash import from_environment
 from ..store.home import Home
 from ..store.manifests import ManifestStore
+from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 from .catalog import Catalog
@@ -66,6 +67,7 @@ def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
         blobs=BlobStore(home.store / "blobs", checkpoint),
         manifests=ManifestStore(home.store / "manifests", home.store / "trash", checkpoint),
         sidecars=SidecarStore(home.store / "sessions"),
+        pending_groups=PendingGroups(home.store / "groups"),
         staging=staging,
         ttl_s=settings.ttl_s,
         checkpoint=checkpoint,

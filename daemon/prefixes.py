@@ -48,7 +48,7 @@ def longest_prefix(catalog: Catalog, keys: list[str]) -> Prefix:
         with catalog.index.reading() as connection:
             candidates = block_keys.holders(connection, keys[depth - 1], _HOLDERS)
         for backup_id in candidates:
-            if backup_id not in seen:
+            if backup_id not in seen and best.blocks < depth:
                 seen.add(backup_id)
                 best = max(best, _held(catalog, backup_id, keys), key=lambda prefix: prefix.blocks)
         depth, step = depth - step, 2 * step

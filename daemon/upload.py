@@ -16,9 +16,19 @@ from ..state.manifest import BlobRef
 from ..store.blobs import BlobStore
 from ..store.files import create_exclusive, store_error
 from ..store.staging import Staging
-from .security import MAX_BLOB_BYTES
+from .security import MAX_BLOB_BYTES, MAX_BODY_BYTES
 
 _BUFFER_BYTES = 1 << 20  # what is collected before it is handed to a thread that hashes and writes it
+
+
+async def receive_manifests(request: Request) -> bytes:
+    """Return the body of a commit. Raises: TooLarge."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(f"manifests of more than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
 
 
 class _Incoming:

@@ -29,7 +29,7 @@ from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
-from .records import Sharing, Timeline, Totals
+from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
 # Text and tokens go up before vision, vision before KV; media with the text, since nothing can rebuild it.
@@ -65,34 +65,23 @@ class Index:
             yield connection
 
     def commit_backup(
-        self,
-        record: Backup,
-        blob_sizes: dict[str, tuple[int, str]],
-        *,
-        now: float,
-        enqueue: bool,
-        block_keys: Iterable[tuple[str, str]] = (),
+        self, record: Backup, blob_sizes: dict[str, tuple[int, str]], *, now: float, enqueue: bool
     ) -> bool:
-        """Insert a backup, its blobs, their logical keys and (with `enqueue`) its outbox rows in one transaction.
+        """Insert one backup; see `commit_backups`. Returns False when the same backup is there already."""
+        return self.commit_backups([NewBackup(record, blob_sizes)], now=now, enqueue=enqueue) == 1
 
-        Returns False when the same backup is there already. Durability: on return it survives power loss.
-        Raises: Conflict when the id is taken by another manifest.
+    def commit_backups(self, new: Iterable[NewBackup], *, now: float, enqueue: bool) -> int:
+        """Insert backups with their blobs, logical keys and (with `enqueue`) outbox rows, all in one transaction.
+
+        Returns how many were not there yet. Durability: on return they survive power loss.
+        Raises: Conflict when an id is taken by another manifest; then none is inserted.
         """
         with self.writing() as connection:
             self._checkpoint("index.begun")
-            known = connection.scalar(select(backups.c.manifest_digest).where(backups.c.id == record.id))
-            if known is not None:
-                if known.hex() != record.manifest_digest:
-                    raise Conflict(f"backup {record.id} exists with other content")
-                return False
-            _insert_session(connection, record)
-            _insert_backup(connection, record, blob_sizes, now)
-            insert_keys(connection, block_keys)
-            if enqueue:
-                _insert_outbox(connection, record, now)
+            inserted = [_insert_new(connection, one, now, enqueue) for one in new]
             self._checkpoint("index.inserted")
         self._checkpoint("index.committed")
-        return True
+        return sum(inserted)
 
     def remove_backup(self, backup_id: str) -> None:
         """Remove a backup, the links to its blobs, and the session when it was the last one. Raises: BackupNotFound."""
@@ -194,6 +183,21 @@ def insert_event(connection: Connection, event: dict[str, Any]) -> None:
     key = connection.execute(insert(events).values(event)).inserted_primary_key
     if key is not None:
         connection.execute(delete(events).where(events.c.id <= key[0] - EVENTS_KEPT))
+
+
+def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: bool) -> bool:
+    record = new.record
+    known = connection.scalar(select(backups.c.manifest_digest).where(backups.c.id == record.id))
+    if known is not None:
+        if known.hex() != record.manifest_digest:
+            raise Conflict(f"backup {record.id} exists with other content")
+        return False
+    _insert_session(connection, record)
+    _insert_backup(connection, record, new.blob_sizes, now)
+    insert_keys(connection, new.block_keys)
+    if enqueue:
+        _insert_outbox(connection, record, now)
+    return True
 
 
 def _insert_session(connection: Connection, record: Backup) -> None:

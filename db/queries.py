@@ -14,11 +14,13 @@ from .schema import backup_blobs, backups, blobs, outbox, sessions
 MAX_FORKS = 10_000  # of a session that are listed, the newest
 
 
-def _selection() -> Select[Any]:
+def selection() -> Select[Any]:
+    """Select backups with the title of their session."""
     return select(backups, sessions.c.title).join(sessions, sessions.c.id == backups.c.session_id)
 
 
-def _record(row: RowMapping) -> Backup:
+def record(row: RowMapping) -> Backup:
+    """Return a row of `selection` as a backup."""
     values = dict(row)
     values["layers"] = tuple(values["layers"].split())
     values["manifest_digest"] = values["manifest_digest"].hex()
@@ -27,31 +29,31 @@ def _record(row: RowMapping) -> Backup:
 
 def backup(connection: Connection, backup_id: str) -> Backup:
     """Return one backup. Raises: BackupNotFound."""
-    row = connection.execute(_selection().where(backups.c.id == backup_id)).mappings().first()
+    row = connection.execute(selection().where(backups.c.id == backup_id)).mappings().first()
     if row is None:
         raise BackupNotFound(f"there is no backup {backup_id}")
-    return _record(row)
+    return record(row)
 
 
 def newest(connection: Connection, session_id: str) -> Backup:
     """Return the newest backup of a session. Raises: SessionNotFound."""
-    statement = _selection().where(backups.c.session_id == session_id)
+    statement = selection().where(backups.c.session_id == session_id)
     row = connection.execute(statement.order_by(*_newest_first()).limit(1)).mappings().first()
     if row is None:
         raise SessionNotFound(f"there is no session {session_id}")
-    return _record(row)
+    return record(row)
 
 
 def list_backups(connection: Connection, session_id: str | None, limit: int, before: str | None) -> list[Backup]:
     """Return backups, newest first. Raises: BackupNotFound when `before` is unknown."""
-    statement = _selection()
+    statement = selection()
     if session_id is not None:
         statement = statement.where(backups.c.session_id == session_id)
     if before is not None:
         mark = backup(connection, before)
         statement = statement.where(tuple_(backups.c.created_at, backups.c.id) < (mark.created_at, mark.id))
     rows = connection.execute(statement.order_by(*_newest_first()).limit(limit)).mappings()
-    return [_record(row) for row in rows]
+    return [record(row) for row in rows]
 
 
 def ending_with(connection: Connection, end: str, limit: int) -> list[str]:
@@ -67,13 +69,13 @@ def timeline(connection: Connection, session_id: str, limit: int, before: str | 
         raise SessionNotFound(f"there is no session {session_id}")
     rows = list_backups(connection, session_id, limit, before)
     wanted = {row.parent_id for row in rows if row.parent_id} - {row.id for row in rows}
-    parents = connection.execute(_selection().where(backups.c.id.in_(wanted))).mappings()
+    parents = connection.execute(selection().where(backups.c.id.in_(wanted))).mappings()
     return Timeline(
         session_id=session_id,
         title=session.title,
         total=connection.scalar(select(func.count()).where(backups.c.session_id == session_id)) or 0,
         backups=tuple(rows),
-        parents=tuple(_record(row) for row in parents),
+        parents=tuple(record(row) for row in parents),
         forks=_forks(connection, session_id),
     )
 

@@ -23,6 +23,15 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class NewBackup:
+    """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests."""
+
+    record: Backup
+    blob_sizes: dict[str, tuple[int, str]]
+    block_keys: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sharer:
     """Another backup of the same blobs: how many it shares, and their bytes."""
 

@@ -40,3 +40,20 @@ class Backup:
         """Read a backup from the API's JSON; fields that a newer daemon added are left out."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         return cls(**{**known, "layers": tuple(known.get("layers", ()))})
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sessions that were saved as one. `size` says how many they were, `backups` are those that are still there."""
+
+    id: str
+    name: str
+    size: int
+    created_at: float
+    backups: tuple[Backup, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Group:
+        """Read a group from the API's JSON."""
+        known = {f.name: values[f.name] for f in fields(cls)}
+        return cls(**{**known, "backups": tuple(map(Backup.from_dict, known["backups"]))})

@@ -32,7 +32,9 @@ DAEMON_POINTS = (
     "index.committed",
 )
 REMOVAL_POINTS = ("remove.trashed", "remove.unindexed")
-CRASH_POINTS = SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS
+GROUP_POINTS = ("group.noted", "group.indexed", "group.settled")  # of a commit; between the first two, DAEMON_POINTS
+UNDO_POINTS = ("group.undone",)  # at start-up, after a crash in a group's commit
+CRASH_POINTS = SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS + GROUP_POINTS + UNDO_POINTS
 
 
 def no_checkpoint(name: str) -> None:

@@ -8,6 +8,7 @@ store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
 store/sessions/<digest>.json      pins, TTLs and titles of one session
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
+store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
 store/trash/                      removed manifests, until the index has let go of them too
 """
 
@@ -81,7 +82,7 @@ class Home:
         refuse_foreign_folder(self.root)
         make_private_folder(self.root)
         make_private_folder(self.store)
-        for name in ("blobs", "manifests", "sessions", "staging", "trash"):
+        for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
         self._create_shards()

@@ -5,22 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["support.caches", "torpor.client", "torpor.adapters.plain"])
+_context.set_forkserver_preload(["support.caches", "torpor.client", "torpor.adapters.plain", "torpor.daemon.groups"])
 
 
 def start_worker(home: Path, crash_at: str, seed: int, saves: int) -> tuple[BaseProcess, Connection]:
     """Start a process that grows and saves a session; it sends the id of each backup once it is acknowledged."""
-    here, there = _context.Pipe(duplex=False)
-    process = _context.Process(target=_work, args=(str(home), crash_at, seed, saves, there), daemon=True)
-    process.start()
-    there.close()
-    return process, here
+    return _start(_work, str(home), crash_at, seed, saves)
 
 
 def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> None:
@@ -52,6 +49,52 @@ def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> N
     except TorporError as error:
         out.send(("failed", error.code))
     out.send(("done", ""))
+
+
+def start_group_worker(home: Path, crash_at: str, name: str) -> tuple[BaseProcess, Connection]:
+    """Start a process that saves the sessions a, b and c as a group."""
+    return _start(_save_group, str(home), crash_at, name)
+
+
+def start_group_commit(home: Path, crash_at: str, group_id: str, body: bytes) -> tuple[BaseProcess, Connection]:
+    """Start a process that does what a daemon does at its start, and then commits a group."""
+    return _start(_commit_group, str(home), crash_at, group_id, body)
+
+
+def _start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    here, there = _context.Pipe(duplex=False)
+    process = _context.Process(target=target, args=(*arguments, there), daemon=True)
+    process.start()
+    there.close()
+    return process, here
+
+
+def _commit_group(home: str, crash_at: str, group_id: str, body: bytes, out: Connection) -> None:
+    from contextlib import ExitStack
+
+    from torpor.daemon.compose import compose
+    from torpor.daemon.groups import Groups
+    from torpor.daemon.settings import Settings
+    from torpor.store.home import Home
+
+    os.environ["TORPOR_CRASH_AT"] = crash_at
+    with ExitStack() as stack:
+        catalog = compose(Home(Path(home)), Settings(), stack)
+        catalog.reconcile()
+        out.send(("acknowledged", Groups(catalog).commit(group_id, body).id))
+
+
+def _save_group(home: str, crash_at: str, name: str, out: Connection) -> None:
+    from torpor.client import connect
+
+    from support.caches import CacheSession
+
+    os.environ["TORPOR_CRASH_AT"] = crash_at
+    agents = {name: CacheSession() for name in "abc"}
+    for seed, session in enumerate(agents.values()):
+        session.grow(100, seed)
+    with connect(home=home) as keeper:
+        out.send(("acknowledged", *keeper.save_group(name, agents).wait(30)))
 
 
 def messages(pipe: Connection, process: BaseProcess, timeout_s: float) -> list[tuple[str, str]]:
