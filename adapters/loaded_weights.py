@@ -22,7 +22,7 @@ from ..client.transfer import Progress, no_progress
 from ..codec.weights import WeightDigests, weight_digests
 from ..state.errors import TorporError, UnsupportedState
 from .lora import Adapters, adapters_digest, adapters_of, adapters_sample
-from .model_contents import Contents, contents_of
+from .model_contents import Contents, contents_of, ties_of
 from .shards import identities
 from .weight_bytes import Piece, digest_lines, sample
 
@@ -159,7 +159,7 @@ def _remembered_or_read(model: Any, contents: Contents, memory: Memory | None, p
         value = memory.get("digest", key)
         if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
             return WeightDigests(*value)
-    digests = weight_digests(digest_lines(found, progress), contents.ties)
+    digests = weight_digests(digest_lines(found, progress), ties_of(contents.root))
     if memory is not None and key is not None:
         memory.put("digest", key, [digests.language, digests.vision])
     return digests

@@ -21,7 +21,7 @@ from ..state.fingerprint import Fingerprint
 from .lora import adapters_digest
 from .lora_folder import adapters_in
 from .model_configs import processor_part, quantization_part, template_part, text_parts, tokenizer_digest, vision_part
-from .model_contents import Contents, contents_of
+from .model_contents import Contents, contents_of, ties_of
 from .model_identity import KV_LAYOUT, Identified, notes_of, window_of
 from .shards import shard_lines, shard_paths
 
@@ -131,7 +131,7 @@ def _weights(folder: str, skeleton: Any, contents: Contents, memory: Memory, pro
                 continue  # it is a copy of another one
             raise UnsupportedState(f"{name} is in no shard; loading the model may rename or join tensors")
         kept.append(_checked(line, tensor, plan))
-    return weight_digests(kept, contents.ties)
+    return weight_digests(kept, ties_of(contents.root))
 
 
 def _checked(line: WeightLine, tensor: torch.Tensor, plan: Mapping[str, torch.dtype]) -> WeightLine:

@@ -412,6 +412,27 @@ def test_nothing_is_remembered_of_a_folder_that_is_gone(loaded: Loaded, tmp_path
         assert fingerprint_of(own.model, memory=InProcess()).weights == weights(loaded.model)
 
 
+def test_a_model_of_the_hub_is_found_in_its_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--some--model"
+    copied(folder, place / "snapshots" / "abc")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc")
+    memory, taken = InProcess(), []
+    for _ in range(2):
+        own = small_model()
+        own.model.config._name_or_path = "some/model"
+        total = [0]
+        fingerprint_of(own.model, memory=memory, progress=lambda done, size, total=total: total.append(size))
+        taken.append(max(total))
+    assert taken[0] > 5_000_000
+    assert taken[1] == 0
+
+
 # Quantised and other unusual weights.
 
 
@@ -558,6 +579,7 @@ def test_what_cannot_be_told(value: Any) -> None:
         list(pieces("w", value))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch deprecates them; there are such models
 def test_quantised_tensors_are_told_by_scale_and_integers() -> None:
     def told(value: torch.Tensor) -> list[str]:
         return [f"{name}={item!r}" for name, item in pieces("w", value)]
