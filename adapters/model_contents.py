@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..codec.weights import is_vision
 from ..state.errors import UnsupportedState
+from .rotary import is_rotary
 from .weight_bytes import Piece, is_plain, pieces
 
 # Modules whose state lies in parameters and buffers alone; of others, plain attributes are looked at too.
@@ -19,6 +21,8 @@ _QUANTIZERS = (
     "torch.ao.", "torchao.", "bitsandbytes.", "hqq.", "gptqmodel.", "auto_gptq.", "awq.", "quanto.", "optimum.quanto.",
     "eetq.", "aqlm.", "vptq.", "fbgemm_gpu.", "compressed_tensors.", "transformers.integrations.",
 )  # fmt: skip
+# Whose hooks do not change what a model computes, or are told otherwise (adapters, offloading).
+_KNOWN_HOOKS = ("torch.", "transformers.", "accelerate.", "peft.", f"{__name__.partition('.')[0]}.")
 _MODULE_FIELDS = frozenset(vars(nn.Module()))
 
 
@@ -34,6 +38,7 @@ class Contents:
     values: list[tuple[str, Any]] = field(default_factory=list)
     opaque: list[tuple[str, nn.Module]] = field(default_factory=list)
     tuners: list[tuple[str, Any]] = field(default_factory=list)
+    rotary: list[tuple[str, nn.Module]] = field(default_factory=list)
     quantizers: set[str] = field(default_factory=set)
     root: Any = None  # the model without wrappers
     problem: str | None = None  # why the weights cannot be told
@@ -124,6 +129,8 @@ def _walk(module: nn.Module, name: str, found: Contents) -> None:
         return
     if not traits.plain or module._parameters or module._buffers:
         _take(name, module, traits, found)
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        _notice_code(name, module, found)
     for key, child in inside.items():
         if child is not None:
             _walk(child, f"{name}.{key}" if name else key, found)
@@ -170,10 +177,28 @@ def _take(name: str, module: nn.Module, traits: _Traits, found: Contents) -> Non
     found.quantizers.update(type(t).__qualname__ for t in own.values() if not is_plain(t))
     if traits.quantizer is not None:
         found.quantizers.add(traits.quantizer)
+    if is_rotary(module):
+        found.rotary.append((name, module))
+    if not traits.ordinary and traits.quantizer is None:  # nobody knows what it computes, but it has a name
+        found.values.append((f"{prefix}!class", type(module).__qualname__))
     if traits.opaque:
         found.opaque.append((name, module))
     elif not traits.ordinary:
         _take_attributes(prefix, module, traits.quantizer is not None, not own and not module._modules, found)
+
+
+def _notice_code(name: str, module: nn.Module, found: Contents) -> None:
+    """Notice somebody's code between the layers: hooks, and a `forward` put over the class's own."""
+    code = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    code += [vars(module)["forward"]] if "forward" in vars(module) else []
+    for call in code:
+        place = getattr(getattr(call, "func", call), "__module__", None) or type(call).__module__
+        if not f"{place}.".startswith(_KNOWN_HOOKS):
+            reason = f"code of {place} runs in {name or 'the model'}; what it changes is not known"
+            if is_vision(name):
+                found.problem = found.problem or reason
+            else:
+                found.adapter_problem = found.adapter_problem or reason
 
 
 def _take_attributes(prefix: str, module: nn.Module, strict: bool, bare: bool, found: Contents) -> None:

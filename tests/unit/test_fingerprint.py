@@ -579,7 +579,7 @@ def test_what_cannot_be_told(value: Any) -> None:
         list(pieces("w", value))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch deprecates them; there are such models
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch warns once a process, in whichever test comes first
 def test_quantised_tensors_are_told_by_scale_and_integers() -> None:
     def told(value: torch.Tensor) -> list[str]:
         return [f"{name}={item!r}" for name, item in pieces("w", value)]
