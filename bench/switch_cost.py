@@ -71,9 +71,7 @@ def _target(loaded: Loaded) -> TransformersTarget:
 
 def _started(loaded: Loaded, conversation: list[Any], media: list[Media]) -> TransformersSession:
     """Render, encode and prefill a conversation from its beginning, as a page does that has lost its session."""
-    return _ready(
-        start_chat(loaded.model, loaded.tokenizer, loaded.image_processor, conversation, media=list(media))
-    )
+    return _ready(start_chat(loaded.model, loaded.tokenizer, loaded.image_processor, conversation, media=list(media)))
 
 
 def _ready(session: TransformersSession) -> TransformersSession:
