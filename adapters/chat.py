@@ -72,6 +72,7 @@ def say(session: TransformersSession, *messages: Any, media: Sequence[Media] = (
     else:
         draft = appended(form, ids[: len(ids) - drop], mark, talk, pictures, answer=answer)
     made = pictures.encode(draft.images)
+    session.observations += pictures.observations
     take_back(session, drop)
     session.conversation[:], session.media[:] = talk.messages, pictures.media
     extend(session, draft, made)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from ..state.conversation import image_parts
 from ..state.errors import UnsupportedState
+from ..state.rates import Observation
+from .device import device_name, settled
 from .vision import Media, encode_images, joined_outputs
 
 _AT_ONCE = 16  # images in one run of the vision tower: bounds memory
@@ -31,6 +33,7 @@ class Pictures:
         images = [m.data for m in self.media if not m.media_type.startswith("video/")]
         self._sources: list[bytes | None] = [*images[: len(parts)], *([None] * (len(parts) - len(images)))]
         self._patches: dict[int, int | str] = {}
+        self.observations: list[Observation] = []
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -78,7 +81,7 @@ class Pictures:
 
         Raises: UnsupportedState when the processor cuts an image into other patches than it said.
         """
-        outputs, grids = None, []
+        outputs, grids, started = None, [], settled(self._model.device)
         for at in range(0, len(which), _AT_ONCE):
             batch = which[at : at + _AT_ONCE]
             images = [_decoded(self._sources[n] or b"") for n in batch]
@@ -89,7 +92,11 @@ class Pictures:
             new = encode_images(self._model, made["pixel_values"].to(self._model.device), grid)["image"]
             outputs = new if outputs is None else joined_outputs(outputs, new)
             grids.append(grid)
-        return None if outputs is None else (outputs, torch.cat(grids))
+        if outputs is None:
+            return None
+        count, took = sum(self.placeholders(n) for n in which), settled(self._model.device) - started
+        self.observations.append(Observation("encode", count, took, device=device_name(self._model.device)))
+        return outputs, torch.cat(grids)
 
 
 def completed(media: Sequence[Media], parts: Sequence[Any]) -> list[Media]:

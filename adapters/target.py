@@ -151,6 +151,7 @@ class TransformersTarget:
         rng = usable_rng(tokens.get("rng_state") or {}, device)
         made = waking.pictures.encode(waking.draft.images) if waking.draft is not None else None
         session = self._session(woken, from_ids=waking.ids is not None)
+        session.observations += waking.pictures.observations
         session.mark, session.notes = waking.mark, list(waking.notes)
         if waking.draft is not None and waking.talk is not None:
             if waking.ids is None:

@@ -25,7 +25,7 @@ from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.ids import parse_session_id
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
 from ..state.manifest import BlobRef, GroupRef, Manifest, manifest_blobs
-from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore, refused
+from ..state.plan import Conditions, Mode, RestorePlan, TargetState, check_required, plan_restore, refused
 from ..state.rates import Observation
 from ..state.watching import Signature
 from ..state.window import Overflow, check_overflow
@@ -256,6 +256,7 @@ class Keeper:
         plan = source.label(plan)
         if isinstance(target, Foreseeing) and must_render(plan, source.manifest, state.window_tokens):
             plan = foreseen(source.manifest, plan, target, self.blobs, check_overflow(overflow), conditions.rates)
+            check_required(plan, require)
         return plan
 
     def _missing(self, manifest: Manifest) -> frozenset[str]:
@@ -348,6 +349,8 @@ class Keeper:
 
         woken, checked = read_checked(read, target, asked=canary, at_most=at_most, require=require)
         woken.overflow = overflow
+        if require is not None and isinstance(target, Foreseeing):
+            check_required(with_outcome(woken.plan, target.foresee(woken)), require)
         return _Read(backup, woken, checked, state)
 
     def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
