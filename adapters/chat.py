@@ -79,9 +79,18 @@ def say(session: TransformersSession, *messages: Any, media: Sequence[Media] = (
 
 
 def reply(session: TransformersSession, **options: Any) -> dict[str, Any]:
-    """Generate an answer (`options` as in `generate`), append it to the conversation, and return its message."""
+    """Generate an answer (`options` as in `generate`), append it to the conversation, and return its message.
+
+    Unless told otherwise, the template's end of turn ends it, also where the model's own settings do not name that.
+    Raises: BadInput when the last message is an answer already, UnsuitableTemplate, UntrackedSession.
+    """
     if session.mark is None or session.mark.answer is None:
+        if session.conversation and session.conversation[-1].get("role") == "assistant":
+            raise BadInput("the last message is an answer already", hint="Say something first: session.say({...}).")
         say(session)
+    ends = sorted(form_of(session).ends)
+    if ends and "eos_token_id" not in session.config and "generation_config" not in options:
+        options.setdefault("eos_token_id", ends)
     session.generate(**options)
     return finish(session)
 

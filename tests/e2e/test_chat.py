@@ -99,6 +99,21 @@ def test_an_answer_that_was_opened_is_taken_back_while_nobody_fed_it(loaded: Loa
     assert session.token_ids.shape[-1] > closed + 3
 
 
+def test_an_answer_ends_at_the_end_of_turn_and_waits_for_the_next_question(loaded: Loaded) -> None:
+    session = chat(loaded, ASK)
+    end = loaded.tokenizer.eos_token_id
+    message = session.reply(
+        max_new_tokens=50, min_new_tokens=2, do_sample=False, sequence_bias={(end,): 1e4}, pad_token_id=0
+    )
+    assert session.token_ids[0, -1] == end
+    assert session.token_ids.shape[-1] < 50 + session.mark.position  # type: ignore[union-attr]
+    assert session.conversation == [ASK, message]
+    ids = session.token_ids.clone()
+    with pytest.raises(BadInput, match="an answer already"):
+        session.reply()
+    assert torch.equal(session.token_ids, ids)
+
+
 def test_an_answer_that_was_cut_off_is_closed_first(loaded: Loaded) -> None:
     session = chat(loaded, ASK)
     write(session, "A su")
