@@ -205,7 +205,7 @@ class TransformersTarget:
             metadata=_unpruned(woken.layers.get("metadata")),
             rope_deltas=tokens.get("rope_deltas") if kv is not None else None,
         )
-        if cache is not None and session.rope_deltas is None:  # else those of another session would count
+        if woken.kv is not None and session.rope_deltas is None:  # else those of another session would count
             session.rope_deltas = new_rope_deltas(session)
         reference = canary.from_tree(tokens.get("canary"))
         if kv is not None and reference is not None:  # the next save has it again, unless a step comes before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ def unfed_outputs(vision: dict[str, Any], token_ids: torch.Tensor, config: Any, 
     left out, row by row. Raises: UnsupportedState when there are not as many rows as placeholders.
     """
     if cached == 0:
-        return dict(vision)
+        return {kind: copy.copy(output) for kind, output in vision.items()}  # a beam search doubles what it is given
     found = {}
     for kind, output in vision.items():
         columns = (token_ids == getattr(config, f"{kind}_token_id", -1)).nonzero()[:, 1]

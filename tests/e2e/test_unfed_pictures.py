@@ -151,3 +151,11 @@ def test_rope_deltas_of_another_session_are_not_taken(keeper: Keeper, loaded: Lo
     mixed_session(loaded, png(3, 224), text(9)).generate(max_new_tokens=2, **SETTINGS)
     assert int(loaded.model.model.rope_deltas) != 0
     assert torch.equal(answer(woken), expected)
+
+
+def test_a_beam_search_leaves_the_embeddings_as_they_are(loaded: Loaded) -> None:
+    session = mixed_session(loaded, text(9), png(1))
+    before = [t.shape for t in session.vision["image"].pooler_output]
+    session.generate(num_beams=2, max_new_tokens=2, **SETTINGS)
+    assert [t.shape for t in session.vision["image"].pooler_output] == before
+    assert len(session.vision["image"].deepstack_features[0]) == len(before)
