@@ -152,10 +152,10 @@ class TransformersSession:
     def _kv(self) -> tuple[LiveCache | None, dict[str, str]]:
         if self.cache is None:
             return None, {}
-        reason = why_unsupported(self.cache) or self._why_not_ours(self.cache)
+        reason = why_unsupported(self.cache) or self.why_not_ours(self.cache)
         return (LiveCache(self.cache), {}) if reason is None else (None, {"kv_cache": reason})
 
-    def _why_not_ours(self, cache: Any) -> str | None:
+    def why_not_ours(self, cache: Any) -> str | None:
         """Return why a cache that could be saved is not that of this session's ids, or None."""
         length, (rows, ids) = int(cache.get_seq_length()), self.token_ids.shape
         if self.kv_cache_pruned or any(d.get("kv_cache_pruned") for d in (self.config, self.metadata)):

@@ -205,13 +205,22 @@ class TransformersTarget:
             metadata=_unpruned(woken.layers.get("metadata")),
             rope_deltas=tokens.get("rope_deltas") if kv is not None else None,
         )
-        if woken.kv is not None and session.rope_deltas is None:  # else those of another session would count
-            session.rope_deltas = new_rope_deltas(session)
+        if woken.kv is not None:
+            self._check_cache(session)
         reference = canary.from_tree(tokens.get("canary"))
         if kv is not None and reference is not None:  # the next save has it again, unless a step comes before
             fed = session.token_ids[:, : reference.position + 1]
             session.last_step = Step(weakref.ref(cache), fed, reference.environment, tree=tokens["canary"])
         return session
+
+    @staticmethod
+    def _check_cache(session: TransformersSession) -> None:
+        """Make sure of what `generate` would not notice. Raises: UnsupportedState."""
+        reason = session.why_not_ours(session.cache)
+        if reason is not None:  # a manifest that lies
+            raise UnsupportedState(reason, hint="Restore with at_most='embeddings': the cache is made again.")
+        if session.rope_deltas is None:  # else those of another session would count
+            session.rope_deltas = new_rope_deltas(session)
 
     def token_row(self, token_ids: Any, media: Sequence[Medium] = ()) -> TokenRow:
         """Return ids (a tensor, or integers) with the media that stand behind their placeholders."""

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ulid import ULID
-
-from ..codec import manifest_file, tree
+from ..codec import manifest_file
 from ..state.backup import Backup
 from ..state.block_keys import Medium
 from ..state.canary import CanaryResult
-from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
-from ..state.ids import parse_session_id
+from ..state.errors import InvalidManifest, ManifestDamaged
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
-from ..state.manifest import BlobRef, GroupRef, Manifest, manifest_blobs
+from ..state.manifest import BlobRef, Manifest, manifest_blobs
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, check_required, plan_restore, refused
 from ..state.rates import Observation
 from ..state.watching import Signature
@@ -39,17 +32,16 @@ from .discover import find_endpoint
 from .exporting import Exported, Exporter
 from .foresight import foreseen, must_render, with_outcome
 from .forking import fork
-from .groups import GroupHandle, check_sources, check_targets
+from .groups import GroupHandle, check_targets
 from .history import History, read_history
 from .importing import Imported, Importer
-from .kv_save import SavedCaches, capture_kv
-from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
-from .save import Batch, SaveHandle, SaveJob, SaveWorker
+from .save import SaveHandle, SaveWorker
+from .saver import Saver
 from .switch import WayBack
 from .transfer import ExportFormat, Progress, no_progress
 
@@ -97,40 +89,24 @@ class Keeper:
         max_recoverable_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
         checkpoint = from_environment(os.environ)
-        self.api, self._clock, self._free_memory = api, clock, free_memory
+        self.api, self._clock = api, clock
         shared = api.endpoint.home
         self.blobs: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
-        self._pool, self._caches = pool or Pool(), SavedCaches()
-        self._lineage = Lineage()
         self.max_recoverable_tokens = max_recoverable_tokens
         self._way_back = WayBack(api, self.blobs)
         self.memory: Memory = InDaemon(api)
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
-        self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
-        self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._saver: threading.Thread | None = None
-        self._lock, self._closed = threading.Lock(), False
-        self._at_exit = self.close  # one object, so that it can be unregistered
+        worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
+        self._saver = Saver(worker, pool or Pool(), self.memory, self._rates, free_memory, clock, at_exit=self.close)
 
     def save(self, session_id: str, source: SessionSource) -> SaveHandle:
         """Capture a session and write it in the background; returns in milliseconds.
 
         Raises: InvalidId, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
-        started = time.perf_counter()
-        parse_session_id(session_id)
-        Lineage.check(source)
-        lend(self.memory, source)
-        now = self._clock()
-        handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
-        with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
-            self._start_saver()
-            job = self._capture(handle, source, now)
-            self._jobs.put(Batch([job], [source], lambda backups: handle.finish(backups[0]), handle.fail))
-        handle.stall_s = time.perf_counter() - started
-        return handle
+        return self._saver.save(session_id, source)
 
     def save_group(self, name: str, sources: Mapping[str, SessionSource]) -> GroupHandle:
         """Capture several sessions (by session id) at one moment, and save all of them or none.
@@ -138,94 +114,7 @@ class Keeper:
         Each becomes a backup of its own, which knows its group. Returns in milliseconds a session.
         Raises: InvalidId, BadInput, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
-        started = time.perf_counter()
-        check_sources(name, sources)
-        for source in sources.values():
-            Lineage.check(source)
-            lend(self.memory, source)
-        now = self._clock()
-        group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
-        handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
-        handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
-        jobs: list[SaveJob] = []
-        with self._lock:
-            self._start_saver()
-            try:
-                for each, source in zip(handles, sources.values(), strict=True):
-                    jobs.append(self._capture(each, source, now, group))
-            except BaseException:
-                for job in jobs:
-                    job.drop()
-                raise
-
-            def finish(backups: list[Backup]) -> None:
-                handle.finish({backup.session_id: backup for backup in backups})
-
-            self._jobs.put(Batch(jobs, list(sources.values()), finish, handle.fail))
-        handle.stall_s = time.perf_counter() - started
-        return handle
-
-    def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
-        capture = source.capture()
-        trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
-        kv = None
-        if capture.kv is not None:
-            kv = capture_kv(capture.kv, self._caches, self._pool, self._free_memory)
-            handle.snapshot = kv.way
-        return SaveJob(
-            handle=handle,
-            adapter=capture.adapter,
-            created_at=now,
-            tokens=capture.tokens,
-            trees=trees,
-            fingerprint=capture.fingerprint,
-            omitted=dict(capture.omitted),
-            media_spans=capture.media_spans,
-            observations=capture.observations,
-            row=capture.row,
-            kv=kv,
-            group=group,
-        )
-
-    def _start_saver(self) -> None:
-        """Start the thread that saves. It must end before the interpreter: freeing a tensor then would abort."""
-        if self._closed:
-            raise TorporError("the keeper is closed")
-        if self._saver is None:
-            atexit.register(self._at_exit)
-            self._saver = threading.Thread(target=self._save_loop, name="torpor-save", daemon=True)
-            self._saver.start()
-
-    def _save_loop(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            self._run(item)
-            del item
-
-    def _run(self, batch: Batch) -> None:
-        for job, source in zip(batch.jobs, batch.sources, strict=True):
-            job.parent_id = self._lineage.of(source)  # saves run in order: the last one that was really committed
-        try:
-            backups = self._worker.run(batch.jobs)
-            for source, backup in zip(batch.sources, backups, strict=True):
-                self._lineage.note(source, backup.id)
-        except TorporError as error:
-            batch.fail(error)
-        except BaseException as error:
-            wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
-            wrapped.__cause__ = error
-            batch.fail(wrapped)
-        else:
-            batch.finish(backups)
-            for job in batch.jobs:
-                self._note_rates(job)
-            kv = batch.jobs[0].kv
-            if kv is not None:
-                with suppress(MemoryError, OSError):
-                    self._pool.warm(2 * kv.layout.block_tokens * kv.layout.token_bytes())
-
-    def _note_rates(self, job: SaveJob) -> None:
-        if job.observations:
-            self._rates.note(job.observations, TargetState(job.known_fingerprint()))
+        return self._saver.save_group(name, sources)
 
     def plan(
         self,
@@ -355,11 +244,8 @@ class Keeper:
 
     def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
         woken, plan = read.woken, with_outcome(read.woken.plan, read.woken.outcome)
-        with self._lock:
-            live = target.live(session) if woken.kv_cache is not None else None
-            if live is not None and woken.kv_cache is not None:
-                self._caches.note(live, woken.kv_cache.blocks)
-            self._lineage.note(session, read.backup.id)
+        kv = woken.kv_cache
+        self._saver.woken(session, read.backup.id, target.live(session) if kv else None, kv.blocks if kv else ())
         return Restored(plan.mode, session, read.backup, plan, woken.layers, read.checked)
 
     def find_prefix(self, target: PrefixTarget, token_ids: Any, media: Sequence[Medium] = ()) -> PrefixHit:
@@ -378,8 +264,7 @@ class Keeper:
         """
         lend(self.memory, target)
         cache, kv = self._prefixes.read(hit, target)
-        with self._lock:
-            self._caches.note(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
+        self._saver.filled(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
         return cache
 
     def reuse_prefix(self, session: PrefixSession) -> PrefixHit:
@@ -446,15 +331,8 @@ class Keeper:
 
     def close(self) -> None:
         """Finish the saves that were started, then free everything."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            saver = self._saver
-            self._jobs.put(None)
-        if saver is not None:
-            saver.join()
-            atexit.unregister(self._at_exit)
+        if not self._saver.close():
+            return
         self._threads.shutdown()
         self.blobs.close()
         self.api.close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from ..state.manifest import MAX_COUNT
 from ..state.plan import TargetState
 from ..state.rates import KEPT, KINDS, Kind, Observation, Rates, rates_from
 from .remembered import Memory
 
 _OF_MACHINE: tuple[Kind, ...] = ("read", "fetch")
-MIN_SECONDS = 1e-5  # shorter than a clock tells
+MIN_SECONDS, MAX_SECONDS = 1e-5, 1e6  # shorter than a clock tells, and longer than anybody waits
 
 
 class RateBook:
@@ -33,7 +34,7 @@ class RateBook:
         """Remember what was measured with a target."""
         by_kind: dict[Kind, list[Observation]] = {}
         for observation in observations:
-            if observation.seconds > MIN_SECONDS and observation.units > 0:
+            if _is_sane(observation):
                 by_kind.setdefault(observation.kind, []).append(observation)
         for kind, new in by_kind.items():
             key = _key(kind, target)
@@ -47,10 +48,16 @@ class RateBook:
 
     def _load(self, kind: Kind, key: str) -> list[Observation]:
         try:
-            rows = self._memory.get("rate", key) or []
-            return [Observation(kind, int(n), float(took), int(past), str(device)) for n, took, past, device in rows]
-        except (TypeError, ValueError):  # written by another version
+            rows = list(self._memory.get("rate", key) or [])[-2 * KEPT :]
+            found = [Observation(kind, int(n), float(took), int(past), str(device)) for n, took, past, device in rows]
+        except (TypeError, ValueError, OverflowError):  # written by another version
             return []
+        return [observation for observation in found if _is_sane(observation)]
+
+
+def _is_sane(seen: Observation) -> bool:
+    """Tell whether an observation may be fitted: nothing in it makes an infinite or a negative rate."""
+    return MIN_SECONDS < seen.seconds < MAX_SECONDS and 0 < seen.units <= MAX_COUNT and 0 <= seen.past <= MAX_COUNT
 
 
 def _key(kind: Kind, target: TargetState) -> str:

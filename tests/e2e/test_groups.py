@@ -185,10 +185,10 @@ def test_a_capture_that_fails_saves_none_and_holds_nothing(daemon: Daemon) -> No
         keeper.save_group("g", agents).wait(60)
         for session in agents.values():
             session.grow(3, 1)
-        room = keeper._pool._free[:]
+        room = keeper._saver.pool._free[:]
         with pytest.raises(UnsupportedState, match="a lambda"):
             keeper.save_group("g", {**agents, "c": Broken()})
-        assert keeper._pool._free == room
+        assert keeper._saver.pool._free == room
         assert len(keeper.api.backups()) == 2
         woken = keeper.save_group("g", agents).wait(60)
         assert keeper.restore("a", CacheTarget()).session.digest() == agents["a"].digest()

@@ -13,6 +13,7 @@ from torpor.adapters.transformers import TransformersSession, TransformersTarget
 from torpor.adapters.vision import _output
 from torpor.cli.demo_model import Loaded, small_model
 from torpor.client import Keeper
+from torpor.client.capture import Woken
 from torpor.state.errors import UnsupportedState
 
 SETTINGS: dict[str, Any] = {
@@ -159,3 +160,20 @@ def test_a_beam_search_leaves_the_embeddings_as_they_are(loaded: Loaded) -> None
     session.generate(num_beams=2, max_new_tokens=2, **SETTINGS)
     assert [t.shape for t in session.vision["image"].pooler_output] == before
     assert len(session.vision["image"].deepstack_features[0]) == len(before)
+
+
+@pytest.mark.parametrize(("ids", "reason"), [((1, 90), "it must be one short"), ((2, 200), "1 rows, the session 2")])
+def test_a_cache_that_is_not_that_of_the_ids_is_refused(
+    keeper: Keeper, loaded: Loaded, ids: tuple[int, int], reason: str
+) -> None:
+    """A manifest that lies: its blobs are whole, and not of one session."""
+    session = mixed_session(loaded, text(90))
+    session.generate(max_new_tokens=2, **SETTINGS)
+    kv = keeper.manifest(keeper.save("lies", session).wait(60).id)[1].kv_cache
+    assert kv is not None
+    target, plan = target_of(loaded), keeper.plan("lies", target_of(loaded))
+    woken = Woken(plan, {"tokens": {"ids": torch.ones(ids, dtype=torch.int32)}}, ids[1], kv, target.allocate(kv))
+    loaded.model.model.rope_deltas = None
+    with pytest.raises(UnsupportedState, match=reason):
+        target.adopt(woken)
+    assert loaded.model.model.rope_deltas is None
