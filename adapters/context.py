@@ -102,7 +102,10 @@ def fresh(
 
         out = left_out(roles, size, window=window, room=room, overflow=overflow)
     made = _rendered(form, out or (0, 0), talk, pictures)
-    made.notes += _told(form, talk.messages, pictures)
+    start, stop = out or (0, 0)
+    told = _told(form, talk.messages[:start], pictures)
+    told += _told(form, talk.messages[stop:], pictures, _images(talk.messages[:stop]))
+    made.notes += dict.fromkeys(told)
     if out is not None:
         made.notes.append(f"messages {out[0] + 1} to {out[1]} are out of the context, which is longer than the window")
     return made
