@@ -116,7 +116,7 @@ def _rendered(form: ChatForm, out: tuple[int, int], talk: Talk, pictures: Pictur
     first = form.shape(head, 0, pictures.sees)
     rest = form.shape(tail, _images(talk.messages[: out[1]]), pictures.sees)
     images = [*first.images, *rest.images]
-    text = form.render([*first.messages, *rest.messages])
+    text = form.whole([*first.messages, *rest.messages])
     ids = form.tokens(text, [pictures.placeholders(n) for n in images])
     mark = Mark(len(talk.messages), len(ids), None, out if out[1] else None)
     return _opened(form, Draft(ids, mark, images), talk)

@@ -212,8 +212,9 @@ def reader() -> Any:
             "<user>Q</s><assistant>Wait.\nCALL</s><user><tool_response>\na circle\n</tool_response></s><assistant>",
         ),
         (THINKER, "<user>Q</s><assistant>Wait.\nCALL</s><tool>a circle</s><assistant><think>\n"),
+        (STRICT + " ", "<user>Q</s><assistant>Wait.\nCALL</s><tool>a circle</s><assistant> "),
     ],
-    ids=["strict", "parts", "two roles", "thinker"],
+    ids=["strict", "parts", "two roles", "thinker", "space at the end"],
 )
 def test_templates_of_other_shapes(reader: Any, template: str, context: str) -> None:
     tokenizer = byte_tokenizer(template=template)
