@@ -22,7 +22,8 @@ from ..client.transfer import Progress, no_progress
 from ..codec.weights import WeightDigests, weight_digests
 from ..state.errors import TorporError, UnsupportedState
 from .lora import Adapters, adapters_digest, adapters_of, adapters_sample
-from .model_contents import Contents, contents_of
+from .model_contents import Contents, contents_of, ties_of
+from .rotary import odd_frequencies
 from .shards import identities
 from .weight_bytes import Piece, digest_lines, sample
 
@@ -53,6 +54,7 @@ class LoadedWeights:
     problem: str | None = None
     adapter_problem: str | None = None
     quantizers: frozenset[str] = frozenset()  # classes that take the place of ordinary layers and parameters
+    frequencies: tuple[tuple[str, str], ...] = ()  # rotary ones that the config does not say, and their digests
 
 
 @dataclass(slots=True)
@@ -105,7 +107,9 @@ def weights_of(
         contents = contents_of(model)
         digests, problem = _base_weights(model, known, contents, stamp, memory, progress)
         adapters, adapter_problem = _adapters(model, known, contents, stamp)
-    return LoadedWeights(digests, adapters, problem, adapter_problem, frozenset(contents.quantizers))
+    config = model.config
+    odd = odd_frequencies(contents.rotary, (config, config.get_text_config(), getattr(config, "vision_config", None)))
+    return LoadedWeights(digests, adapters, problem, adapter_problem, frozenset(contents.quantizers), tuple(odd))
 
 
 def _base_weights(
@@ -159,7 +163,7 @@ def _remembered_or_read(model: Any, contents: Contents, memory: Memory | None, p
         value = memory.get("digest", key)
         if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
             return WeightDigests(*value)
-    digests = weight_digests(digest_lines(found, progress), contents.ties)
+    digests = weight_digests(digest_lines(found, progress), ties_of(contents.root))
     if memory is not None and key is not None:
         memory.put("digest", key, [digests.language, digests.vision])
     return digests

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -56,12 +56,13 @@ def _with_defaults(value: dict[str, Any]) -> Any:
         return value
 
 
-def vision_part(config: Any, weights: str | None) -> str | None:
-    """Digest the vision tower's weights together with its config."""
+def vision_part(config: Any, weights: str | None, beside: Sequence[Any] = ()) -> str | None:
+    """Digest the vision tower's weights together with its config, and with what else it is made of."""
     vision = getattr(config, "vision_config", None)
     if weights is None or vision is None:
         return weights
-    return blake3(f"{weights}\0{digest_json(_cleaned(as_dict(vision)))}".encode()).hexdigest()
+    text = f"{weights}\0{digest_json(_cleaned(as_dict(vision)))}" + (f"\0{digest_json(list(beside))}" if beside else "")
+    return blake3(text.encode()).hexdigest()
 
 
 def as_dict(value: Any) -> Any:

@@ -7,9 +7,11 @@ from typing import Any
 
 from ..client.remembered import Memory
 from ..client.transfer import Progress, no_progress
+from ..codec.weights import is_vision
 from ..state.fingerprint import Fingerprint
 from .loaded_weights import Stamp, weights_of, weights_stamp
 from .model_configs import (
+    digest_json,
     processor_part,
     quantization_part,
     template_part,
@@ -73,17 +75,19 @@ def describe_model(
     found = weights_of(model, stamp, memory, progress)
     config = model.config
     text, rope = text_parts(config)
+    seen = [odd for odd in found.frequencies if is_vision(odd[0])]
+    heard = [odd for odd in found.frequencies if not is_vision(odd[0])]
     tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
     fingerprint = Fingerprint(
         weights=found.digests.language if found.digests is not None else None,
         quantization=quantization_part(config, found.quantizers),
         adapters=found.adapters,
         text_config=text,
-        rope_config=rope,
+        rope_config=digest_json([rope, heard]) if heard else rope,
         kv_dtype=kv_dtype or str(model.dtype).removeprefix("torch."),
         kv_layout=KV_LAYOUT,
         cache_class="DynamicCache",
-        vision_weights=vision_part(config, found.digests.vision if found.digests is not None else None),
+        vision_weights=vision_part(config, found.digests.vision if found.digests is not None else None, seen),
         processor=processor_part(processor),
         tokenizer=tokenizer_digest(tokenizer),
         chat_template=template_part(tokenizer, processor),

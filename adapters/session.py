@@ -25,7 +25,7 @@ from .last_step import Step, StepWatch, step_of
 from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
 from .token_row import row_of_session
 from .token_state import media_spans, model_rope_deltas, narrow, new_rope_deltas, rope_holder
-from .vision import Media, encoder_output, to_leaf, unfed_outputs
+from .vision import Media, check_fed, encoder_output, to_leaf, unfed_outputs, why_incomplete
 
 if TYPE_CHECKING:
     from .target import TransformersTarget
@@ -94,7 +94,10 @@ class TransformersSession:
         }
         if self.media:
             layers["media"] = [{"data": m.data, "media_type": m.media_type} for m in self.media]
-        if self.vision:
+        incomplete = why_incomplete(self.vision, self.token_ids, self.model.config) if self.vision else None
+        if incomplete is not None:
+            omitted["vision_cache"] = incomplete
+        elif self.vision:
             layers["vision_cache"] = {kind: encoder_output(out) for kind, out in self.vision.items()}
         kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model)
         cache_class = kv.cache_class if kv is not None else DYNAMIC
@@ -234,6 +237,7 @@ class TransformersSession:
         if self.rope_deltas is not None or not self._cached():
             self.activate()
         settings = generation_settings(self.config, options, self.tokenizer)
+        self._check_fed(options)
         with timed_prefill(self.model, self._cached(), self.observations), StepWatch(self.model) as steps:
             out = self.model.generate(**self.model_inputs(), **settings)
         # The rows of beams are those of the search, not of the sequences that came out of it.
@@ -243,6 +247,14 @@ class TransformersSession:
         note_fed(self.cache, self.token_ids.shape[-1] - 1)
         self.last_step = steps.last(self.cache, self.token_ids, self.rope_deltas)
         return out
+
+    def _check_fed(self, options: dict[str, Any]) -> None:
+        pixels = {"image": "pixel_values", "video": "pixel_values_videos"}
+        kinds = {*self.vision, *(kind for kind, name in pixels.items() if options.get(name) is not None)}
+        if {"mm_encoder_outputs", "inputs_embeds"}.isdisjoint(options):
+            cached, types = self._cached(), self.mm_token_type_ids
+            unfed_types = None if types is None else types[:, cached:]
+            check_fed(kinds, self.token_ids[:, cached:], unfed_types, self.model.config)
 
     def note_logits(self, logits: torch.Tensor) -> None:
         """Note what the model gave for the token it was just fed, for the canary; for a loop of your own.
@@ -270,6 +282,7 @@ class TransformersSession:
             return 0
         if self.rope_deltas is not None or not self._cached():
             self.activate()
+        self._check_fed({})
         inputs = self.model_inputs()
         for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
             if name in inputs:

@@ -30,7 +30,7 @@ from .last_step import Step
 from .model_identity import describe_model
 from .session import TransformersSession
 from .token_row import row_of_ids
-from .token_state import set_rng, usable_rng
+from .token_state import new_rope_deltas, set_rng, usable_rng
 from .vision import Media, from_encoder_output
 from .waking import Decider, Waking
 
@@ -205,6 +205,8 @@ class TransformersTarget:
             metadata=_unpruned(woken.layers.get("metadata")),
             rope_deltas=tokens.get("rope_deltas") if kv is not None else None,
         )
+        if woken.kv is not None and session.rope_deltas is None:  # else those of another session would count
+            session.rope_deltas = new_rope_deltas(session)
         reference = canary.from_tree(tokens.get("canary"))
         if kv is not None and reference is not None:  # the next save has it again, unless a step comes before
             fed = session.token_ids[:, : reference.position + 1]

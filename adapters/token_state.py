@@ -27,12 +27,13 @@ def narrow(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def media_spans(token_ids: torch.Tensor, config: Any) -> tuple[tuple[int, int], ...]:
-    """Return the positions `(start, stop)` of each run of image or video placeholders; none for a batch."""
+    """Return the positions `(start, stop)` of each run of image or video placeholders, of a batch those of any row."""
     names = ("image_token_id", "video_token_id")
     places = [n for n in (getattr(config, name, None) for name in names) if isinstance(n, int)]
-    if not places or token_ids.shape[0] != 1 or token_ids.shape[-1] == 0:
+    if not places or token_ids.numel() == 0:
         return ()
-    row = torch.isin(token_ids[0], torch.tensor(places, device=token_ids.device)).to("cpu", torch.int8)
+    found = torch.isin(token_ids, torch.tensor(places, device=token_ids.device))
+    row = found.any(dim=0).to("cpu", torch.int8)
     edges = torch.diff(row, prepend=row.new_zeros(1), append=row.new_zeros(1)).nonzero().flatten().tolist()
     return tuple(zip(edges[::2], edges[1::2], strict=True))
 

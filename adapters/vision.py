@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +79,34 @@ def joined_outputs(first: Any, second: Any) -> Any:
     return _output([*first.pooler_output, *second.pooler_output], deepstack)
 
 
+def why_incomplete(vision: dict[str, Any], token_ids: torch.Tensor, config: Any) -> str | None:
+    """Return why the embeddings are not those of all placeholders, so that they could not be fed again."""
+    for kind in ("image", "video"):
+        place, output = getattr(config, f"{kind}_token_id", None), vision.get(kind)
+        wanted = 0 if place is None else int((token_ids == place).sum())
+        held = 0 if output is None else sum(len(rows) for rows in output.pooler_output)
+        if wanted != held and (output is None or place is not None):
+            return f"{held} {kind} embeddings for {wanted} placeholders"
+    return None
+
+
+def check_fed(kinds: Collection[str], unfed_ids: torch.Tensor, unfed_types: torch.Tensor | None, config: Any) -> None:
+    """Make sure that placeholders which are about to be fed have embeddings; a model would read them as words.
+
+    `kinds` (`image`, `video`) are given. A placeholder whose token type is 0 was sampled, and is a word indeed.
+    Raises: UnsupportedState.
+    """
+    for kind in {"image", "video"} - set(kinds):
+        lacking = unfed_ids == getattr(config, f"{kind}_token_id", -1)
+        if unfed_types is not None:
+            lacking &= unfed_types != 0
+        if bool(lacking.any()):
+            raise UnsupportedState(
+                f"{int(lacking.sum())} {kind} placeholders are not in the cache, and their embeddings are not there",
+                hint="Put the encoder's outputs of all media into `vision`, or restore with at_most='media'.",
+            )
+
+
 def unfed_outputs(vision: dict[str, Any], token_ids: torch.Tensor, config: Any, cached: int) -> dict[str, Any]:
     """Return the encoder outputs (by `image` and `video`) for the placeholders that a cache of `cached` tokens lacks.
 
@@ -84,7 +114,7 @@ def unfed_outputs(vision: dict[str, Any], token_ids: torch.Tensor, config: Any, 
     left out, row by row. Raises: UnsupportedState when there are not as many rows as placeholders.
     """
     if cached == 0:
-        return dict(vision)
+        return {kind: copy.copy(output) for kind, output in vision.items()}  # a beam search doubles what it is given
     found = {}
     for kind, output in vision.items():
         columns = (token_ids == getattr(config, f"{kind}_token_id", -1)).nonzero()[:, 1]

@@ -144,7 +144,10 @@ def _build(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(made[0])
-        return Qwen3VLForConditionalGeneration(config).to(made[1]).eval()
+        model = Qwen3VLForConditionalGeneration(config).eval()
+    for parameter in model.parameters():  # as loading does it: `model.to(dtype)` would round the rotary frequencies
+        parameter.data = parameter.data.to(made[1])
+    return model
 
 
 def load(path: str | None) -> Loaded:

@@ -100,8 +100,18 @@ class _Checked:
             if error is not None and not _is_loss(error):
                 raise error
         if self._lost:
+            for lost in self._lost.values():
+                _let_go(lost)
             first = next(iter(self._lost.values()))
             raise Unreadable(frozenset(self._lost), first) from first
+
+
+def _let_go(error: BaseException) -> None:
+    """Drop the frames of an error and of its causes: they hold the memory that was filled so far, in cycles even."""
+    at: BaseException | None = error
+    while at is not None:
+        at.__traceback__ = None
+        at = at.__cause__ or at.__context__
 
 
 def _is_loss(error: BaseException) -> bool:
@@ -161,4 +171,4 @@ def read_graded(
             return plan, read_backup(manifest, plan, target, blobs, threads)
         except Unreadable as error:
             conditions = replace(conditions, missing=conditions.missing | error.digests)
-            first = error.first.with_traceback(None)  # its frames would hold the memory that was filled so far
+            first = error.first

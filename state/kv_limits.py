@@ -35,6 +35,8 @@ def kv_limit(manifest: Manifest, room: Room) -> Limit:
     if says_pruned(manifest):
         return Limit(0, "the session says that its cache was pruned: which tokens it holds is not known")
     width, limits = kv.layout.token_bytes(), [Limit(kv.tokens)]
+    if kv.tokens >= manifest.tokens:  # no session of ours; its next token would be wrong
+        limits.append(Limit(max(manifest.tokens - 1, 0), f"one of {manifest.tokens} ids must be left to be fed"))
     if kv.tokens > room.max_tokens:
         limits.append(Limit(room.max_tokens, f"max_recoverable_tokens is {room.max_tokens}"))
     for free, where in ((room.host_bytes, "host"), (room.device_bytes, "device")):

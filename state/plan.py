@@ -101,8 +101,7 @@ def plan_restore(
     known = conditions or Conditions()
     case = _Case(manifest, target, known, MODES.index(at_most))
     layers, limit = case.decide()
-    mode = MODES[max(MODES.index(_mode(case, layers, limit)), case.worst)]
-    plan = _with_costs(case, mode, layers, limit)
+    plan = _with_costs(case, _mode(case, layers, limit), layers, limit)
     check_required(plan, require)
     return plan
 
@@ -223,9 +222,8 @@ class _Case:
             return False
         if found.get("vision_cache", _NOT)[0] == "reuse":
             return False
-        spans, kv = self.manifest.media_spans, self.manifest.kv_cache
-        covered = limit.tokens >= spans[-1][1] if spans else kv is not None and limit.tokens == kv.tokens
-        return not covered
+        spans = self.manifest.media_spans
+        return limit.tokens < (spans[-1][1] if spans else self.manifest.tokens - 1)
 
     def _same(self, parts: tuple[str, ...], reason: str) -> tuple[Decision, str]:
         saved, wanted = self.manifest.fingerprint, self.target.fingerprint
@@ -245,17 +243,20 @@ class _Case:
 
 
 def _mode(case: _Case, layers: Decisions, limit: Limit) -> Mode:
-    manifest = case.manifest
+    """Name what comes back. What `at_most` forbids is dropped already: its name is never given to something less."""
+    manifest, best = case.manifest, case.worst == 0
     reused = {name for name, (what, _) in layers.items() if what == "reuse"}
+    if MODES[case.worst] == "refuse":
+        return "refuse"
     if case.target.as_stored:
         if any(case._lost(name) for name in layers if name in case.target.takes):
             return "refuse"  # a plain state is whole or nothing
         whole = reused == set(layers) and layers and not manifest.omitted
-        return "full" if whole else "text-only" if reused else "refuse"
+        return MODES[case.worst] if whole else "text-only" if reused else "refuse"
     if limit.tokens and manifest.kv_cache is not None:
         whole = limit.tokens == manifest.kv_cache.tokens and reused == set(layers)
-        return "full" if whole else "prefix"
-    if reused == set(layers) and layers and not manifest.omitted:
+        return "full" if whole and best else "prefix"
+    if best and reused == set(layers) and layers and not manifest.omitted:
         return "full"
     return _lower(manifest, reused)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,35 @@ def test_what_can_be_made_again_is_not_missed(daemon: Daemon, loaded: Loaded, lo
         assert woken.mode == {"kv": "prefix", "vision": "prefix", "media": "prefix"}.get(lost, "media")
         if woken.mode == "prefix":
             assert torch.allclose(answer(woken.session), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "gone"])
+def test_the_memory_of_a_failed_attempt_is_free_before_the_next(daemon: Daemon, loaded: Loaded, gone: bool) -> None:
+    session, target, sinks = mixed_session(loaded, text(300)), target_of(loaded), list[Any]()
+    session.generate(max_new_tokens=2, **SETTINGS)
+    allocate = target.allocate
+
+    def counting(kv: Any) -> Any:
+        assert [sink for sink in sinks if sink() is not None] == []
+        sink = allocate(kv)
+        sinks.append(weakref.ref(sink))
+        return sink
+
+    target.allocate = counting  # type: ignore[method-assign]
+    with daemon.keeper() as keeper:
+        backup = keeper.save("twice", session).wait(60)
+        kv = keeper.manifest(backup.id)[1].kv_cache
+        assert kv is not None
+        for i in (2, 4):
+            damage(daemon.home, kv.blocks[i].digest)
+            if gone:
+                (daemon.home / "store" / "blobs" / kv.blocks[i].digest[:2] / kv.blocks[i].digest).unlink()
+        gc.disable()  # nothing may wait for it
+        try:
+            assert keeper.restore(backup.id, target).plan.tokens_reused == 128
+        finally:
+            gc.enable()
+    assert len(sinks) == 2
 
 
 def test_seconds_are_estimated_within_two(daemon: Daemon, loaded: Loaded) -> None:
