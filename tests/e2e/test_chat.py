@@ -57,7 +57,12 @@ def test_a_new_picture_is_seen_and_the_old_one_is_not_fed_again(loaded: Loaded) 
     assert counts == [session.token_ids.shape[-1] - 1 - held]
     whole = fresh.generate(output_logits=True, max_new_tokens=1, do_sample=False, pad_token_id=0)
     assert torch.allclose(later.logits[0], whole.logits[0], rtol=0.1, atol=0.3)
-    blind = TransformersSession(loaded.model, fresh.token_ids[:, :-1], loaded.tokenizer, loaded.image_processor)
+    for tensor in session.vision["image"].pooler_output[1:]:
+        tensor.zero_()
+    blind = TransformersSession(
+        loaded.model, fresh.token_ids[:, :-1], loaded.tokenizer, loaded.image_processor,
+        mm_token_type_ids=fresh.mm_token_type_ids[:, :-1], image_grid_thw=session.image_grid_thw, vision=session.vision,  # type: ignore[index]
+    )  # fmt: skip
     unseen = blind.generate(output_logits=True, max_new_tokens=1, do_sample=False, pad_token_id=0)
     assert not torch.allclose(later.logits[0], unseen.logits[0], rtol=0.1, atol=0.3)
 
