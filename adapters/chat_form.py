@@ -183,16 +183,29 @@ class ChatForm:
             return {key: self._hide(item) for key, item in value.items()}
         return [self._hide(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-    def whole(self, shaped: Shaped) -> str:
-        """Render a conversation from its beginning."""
-        return self.render(shaped.messages)
+    def whole(self, messages: Sequence[Mapping[str, Any]], *, plain: bool = False) -> str:
+        """Render shaped messages as they stand when more come after them."""
+        return self.render(messages, plain=plain).removesuffix(self._behind)
+
+    @cached_property
+    def _behind(self) -> str:
+        return self._opening("user")[1]
+
+    def _opening(self, role: str) -> tuple[str, str]:
+        """Return what opens an answer, and the white space at the end of the template that stands behind it then."""
+        closed, opened = (self.render(self._before(role), answer=answer, plain=True) for answer in (False, True))
+        pairs = zip(closed, opened, strict=False)
+        common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(closed), len(opened)))
+        if closed[common:].strip():
+            raise UnsuitableTemplate("the chat template opens an answer otherwise than behind the conversation")
+        return opened[common:], closed[common:]
 
     def after(self, role: str, shaped: Shaped) -> str:
         """Render messages that come after one of `role`: what follows its content, its end of turn first.
 
         Raises: UnsuitableTemplate when the template does not write the message before them exactly once.
         """
-        pieces = self.render([*self._before(role), *shaped.messages], plain=True).split(_MARK)
+        pieces = self.whole([*self._before(role), *shaped.messages], plain=True).split(_MARK)
         if len(pieces) != 2:
             raise UnsuitableTemplate(f"the chat template writes a message of {role} {len(pieces) - 1} times")
         return pieces[1]
@@ -202,12 +215,7 @@ class ChatForm:
 
         That is the beginning of a thought, where the template begins one; with `begun`, what was written of the answer.
         """
-        closed, opened = (self.render(self._before(role), answer=answer, plain=True) for answer in (False, True))
-        if not opened.startswith(closed):
-            raise UnsuitableTemplate(
-                "the chat template opens an answer otherwise than by appending to the conversation"
-            )
-        header, think, thought = opened[len(closed) :].partition(THINK)
+        header, think, thought = self._opening(role)[0].partition(THINK)
         opener = think + thought
         if begun is None or begun.is_empty:
             return header, opener

@@ -102,7 +102,10 @@ def fresh(
 
         out = left_out(roles, size, window=window, room=room, overflow=overflow)
     made = _rendered(form, out or (0, 0), talk, pictures)
-    made.notes += _told(form, talk.messages, pictures)
+    start, stop = out or (0, 0)
+    told = _told(form, talk.messages[:start], pictures)
+    told += _told(form, talk.messages[stop:], pictures, _images(talk.messages[:stop]))
+    made.notes += dict.fromkeys(told)
     if out is not None:
         made.notes.append(f"messages {out[0] + 1} to {out[1]} are out of the context, which is longer than the window")
     return made
@@ -113,7 +116,7 @@ def _rendered(form: ChatForm, out: tuple[int, int], talk: Talk, pictures: Pictur
     first = form.shape(head, 0, pictures.sees)
     rest = form.shape(tail, _images(talk.messages[: out[1]]), pictures.sees)
     images = [*first.images, *rest.images]
-    text = form.render([*first.messages, *rest.messages])
+    text = form.whole([*first.messages, *rest.messages])
     ids = form.tokens(text, [pictures.placeholders(n) for n in images])
     mark = Mark(len(talk.messages), len(ids), None, out if out[1] else None)
     return _opened(form, Draft(ids, mark, images), talk)

@@ -102,6 +102,9 @@ class Decider:
             raise UntrackedSession("nothing says how far the token ids follow the conversation")
         form, waking.talk, waking.pictures = self._form(talk), talk, self._pictures(talk.messages)
         waking.draft = appended(form, waking.ids[0].tolist(), waking.mark, talk, waking.pictures)
+        kept = self._woken.plan.reuses("vision_cache") or self._tokens.get("image_grid_thw") is None
+        if waking.draft.images and not kept:
+            raise UntrackedSession("the embeddings of its earlier images are gone, and a new one is to be fed")
         waking.notes = [*self._notes, *waking.draft.notes]
         return waking
 

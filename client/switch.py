@@ -12,7 +12,7 @@ from ..state.errors import BackupNotFound, Damaged, InvalidManifest, NotFound, S
 from ..state.fingerprint import TOKEN_PARTS
 from ..state.manifest import Manifest
 from ..state.plan import MODES, Mode, RestorePlan, TargetState, plan_restore
-from ..state.switch import why_apart, with_base
+from ..state.switch import same_media, why_apart, with_base
 from .api import Api
 from .blob_access import BlobAccess
 
@@ -95,6 +95,8 @@ class WayBack:
             return None
 
     def _why_apart(self, earlier: Manifest, later: Manifest) -> str | None:
+        if not same_media(earlier, later):
+            return "its pictures are others by now"
         try:
             return why_apart(*(read_small(m, "text_context", self._blobs) or {} for m in (earlier, later)))
         except (Damaged, InvalidManifest, NotFound, StoreFailed) as error:

@@ -45,6 +45,14 @@ def why_apart(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> str | Non
     return None if fits else "the answer that was begun in it went on in another way"
 
 
+def same_media(earlier: Manifest, later: Manifest) -> bool:
+    """Tell whether the source images that both have are the same."""
+    before, after = (m.layers.get("media") or [] for m in (earlier, later))
+    if not isinstance(before, list) or not isinstance(after, list):
+        return bool(before == after)
+    return all(one == other for one, other in zip(before, after, strict=False))
+
+
 def with_base(manifest: Manifest, base: Manifest) -> Manifest:
     """Return what is restored: token ids, embeddings and KV cache of an earlier backup, all else of the later one."""
     layers = {name: tree for name, tree in manifest.layers.items() if name not in _OF_BASE}

@@ -57,7 +57,12 @@ def test_a_new_picture_is_seen_and_the_old_one_is_not_fed_again(loaded: Loaded) 
     assert counts == [session.token_ids.shape[-1] - 1 - held]
     whole = fresh.generate(output_logits=True, max_new_tokens=1, do_sample=False, pad_token_id=0)
     assert torch.allclose(later.logits[0], whole.logits[0], rtol=0.1, atol=0.3)
-    blind = TransformersSession(loaded.model, fresh.token_ids[:, :-1], loaded.tokenizer, loaded.image_processor)
+    for tensor in session.vision["image"].pooler_output[1:]:
+        tensor.zero_()
+    blind = TransformersSession(
+        loaded.model, fresh.token_ids[:, :-1], loaded.tokenizer, loaded.image_processor,
+        mm_token_type_ids=fresh.mm_token_type_ids[:, :-1], image_grid_thw=session.image_grid_thw, vision=session.vision,  # type: ignore[index]
+    )  # fmt: skip
     unseen = blind.generate(output_logits=True, max_new_tokens=1, do_sample=False, pad_token_id=0)
     assert not torch.allclose(later.logits[0], unseen.logits[0], rtol=0.1, atol=0.3)
 
@@ -212,8 +217,9 @@ def reader() -> Any:
             "<user>Q</s><assistant>Wait.\nCALL</s><user><tool_response>\na circle\n</tool_response></s><assistant>",
         ),
         (THINKER, "<user>Q</s><assistant>Wait.\nCALL</s><tool>a circle</s><assistant><think>\n"),
+        (STRICT + " ", "<user>Q</s><assistant>Wait.\nCALL</s><tool>a circle</s><assistant> "),
     ],
-    ids=["strict", "parts", "two roles", "thinker"],
+    ids=["strict", "parts", "two roles", "thinker", "space at the end"],
 )
 def test_templates_of_other_shapes(reader: Any, template: str, context: str) -> None:
     tokenizer = byte_tokenizer(template=template)

@@ -178,7 +178,7 @@ def test_a_session_that_this_model_never_saw(keeper: Keeper) -> None:
     assert torch.equal(back.token_ids[:, : session.token_ids.shape[-1]], session.token_ids)
 
 
-@pytest.mark.parametrize("change", ["gone", "edited", "tools"])
+@pytest.mark.parametrize("change", ["gone", "edited", "tools", "picture"])
 def test_where_the_way_back_ends(keeper: Keeper, change: str) -> None:
     a, b = model_a(), model_b()
     session = chat(a, ASK)
@@ -190,12 +190,20 @@ def test_where_the_way_back_ends(keeper: Keeper, change: str) -> None:
         under_b.conversation[1]["content"] = "Edited."
     elif change == "tools":
         under_b.tools = TOOLS
+    elif change == "picture":
+        under_b.media[0] = Media(png(1, 120))
     second = keeper.save(f"apart-{change}", under_b).wait(60)
     if change == "gone":
         keeper.api.call("DELETE", f"/v1/backups/{first.id}")
     woken = keeper.restore(second.id, target_of(a))
     assert (woken.mode, woken.plan.base_id, woken.plan.tokens_reused) == ("media", None, 0)
-    reason = {"gone": "is gone", "edited": "another one", "tools": "tools are others"}[change]
+    reasons = {
+        "gone": "is gone",
+        "edited": "another one",
+        "tools": "tools are others",
+        "picture": "pictures are others",
+    }
+    reason = reasons[change]
     assert any(reason in note for note in woken.plan.notes)
     assert shown(woken.session).count("More.") == 1
     with pytest.raises(RestoreRefused):
@@ -308,6 +316,22 @@ def test_the_new_turns_do_not_fit_either(keeper: Keeper) -> None:
     woken = keeper.restore("outgrown", target_of(small), overflow="keep-newest")
     assert (woken.plan.base_id, woken.plan.tokens_reused, woken.mode) == (None, 0, "text-only")
     assert woken.session.left_out == (0, 2)
+    woken.session.generate(**options(model_a(), 2))
+
+
+def test_a_new_picture_where_the_embeddings_of_the_old_one_are_gone(keeper: Keeper) -> None:
+    session = chat(model_a(), ASK)
+    session.reply(**options(model_a()))
+    session.vision = {}
+    under_b = switch(keeper, "no-embeddings", session, model_b())
+    under_b.say(says("user", "More."))
+    first = keeper.save("no-embeddings", under_b).wait(60)
+    assert keeper.restore(first.id, target_of(model_a())).plan.base_id is not None  # the cache has them
+    under_b.say(says("user", [{"type": "image"}]), media=[Media(picture(60))])
+    keeper.save("no-embeddings", under_b).wait(60)
+    woken = keeper.restore("no-embeddings", target_of(model_a()))
+    assert (woken.mode, woken.plan.base_id) == ("media", None)
+    assert any("earlier images are gone" in note for note in woken.plan.notes)
     woken.session.generate(**options(model_a(), 2))
 
 
