@@ -78,14 +78,45 @@ def _model(model: Any) -> _Model:
         return _models.setdefault(model, _Model(threading.Lock()))
 
 
-def weights_stamp(model: Any) -> Stamp:
-    """Return a model's stamp: cheap, and taken at every save. What cannot be told now is unknown later, too."""
-    contents, known = contents_of(model), _model(model)
+@dataclass(frozen=True, slots=True)
+class Over:
+    """What lies over a model's weights at one time: the adapters that are active, and where their tensors are."""
+
+    adapters: Adapters
+    places: tuple[object, ...]
+
+    def same(self, other: Over) -> bool:
+        """Tell whether nothing was switched or changed between two times."""
+        return (self.adapters.configs, self.adapters.problem, self.places) == (
+            other.adapters.configs, other.adapters.problem, other.places,
+        )  # fmt: skip
+
+    def and_then(self, later: Over) -> Over:
+        """Return what a cache was computed under that grew under both."""
+        return self if self.same(later) else Over(Adapters(problem="the cache grew under more than one adapter"), ())
+
+
+def over_weights(model: Any) -> Over:
+    """Return what lies over a model's weights now; cheap, and taken whenever a session feeds the model."""
+    return _over(model, contents_of(model))
+
+
+def _over(model: Any, contents: Contents) -> Over:
     adapters = adapters_of(model, contents)
     try:
-        adapter_places = adapters.places()
+        return Over(adapters, adapters.places())
     except UnsupportedState as error:
-        adapters, adapter_places = Adapters(problem=error.detail), ()
+        return Over(Adapters(problem=error.detail), ())
+
+
+def weights_stamp(model: Any, fed_under: Over | None = None) -> Stamp:
+    """Return a model's stamp: cheap, and taken at every save. What cannot be told now is unknown later, too.
+
+    `fed_under` is what lay over the weights when a cache grew; None is what lies there now.
+    """
+    contents, known = contents_of(model), _model(model)
+    over = fed_under or _over(model, contents)
+    adapters, adapter_places = over.adapters, over.places
     try:
         if contents.problem is not None:
             raise UnsupportedState(contents.problem)

@@ -9,7 +9,7 @@ from ..client.remembered import Memory
 from ..client.transfer import Progress, no_progress
 from ..codec.weights import is_vision
 from ..state.fingerprint import Fingerprint
-from .loaded_weights import Stamp, weights_of, weights_stamp
+from .loaded_weights import Over, Stamp, over_weights, weights_of, weights_stamp
 from .model_configs import (
     digest_json,
     processor_part,
@@ -20,7 +20,16 @@ from .model_configs import (
     vision_part,
 )
 
-__all__ = ["Identified", "Stamp", "describe_model", "fingerprint_of", "tokenizer_digest", "weights_stamp"]
+__all__ = [
+    "Identified",
+    "Over",
+    "Stamp",
+    "describe_model",
+    "fingerprint_of",
+    "over_weights",
+    "tokenizer_digest",
+    "weights_stamp",
+]
 
 KV_LAYOUT = "layer,kv,batch,head,token,dim/1"
 

@@ -22,7 +22,7 @@ from .device import timed_prefill
 from .dynamic_cache import DYNAMIC, LiveCache, note_fed
 from .generation import generation_config, generation_settings
 from .last_step import Step, StepWatch, step_of
-from .model_identity import Stamp, fingerprint_of, tokenizer_digest, weights_stamp
+from .model_identity import Over, Stamp, fingerprint_of, over_weights, tokenizer_digest, weights_stamp
 from .token_row import row_of_session
 from .token_state import media_spans, model_rope_deltas, narrow, new_rope_deltas, rope_holder
 from .vision import Media, check_fed, encoder_output, to_leaf, unfed_outputs, why_incomplete
@@ -69,6 +69,7 @@ class TransformersSession:
     form: Any = field(default=None, init=False, repr=False)  # the chat form, made when it is first needed
     observations: list[Observation] = field(default_factory=list, repr=False)  # what was timed since the last save
     _memory: Memory | None = field(default=None, init=False, repr=False)
+    _fed_under: Over | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         tokenizer_digest(self.tokenizer)  # here, so that no save pays for it and no other thread touches it
@@ -99,7 +100,7 @@ class TransformersSession:
             omitted["vision_cache"] = incomplete
         elif self.vision:
             layers["vision_cache"] = {kind: encoder_output(out) for kind, out in self.vision.items()}
-        kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model)
+        kv_dtype, stamp = kv.layout.dtype if kv is not None else None, weights_stamp(self.model, self._fed_under)
         cache_class = kv.cache_class if kv is not None else DYNAMIC
         return Capture(
             adapter="transformers",
@@ -181,6 +182,7 @@ class TransformersSession:
         """Go on from a cache that holds the beginning: `generate` prefills the rest."""
         self.rope_deltas = new_rope_deltas(self)
         self.cache = cache
+        self.note_adapters()
         self.activate()
 
     @property
@@ -238,6 +240,7 @@ class TransformersSession:
             self.activate()
         settings = generation_settings(self.config, options, self.tokenizer)
         self._check_fed(options)
+        self.note_adapters()
         with timed_prefill(self.model, self._cached(), self.observations), StepWatch(self.model) as steps:
             out = self.model.generate(**self.model_inputs(), **settings)
         # The rows of beams are those of the search, not of the sequences that came out of it.
@@ -255,6 +258,15 @@ class TransformersSession:
             cached, types = self._cached(), self.mm_token_type_ids
             unfed_types = None if types is None else types[:, cached:]
             check_fed(kinds, self.token_ids[:, cached:], unfed_types, self.model.config)
+
+    def note_adapters(self) -> None:
+        """Note which adapters are active: the cache is saved as theirs, whichever are when it is saved.
+
+        `generate` and `prefill` do it by themselves; a loop of your own calls it when it switches adapters.
+        """
+        now = over_weights(self.model)
+        known = self._fed_under if self._cached() else None
+        self._fed_under = now if known is None else known.and_then(now)
 
     def note_logits(self, logits: torch.Tensor) -> None:
         """Note what the model gave for the token it was just fed, for the canary; for a loop of your own.
@@ -283,6 +295,7 @@ class TransformersSession:
         if self.rope_deltas is not None or not self._cached():
             self.activate()
         self._check_fed({})
+        self.note_adapters()
         inputs = self.model_inputs()
         for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
             if name in inputs:

@@ -215,12 +215,16 @@ class TransformersTarget:
 
     @staticmethod
     def _check_cache(session: TransformersSession) -> None:
-        """Make sure of what `generate` would not notice. Raises: UnsupportedState."""
+        """Make sure of what `generate` would not notice, and note what the cache was found to be of.
+
+        Raises: UnsupportedState.
+        """
         reason = session.why_not_ours(session.cache)
         if reason is not None:  # a manifest that lies
             raise UnsupportedState(reason, hint="Restore with at_most='embeddings': the cache is made again.")
         if session.rope_deltas is None:  # else those of another session would count
             session.rope_deltas = new_rope_deltas(session)
+        session.note_adapters()
 
     def token_row(self, token_ids: Any, media: Sequence[Medium] = ()) -> TokenRow:
         """Return ids (a tensor, or integers) with the media that stand behind their placeholders."""
