@@ -15,7 +15,7 @@ from .rotary import is_rotary
 from .weight_bytes import Piece, is_plain, pieces
 
 # Modules whose state lies in parameters and buffers alone; of others, plain attributes are looked at too.
-_ORDINARY = ("torch.nn.", "transformers.models.", "transformers.activations", "peft.")
+_ORDINARY = ("torch.nn.", "transformers.", "peft.")
 # Where quantisers keep the classes that take the place of Linear.
 _QUANTIZERS = (
     "torch.ao.", "torchao.", "bitsandbytes.", "hqq.", "gptqmodel.", "auto_gptq.", "awq.", "quanto.", "optimum.quanto.",
@@ -159,7 +159,7 @@ def _traits(kind: type[nn.Module]) -> _Traits:
         tuner=isinstance(getattr(kind, "adapter_layer_names", None), tuple),
         opaque=kind._save_to_state_dict is not nn.Module._save_to_state_dict
         or kind.get_extra_state is not nn.Module.get_extra_state,
-        ordinary=place.startswith(_ORDINARY),
+        ordinary=place.startswith(_ORDINARY) and not place.startswith(_QUANTIZERS),
         quantizer=f"{kind.__module__}.{kind.__qualname__}" if place.startswith(_QUANTIZERS) else None,
     )
 

@@ -122,6 +122,8 @@ def _skeleton(config: Any) -> Any:
 
 def _weights(folder: str, skeleton: Any, contents: Contents, memory: Memory, progress: Progress) -> WeightDigests:
     """Digest the shards, where they hold what loading takes and nothing is changed by it."""
+    if contents.values or contents.opaque:
+        raise UnsupportedState("parts of the model keep more than tensors; what that is, is known once it is loaded")
     lines = loaded_lines(shard_lines(shard_paths(folder), memory, progress), skeleton)
     tied = dict(getattr(skeleton, "all_tied_weights_keys", None) or {})
     kept, plan = [], _upcast(skeleton)

@@ -157,8 +157,7 @@ def last_token_altered(kv: list[Any]) -> list[Any]:
 
 
 FORGERIES: dict[str, dict[str, Any]] = {
-    "rope deltas dropped": other_deltas(lambda deltas: None),
-    "rope deltas of a text": other_deltas(torch.zeros_like),
+    "rope deltas dropped to those of a text": other_deltas(torch.zeros_like),
     "rope deltas off by one": other_deltas(lambda deltas: deltas + 1),
     "two layers swapped": {"kv": swapped_layers},
     "K and V swapped": {"kv": swapped_k_and_v},
@@ -181,6 +180,15 @@ def test_a_forged_state_is_caught(
     assert "canary missed" in woken.plan.layers["kv_cache"][1]
     assert woken.plan.notes[-1].startswith("canary missed")
     assert goes_on_from_rebuilt_kv(keeper, woken, loaded)
+
+
+def test_rope_deltas_that_were_not_saved_follow_from_the_ids(keeper: Keeper, loaded: Loaded, backup: Backup) -> None:
+    """Not those that another session left in the model, and not none."""
+    liar = forged(keeper, backup, **other_deltas(lambda deltas: None))
+    loaded.model.model.rope_deltas = torch.tensor([[77]])
+    woken = keeper.restore(liar.id, target_of(loaded), canary=True)
+    assert (woken.canary.outcome, woken.mode) == ("passed", "full")
+    assert torch.equal(woken.session.rope_deltas, keeper.restore(backup.id, target_of(loaded)).session.rope_deltas)
 
 
 def test_the_cache_of_a_twin_with_the_same_geometry_is_caught(
