@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -88,6 +89,21 @@ def test_an_unknown_image_ends_the_chain() -> None:
     assert block_keys(unknown, FULL, 30, BLOCK) == block_keys(ROW, FULL, 4, BLOCK)
 
 
+def test_an_unknown_image_ends_the_chain_behind_a_known_one_in_its_block() -> None:
+    small = Medium("d" * 64, (1, 2, 2))
+    row = row_of([small, [0] * 13])
+    both = TokenRow(row.ids, (*row.runs, Run(2, 3)))
+    assert block_keys(both, FULL, 16, BLOCK) == ()
+
+
+@pytest.mark.parametrize("change", [{"offset": 4}, {"medium": replace(IMAGE, is_video=True)}], ids=["frame", "video"])
+def test_another_frame_of_a_film_is_another_picture(change: Any) -> None:
+    other = TokenRow(ROW.ids, (replace(ROW.runs[0], **change),))
+    assert [x == y for x, y in zip(block_keys(other, FULL, 30, BLOCK), block_keys(ROW, FULL, 30, BLOCK), strict=True)] == [
+        True, *[False] * 6,
+    ]  # fmt: skip
+
+
 def test_another_encoder_changes_only_what_comes_after_an_image() -> None:
     other = block_keys(ROW, replace(FULL, vision_weights="other"), 30, BLOCK)
     assert [x == y for x, y in zip(other, block_keys(ROW, FULL, 30, BLOCK), strict=True)] == [True] + [False] * 6
@@ -131,10 +147,11 @@ def test_a_video_takes_a_run_for_each_frame() -> None:
         ([False, False], [IMAGE, IMAGE, IMAGE]),
         ([False, False], [IMAGE, replace(IMAGE, grid=(1, 4, 6))]),
         ([False, True], [IMAGE, IMAGE]),
+        ([False, False], [replace(IMAGE, grid=(1, 4, 6))]),
         ([False, False], [IMAGE, replace(IMAGE, grid=(0, 0, 0)), IMAGE]),
         ([False, False], []),
     ],
-    ids=["too few", "too many", "another size", "another kind", "an empty one", "none"],
+    ids=["too few", "too many", "another size", "another kind", "more than wanted", "an empty one", "none"],
 )
 def test_media_that_do_not_fit_are_all_unknown(videos: list[bool], media: list[Medium]) -> None:
     assert runs_of([(0, 4), (6, 10)], videos, media, 2) == (Run(0, 4), Run(6, 10))

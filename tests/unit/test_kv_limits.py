@@ -48,6 +48,8 @@ LOST = frozenset({f"{3:064x}"})
         (300, ((100, 200),), Room(max_tokens=150), 64, "max_recoverable"),
         (300, ((100, 200),), Room(max_tokens=200), 64, "max_recoverable"),  # the border below 200 lies inside
         (300, ((100, 192),), Room(max_tokens=200), 192, "max_recoverable"),
+        (300, ((100, 193),), Room(max_tokens=200), 64, "max_recoverable"),  # one placeholder lies behind the border
+        (300, ((191, 200),), Room(max_tokens=200), 128, "max_recoverable"),  # and one before it
         (300, ((100, 200),), Room(max_tokens=270), 256, "max_recoverable"),
         (300, ((10, 100), (110, 200)), Room(max_tokens=150), 0, "max_recoverable"),
         (300, ((64, 200),), Room(max_tokens=150), 64, "max_recoverable"),
@@ -169,3 +171,17 @@ def test_a_cache_of_another_class_that_the_target_takes_is_noted() -> None:
     assert plan.notes == (
         "saved from a DynamicCache, goes on in a StaticCache: the last bits of what follows may differ",
     )
+
+
+def test_a_cut_cache_has_the_keys_of_its_blocks() -> None:
+    keys = tuple(f"{i + 50:064x}" for i in range(4))
+    part = cut(replace(cache(300), keys=keys), 128)
+    assert (part.keys, len(part.blocks), part.tokens) == (keys[:2], 2, 128)
+
+
+@pytest.mark.parametrize(("limit", "mode"), [(300, "full"), (256, "prefix"), (192, "media"), (128, "media")])
+def test_pictures_that_cannot_be_fed_again_must_all_be_in_the_cache(limit: int, mode: str) -> None:
+    layers = {"metadata": {}, "text_context": {}, "tokens": {}, "media": [{"data": 1}]}
+    backup = saved(300, (10, 20), (70, 100), (200, 220), layers=layers)
+    plan = plan_restore(backup, TargetState(FULL), Conditions(max_recoverable_tokens=limit))
+    assert plan.mode == mode

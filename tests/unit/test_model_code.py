@@ -137,3 +137,14 @@ def test_frequencies_that_move_in_use_are_the_same_model(kind: str) -> None:
         used.model(input_ids=torch.arange(100)[None])
     assert not torch.equal(before, text(used).rotary_emb.inv_freq)
     assert differing(used, fresh) == set()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, that quantised tensors will go
+def test_an_object_that_cannot_be_read_beside_weights_that_can() -> None:
+    loaded = small_model()
+    layer = text(loaded).layers[0].mlp.up_proj
+    packed = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+    layer.__class__, layer.packed = Doubled, torch.ops.quantized.linear_prepack(packed, None)
+    found = describe_model(loaded.model)
+    assert found.fingerprint.weights is None
+    assert "up_proj.packed is a ScriptObject, which cannot be read" in found.notes["weights"]

@@ -105,3 +105,10 @@ def test_unknown_modes_are_refused() -> None:
     with pytest.raises(BadInput):
         check_mode("almost")
     assert check_mode("media") == "media"
+
+
+def test_further_classes_of_cache_are_those_that_are_named() -> None:
+    """A target of another class takes what it names, and no third one."""
+    saved = manifest(fingerprint=replace(FULL, cache_class="StaticCache"))
+    assert plan_restore(saved, TargetState(FULL, cache_classes=("StaticCache",))).mode == "full"
+    assert plan_restore(saved, TargetState(FULL, cache_classes=("SlidingCache",))).mode == "embeddings"
