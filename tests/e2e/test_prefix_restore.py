@@ -15,7 +15,7 @@ from support.daemon import Daemon
 from support.pictures import mixed_session, png, text
 from torpor.adapters.transformers import Media, TransformersSession, TransformersTarget, start_chat
 from torpor.cli.demo_model import Loaded, other_model, small_model
-from torpor.client import Keeper, Restored
+from torpor.client import Keeper, Restored, connect
 from torpor.state.errors import BlobDamaged, RestoreRefused
 
 PLACEHOLDERS = [260, 261]  # a random model may say them, and what it says could not be prefilled again
@@ -238,3 +238,13 @@ def test_a_mode_that_only_the_target_can_tell_is_required_too(keeper: Keeper, lo
         keeper.restore("undecodable", target, require="media")
     with pytest.raises(RestoreRefused, match="cannot be decoded"):
         keeper.plan("undecodable", target, require="media")
+
+
+def test_the_setting_of_the_daemon_caps_restores(home: Path, loaded: Loaded) -> None:
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text("max_recoverable_tokens = 130\n")
+    with Daemon(home), connect(home=home) as keeper:
+        session = mixed_session(loaded, text(300))
+        session.generate(max_new_tokens=2, **SETTINGS)
+        backup = keeper.save("capped", session).wait(60)
+        assert wake(keeper, backup.id, loaded).plan.tokens_reused == 128
