@@ -188,13 +188,16 @@ def _take(name: str, module: nn.Module, traits: _Traits, found: Contents) -> Non
 
 
 def _notice_code(name: str, module: nn.Module, found: Contents) -> None:
-    """Notice somebody's code between the layers: hooks, and a `forward` put over the class's own."""
+    """Notice somebody's code between the layers: hooks, and a `forward` put over the class's own.
+
+    Code that only looks on says so by an attribute `torpor_observes = True`.
+    """
     code = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     code += [vars(module)["forward"]] if "forward" in vars(module) else []
     for call in code:
         place = getattr(getattr(call, "func", call), "__module__", None) or type(call).__module__
-        if not f"{place}.".startswith(_KNOWN_HOOKS):
-            reason = f"code of {place} runs in {name or 'the model'}; what it changes is not known"
+        if not f"{place}.".startswith(_KNOWN_HOOKS) and getattr(call, "torpor_observes", False) is not True:
+            reason = f"code of {place} runs in {name or 'the model'}; what it changes is not known (torpor_observes)"
             if is_vision(name):
                 found.problem = found.problem or reason
             else:

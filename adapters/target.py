@@ -205,7 +205,7 @@ class TransformersTarget:
             metadata=_unpruned(woken.layers.get("metadata")),
             rope_deltas=tokens.get("rope_deltas") if kv is not None else None,
         )
-        if woken.kv is not None:
+        if kv is not None:
             self._check_cache(session)
         reference = canary.from_tree(tokens.get("canary"))
         if kv is not None and reference is not None:  # the next save has it again, unless a step comes before

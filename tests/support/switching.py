@@ -84,6 +84,7 @@ def fed(model: Any) -> Iterator[list[int]]:
     def note(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
         counts.append(int(kwargs["input_ids"].shape[-1]))
 
+    note.torpor_observes = True  # type: ignore[attr-defined]
     handle = model.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield counts
