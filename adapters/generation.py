@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers.generation import GenerationConfig
 
+from ..state.switch import TOKEN_ID_SETTINGS
+
 
 def generation_config(model: Any) -> dict[str, Any]:
     """Return the settings in which a model differs from the defaults."""
@@ -14,6 +16,11 @@ def generation_config(model: Any) -> dict[str, Any]:
 
 
 _SETTINGS = frozenset(GenerationConfig().to_dict()) - {"transformers_version"}
+
+
+def without_token_ids(config: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that name token ids: another model's own come in their place."""
+    return {key: value for key, value in config.items() if key not in TOKEN_ID_SETTINGS}
 
 
 def generation_settings(config: dict[str, Any], options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:

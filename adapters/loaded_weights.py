@@ -22,7 +22,7 @@ from ..client.transfer import Progress, no_progress
 from ..codec.weights import WeightDigests, weight_digests
 from ..state.errors import TorporError, UnsupportedState
 from .lora import Adapters, adapters_digest, adapters_of, adapters_sample
-from .model_contents import Contents, contents_of, overlays_of
+from .model_contents import Contents, contents_of, ties_of
 from .rotary import odd_frequencies
 from .shards import identities
 from .weight_bytes import Piece, digest_lines, sample
@@ -98,7 +98,7 @@ class Over:
 
 def over_weights(model: Any) -> Over:
     """Return what lies over a model's weights now; cheap, and taken whenever a session feeds the model."""
-    return _over(model, overlays_of(model))
+    return _over(model, contents_of(model))
 
 
 def _over(model: Any, contents: Contents) -> Over:
@@ -194,7 +194,7 @@ def _remembered_or_read(model: Any, contents: Contents, memory: Memory | None, p
         value = memory.get("digest", key)
         if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
             return WeightDigests(*value)
-    digests = weight_digests(digest_lines(found, progress), contents.ties)
+    digests = weight_digests(digest_lines(found, progress), ties_of(contents.root))
     if memory is not None and key is not None:
         memory.put("digest", key, [digests.language, digests.vision])
     return digests

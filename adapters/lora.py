@@ -17,7 +17,7 @@ from ..codec.weights import lines_digest
 from ..state.errors import UnsupportedState
 from ..state.fingerprint import NONE
 from .model_configs import digest_json
-from .model_contents import Contents, contents_of, places_of
+from .model_contents import Contents, contents_of, is_special, places_of
 from .weight_bytes import Piece, digest_lines, pieces, sample
 
 # What an adapter's config says of where it came from, of training, or what its layers and their tensors say better.
@@ -71,16 +71,18 @@ def adapters_of(model: Any, contents: Contents) -> Adapters:
 def _parts(layer: nn.Module, adapter: str) -> list[tuple[str, Any]]:
     """Return what a layer keeps under an adapter's name, whatever kind of adapter it is."""
     found: list[tuple[str, Any]] = []
-    stores: dict[str, Any] = {**vars(layer), **layer._modules, **layer._parameters}
-    for key, store in stores.items():
-        silent = key.startswith("_") or key in _SILENT_FIELDS
-        if not silent and hasattr(store, "keys") and adapter in store:
+    stores = [*layer._modules.items(), *layer._parameters.items()]
+    stores += [(key, value) for key, value in vars(layer).items() if isinstance(value, dict)]
+    for key, store in stores:
+        if key[0] != "_" and key not in _SILENT_FIELDS and hasattr(store, "keys") and adapter in store:
             found += _state(key, store[adapter])
     return [("class", type(layer).__qualname__), *found] if found else []
 
 
 def _state(key: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, nn.Module):
+        if not value._modules and not value._buffers and not is_special(value):
+            return [(f"{key}.{name}", item) for name, item in value._parameters.items() if item is not None]
         inside = contents_of(value)
         return [(f"{key}.{name}", item) for name, item in (*inside.tensors, *inside.values)]
     if isinstance(value, torch.Tensor | bool | int | float | str):

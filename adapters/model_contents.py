@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .rotary import is_rotary
 from .weight_bytes import Piece, is_plain, pieces
 
 # Modules whose state lies in parameters and buffers alone; of others, plain attributes are looked at too.
-_ORDINARY = ("torch.nn.", "transformers.models.", "transformers.activations", "peft.")
+_ORDINARY = ("torch.nn.", "transformers.", "peft.")
 # Where quantisers keep the classes that take the place of Linear.
 _QUANTIZERS = (
     "torch.ao.", "torchao.", "bitsandbytes.", "hqq.", "gptqmodel.", "auto_gptq.", "awq.", "quanto.", "optimum.quanto.",
@@ -40,7 +40,7 @@ class Contents:
     tuners: list[tuple[str, Any]] = field(default_factory=list)
     rotary: list[tuple[str, nn.Module]] = field(default_factory=list)
     quantizers: set[str] = field(default_factory=set)
-    ties: dict[str, str] = field(default_factory=dict)
+    root: Any = None  # the model without wrappers
     problem: str | None = None  # why the weights cannot be told
     adapter_problem: str | None = None
 
@@ -97,20 +97,10 @@ def places_of(name: str, value: Any) -> list[object]:
 def contents_of(model: Any) -> Contents:
     """Walk a model. Names are those without wrappers, so that LoRA, `PeftModel` and `torch.compile` do not matter."""
     found = Contents()
-    root = _unwrapped(model, found)
-    for name, module in _walk(root, "", found):
-        _take(name, module, found)
-    found.ties = _ties(root)
+    found.root = _unwrapped(model, found)
+    _walk(found.root, "", found)
     if found.problem is None and any(tensor.is_meta for _, tensor in found.tensors):
         found.problem = "some of the weights are offloaded"
-    return found
-
-
-def overlays_of(model: Any) -> Contents:
-    """Walk a model for what lies over its weights alone: adapters, and somebody's code."""
-    found = Contents()
-    for name, module in _walk(_unwrapped(model, found), "", found):
-        _notice_code(name, module, found)
     return found
 
 
@@ -125,63 +115,93 @@ def _unwrapped(model: Any, found: Contents) -> Any:
     return base
 
 
-def _walk(module: nn.Module, name: str, found: Contents) -> Iterator[tuple[str, nn.Module]]:
-    module = getattr(module, "_orig_mod", module)
-    if is_tuner(module):
-        found.tuners.append((name, module))
-        yield from _walk(module._modules.get("base_layer") or module._modules["original_module"], name, found)
+def _walk(module: nn.Module, name: str, found: Contents) -> None:
+    """Take a module and all below it; of a tuner what it wraps."""
+    inside = module._modules
+    if "_orig_mod" in inside:
+        _walk(inside["_orig_mod"], name, found)
         return
-    yield name, module
-    for key, child in module._modules.items():
+    traits = _traits(type(module))  # type: ignore[arg-type]
+    wrapped = (inside.get("base_layer"), inside.get("original_module")) if traits.tuner else ()
+    if any(below is not None for below in wrapped):
+        found.tuners.append((name, module))
+        _walk(next(below for below in wrapped if below is not None), name, found)
+        return
+    if not traits.plain or module._parameters or module._buffers:
+        _take(name, module, traits, found)
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        _notice_code(name, module, found)
+    for key, child in inside.items():
         if child is not None:
-            yield from _walk(child, f"{name}.{key}" if name else key, found)
+            _walk(child, f"{name}.{key}" if name else key, found)
 
 
-def is_tuner(module: nn.Module) -> bool:
-    """Tell whether a module is an adapter around another one, by what `peft` gives all of them."""
-    wraps = "base_layer" in module._modules or "original_module" in module._modules
-    return wraps and isinstance(getattr(module, "adapter_layer_names", None), tuple)
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What a class of modules says of its state: `ordinary` ones keep it in parameters and buffers alone."""
+
+    tuner: bool
+    opaque: bool
+    ordinary: bool
+    quantizer: str | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing but parameters and buffers to look at."""
+        return self.ordinary and not self.opaque and self.quantizer is None
 
 
-def _take(name: str, module: nn.Module, found: Contents) -> None:
-    prefix, kind = f"{name}." if name else "", type(module)
-    persistent = ((k, b) for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set)
-    own = {key: tensor for key, tensor in (*module._parameters.items(), *persistent) if tensor is not None}
+@cache
+def _traits(kind: type[nn.Module]) -> _Traits:
+    place = f"{kind.__module__}."
+    return _Traits(
+        # An adapter around another module, by what `peft` gives all of them.
+        tuner=isinstance(getattr(kind, "adapter_layer_names", None), tuple),
+        opaque=kind._save_to_state_dict is not nn.Module._save_to_state_dict
+        or kind.get_extra_state is not nn.Module.get_extra_state,
+        ordinary=place.startswith(_ORDINARY) and not place.startswith(_QUANTIZERS),
+        quantizer=f"{kind.__module__}.{kind.__qualname__}" if place.startswith(_QUANTIZERS) else None,
+    )
+
+
+def is_special(module: nn.Module) -> bool:
+    """Tell whether a module may have state beside parameters and buffers."""
+    return not _traits(type(module)).plain  # type: ignore[arg-type]
+
+
+def _take(name: str, module: nn.Module, traits: _Traits, found: Contents) -> None:
+    prefix, passing = f"{name}." if name else "", module._non_persistent_buffers_set
+    own = {key: tensor for key, tensor in module._parameters.items() if tensor is not None}
+    own |= {key: tensor for key, tensor in module._buffers.items() if tensor is not None and key not in passing}
     found.tensors += [(prefix + key, tensor) for key, tensor in own.items()]
     found.quantizers.update(type(t).__qualname__ for t in own.values() if not is_plain(t))
-    place = f"{kind.__module__}."
-    if place.startswith(_QUANTIZERS):
-        found.quantizers.add(f"{kind.__module__}.{kind.__qualname__}")
-    if _is_opaque(kind):
-        found.opaque.append((name, module))
+    if traits.quantizer is not None:
+        found.quantizers.add(traits.quantizer)
     if is_rotary(module):
         found.rotary.append((name, module))
-    if not place.startswith((*_ORDINARY, *_QUANTIZERS)):  # nobody knows what it computes, but it has a name
-        found.values.append((f"{prefix}!class", kind.__qualname__))
-    _notice_code(name, module, found)
-    if not _is_opaque(kind) and not place.startswith(_ORDINARY):
-        _take_attributes(prefix, module, place.startswith(_QUANTIZERS), not own and not module._modules, found)
+    if not traits.ordinary and traits.quantizer is None:  # nobody knows what it computes, but it has a name
+        found.values.append((f"{prefix}!class", type(module).__qualname__))
+    if traits.opaque:
+        found.opaque.append((name, module))
+    elif not traits.ordinary:
+        _take_attributes(prefix, module, traits.quantizer is not None, not own and not module._modules, found)
 
 
 def _notice_code(name: str, module: nn.Module, found: Contents) -> None:
-    """Notice somebody's code between the layers: hooks, and a `forward` put over the class's own."""
+    """Notice somebody's code between the layers: hooks, and a `forward` put over the class's own.
+
+    Code that only looks on says so by an attribute `torpor_observes = True`.
+    """
     code = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     code += [vars(module)["forward"]] if "forward" in vars(module) else []
     for call in code:
         place = getattr(getattr(call, "func", call), "__module__", None) or type(call).__module__
-        if not f"{place}.".startswith(_KNOWN_HOOKS):
-            reason = f"code of {place} runs in {name or 'the model'}; what it changes is not known"
+        if not f"{place}.".startswith(_KNOWN_HOOKS) and getattr(call, "torpor_observes", False) is not True:
+            reason = f"code of {place} runs in {name or 'the model'}; what it changes is not known (torpor_observes)"
             if is_vision(name):
                 found.problem = found.problem or reason
             else:
                 found.adapter_problem = found.adapter_problem or reason
-
-
-def _is_opaque(kind: type[nn.Module]) -> bool:
-    return (
-        kind._save_to_state_dict is not nn.Module._save_to_state_dict
-        or kind.get_extra_state is not nn.Module.get_extra_state
-    )
 
 
 def _take_attributes(prefix: str, module: nn.Module, strict: bool, bare: bool, found: Contents) -> None:
@@ -211,8 +231,8 @@ def _state_pieces(name: str, module: nn.Module) -> list[Piece]:
     return [piece for key, value in state.items() if key not in known for piece in pieces(f"{name}.{key}", value)]
 
 
-def _ties(root: Any) -> dict[str, str]:
-    """Return which tensors may be tied to which, whether the config ties them or not."""
+def ties_of(root: Any) -> dict[str, str]:
+    """Return which tensors of a model may be tied to which, whether its config ties them or not."""
     found: dict[str, str] = {}
     for name, module in root.named_modules():
         ties = getattr(type(module), "_tied_weights_keys", None)

@@ -1,7 +1,7 @@
 """The fingerprint of a model folder, without loading it: what loading it with `dtype="auto"` would give.
 
 The model is built without memory (on the `meta` device), which tells every tensor's name, shape and dtype; the shards
-must hold exactly those. Where loading would change them (another dtype, renamed or joined tensors, quantisation) the
+must hold exactly those. Where loading would change them (another dtype, joined tensors, quantisation) the
 weights are unknown, with the reason: load the model then.
 """
 
@@ -18,10 +18,11 @@ from ..client.transfer import Progress, no_progress
 from ..codec.weights import WeightDigests, WeightLine, weight_digests
 from ..state.errors import InvalidFile, NotFound, TorporError, UnsupportedState
 from ..state.fingerprint import Fingerprint
+from .loaded_names import loaded_lines
 from .lora import adapters_digest
 from .lora_folder import adapters_in
 from .model_configs import processor_part, quantization_part, template_part, text_parts, tokenizer_digest, vision_part
-from .model_contents import Contents, contents_of
+from .model_contents import Contents, contents_of, ties_of
 from .model_identity import KV_LAYOUT, Identified, notes_of, window_of
 from .shards import shard_lines, shard_paths
 
@@ -121,7 +122,9 @@ def _skeleton(config: Any) -> Any:
 
 def _weights(folder: str, skeleton: Any, contents: Contents, memory: Memory, progress: Progress) -> WeightDigests:
     """Digest the shards, where they hold what loading takes and nothing is changed by it."""
-    lines = shard_lines(shard_paths(folder), memory, progress)
+    if contents.values or contents.opaque:
+        raise UnsupportedState("parts of the model keep more than tensors; what that is, is known once it is loaded")
+    lines = loaded_lines(shard_lines(shard_paths(folder), memory, progress), skeleton)
     tied = dict(getattr(skeleton, "all_tied_weights_keys", None) or {})
     kept, plan = [], _upcast(skeleton)
     for name, tensor in contents.tensors:
@@ -129,9 +132,9 @@ def _weights(folder: str, skeleton: Any, contents: Contents, memory: Memory, pro
         if line is None:
             if tied.get(name) in lines or any(target in lines for target, source in tied.items() if source == name):
                 continue  # it is a copy of another one
-            raise UnsupportedState(f"{name} is in no shard; loading the model may rename or join tensors")
+            raise UnsupportedState(f"{name} is in no shard")
         kept.append(_checked(line, tensor, plan))
-    return weight_digests(kept, contents.ties)
+    return weight_digests(kept, ties_of(contents.root))
 
 
 def _checked(line: WeightLine, tensor: torch.Tensor, plan: Mapping[str, torch.dtype]) -> WeightLine:

@@ -58,4 +58,4 @@ def _changes_in_use(module: Any) -> bool:
 def _alike(here: torch.Tensor, there: Any) -> bool:
     if not isinstance(there, torch.Tensor) or (here.dtype, here.shape) != (there.dtype, there.shape):
         return False
-    return here.is_meta or bool(torch.allclose(here.to("cpu"), there.to("cpu"), rtol=_TOLERANCE, atol=0.0))
+    return bool(here.is_meta or torch.allclose(here.to("cpu"), there.to("cpu"), rtol=_TOLERANCE, atol=0.0))

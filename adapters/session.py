@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from ..state.errors import BadInput, UnsupportedState
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
 from ..state.rates import Observation
-from . import canary
+from . import canary, chat
 from .cache_kinds import why_unsupported
+from .context import Mark
 from .device import timed_prefill
 from .dynamic_cache import DYNAMIC, LiveCache, note_fed
 from .generation import generation_config, generation_settings
@@ -35,6 +37,8 @@ class TransformersSession:
 
     `token_ids` is `[batch, length]`, int64, all ids so far; the cache holds one fewer (the last is sampled, not fed).
     `vision` is what `generate` takes as `mm_encoder_outputs`: one encoder output each for `image` and `video`.
+    `conversation` and `tools` have the form of the chat templates; the i-th image part belongs to `media[i]`. `say`,
+    `reply` and `finish` keep them, the ids and `mark` (how far the ids follow the conversation) in step.
     `media` are in the order of their placeholders, one for each row of a grid (videos have a `video/` type).
     `rope_deltas` left None is read from the model, which is right as long as one session at a time uses it.
     Set `kv_cache_pruned` when tokens were evicted from the cache: it is then left out of saves.
@@ -52,6 +56,7 @@ class TransformersSession:
     vision: dict[str, Any] = field(default_factory=dict)
     media: list[Media] = field(default_factory=list)
     conversation: list[Any] = field(default_factory=list)
+    tools: list[Any] = field(default_factory=list)
     tool_calls: list[Any] = field(default_factory=list)
     thinking: Any = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +64,9 @@ class TransformersSession:
     rope_deltas: torch.Tensor | None = None
     kv_cache_pruned: bool = False
     last_step: Step | None = field(default=None, repr=False)
+    mark: Mark | None = None
+    notes: list[str] = field(default_factory=list)  # what the model is not shown, and why; of this waking alone
+    form: Any = field(default=None, init=False, repr=False)  # the chat form, made when it is first needed
     observations: list[Observation] = field(default_factory=list, repr=False)  # what was timed since the last save
     _memory: Memory | None = field(default=None, init=False, repr=False)
     _fed_under: Over | None = field(default=None, init=False, repr=False)
@@ -79,6 +87,8 @@ class TransformersSession:
                 "conversation": self.conversation,
                 "tool_calls": self.tool_calls,
                 "thinking": self.thinking,
+                **({"tools": self.tools} if self.tools else {}),
+                **chat.progress(self),
             },
             "tokens": self._tokens_layer(kv),
             "config_snapshot": {**generation_config(self.model), **self.config},
@@ -138,6 +148,7 @@ class TransformersSession:
             "rng_state": rng,
             "attention": getattr(self.model.config, "_attn_implementation", None),
             **({} if reference is None else {"canary": reference}),
+            **({} if self.mark is None else {"mark": self.mark.to_dict()}),
         }
 
     def _kv(self) -> tuple[LiveCache | None, dict[str, str]]:
@@ -174,6 +185,23 @@ class TransformersSession:
         self.cache = cache
         self.note_adapters()
         self.activate()
+
+    @property
+    def left_out(self) -> tuple[int, int] | None:
+        """The messages `(start, stop)` of the conversation that are not in the context, since they did not fit."""
+        return None if self.mark is None else self.mark.left_out
+
+    def say(self, *messages: Any, media: Sequence[Media] = (), answer: bool = True) -> None:
+        """Append messages and open an answer: `chat.say`. Raises: BadInput, UnsuitableTemplate, UntrackedSession."""
+        chat.say(self, *messages, media=media, answer=answer)
+
+    def reply(self, **options: Any) -> dict[str, Any]:
+        """Generate an answer, append it to the conversation and return its message (see `chat.reply`)."""
+        return chat.reply(self, **options)
+
+    def finish(self) -> dict[str, Any]:
+        """Make a message of what was generated (see `chat.finish`). Raises: UntrackedSession."""
+        return chat.finish(self)
 
     def activate(self) -> None:
         """Put the rope deltas, which belong to the session but live in the model, back there.
@@ -279,6 +307,7 @@ class TransformersSession:
                 **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, pad_token_id=0
             )
         self.cache, self.rope_deltas = out.past_key_values, model_rope_deltas(self.model)
+        note_fed(self.cache, self.token_ids.shape[-1] - 1)
         return int(missing)
 
     def _cached(self) -> int:

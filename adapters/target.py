@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import StaticCache
 
-from ..client.capture import KVSink, LiveKV, Woken
+from ..client.capture import KVSink, LiveKV, Outcome, Woken
 from ..client.memory import spare_bytes
 from ..client.remembered import Memory
 from ..client.transfer import Progress, no_progress
@@ -20,16 +20,19 @@ from ..state.block_keys import Medium, TokenRow
 from ..state.canary import CanaryResult
 from ..state.errors import BadInput, UnsupportedState
 from ..state.manifest import KVCache
-from ..state.plan import TargetState
+from ..state.plan import Mode, TargetState
 from . import canary
+from .chat import extend
 from .device import device_name, spare_device_bytes
 from .dynamic_cache import DYNAMIC, STATIC, CacheSink, LiveCache, odd_static_layer
+from .generation import without_token_ids
 from .last_step import Step
 from .model_identity import describe_model
 from .session import TransformersSession
 from .token_row import row_of_ids
 from .token_state import new_rope_deltas, set_rng, usable_rng
 from .vision import Media, from_encoder_output
+from .waking import Decider, Waking
 
 
 class TransformersTarget:
@@ -121,24 +124,57 @@ class TransformersTarget:
             return CanaryResult("not saved", "the backup holds no logits of a one-token step")
         return canary.run_again(self._session(woken), reference)
 
+    def foresee(self, woken: Woken) -> Outcome:
+        """Tell what `adopt` will make of the small layers. Raises: ContextTooLong, UnsupportedState."""
+        return self._decide(woken)[1]
+
+    def _decide(self, woken: Woken) -> tuple[Waking, Outcome]:
+        waking = Decider(self.model, self.tokenizer, self.processor, woken).decide()
+        if waking.ids is None and waking.draft is None:  # nothing for the model to read
+            return waking, Outcome(None, notes=tuple(waking.notes), mode="text-only" if waking.notes else None)
+        images = waking.draft.images if waking.draft is not None else []
+        mode: Mode | None = None
+        if waking.ids is None:
+            mode = "media" if images else "text-only"
+        pictures = sum(waking.pictures.placeholders(n) for n in images)
+        return waking, Outcome(waking.tokens, pictures, tuple(waking.notes), mode)
+
     def adopt(self, woken: Woken) -> TransformersSession:
-        """Make a live session and activate it."""
+        """Make a live session and activate it.
+
+        From the saved ids where the plan takes them over, else from the conversation in this model's own form, its
+        images encoded again. Raises: ContextTooLong, UnsupportedState, before the model is touched.
+        """
         device = self.model.device
-        rng = usable_rng((woken.layers.get("tokens") or {}).get("rng_state") or {}, device)
-        session = self._session(woken)
+        waking, woken.outcome = self._decide(woken)
+        tokens: dict[str, Any] = {} if waking.ids is None else woken.layers.get("tokens") or {}
+        rng = usable_rng(tokens.get("rng_state") or {}, device)
+        made = waking.pictures.encode(waking.draft.images) if waking.draft is not None else None
+        session = self._session(woken, from_ids=waking.ids is not None)
+        session.observations += waking.pictures.observations
+        session.mark, session.notes = waking.mark, list(waking.notes)
+        if waking.draft is not None and waking.talk is not None:
+            if waking.ids is None:
+                session.config = without_token_ids(session.config)
+            extend(session, waking.draft, made)
+            session.media = waking.pictures.media
+            if isinstance(session.conversation, list):
+                session.conversation = waking.talk.messages
+            else:
+                session.mark = None  # a tree: its owner says where the answer belongs
         session.activate()
         for kind, state in rng.items():
             set_rng(kind, state, device)
         return session
 
-    def _session(self, woken: Woken) -> TransformersSession:
-        device = self.model.device
-        tokens: dict[str, Any] = woken.layers.get("tokens") or {}
+    def _session(self, woken: Woken, *, from_ids: bool = True) -> TransformersSession:
+        tokens: dict[str, Any] = (woken.layers.get("tokens") or {}) if from_ids else {}
+        device, kv = self.model.device, woken.kv if tokens else None
         text: dict[str, Any] = woken.layers.get("text_context") or {}
-        vision: dict[str, Any] = woken.layers.get("vision_cache") or {}
+        vision: dict[str, Any] = (woken.layers.get("vision_cache") or {}) if tokens else {}
         cache, static, model_config = None, self._static_tokens, self.model.config.get_text_config()
-        if isinstance(woken.kv, CacheSink):
-            cache = woken.kv.to_cache(model_config, device, static)
+        if isinstance(kv, CacheSink):
+            cache = kv.to_cache(model_config, device, static)
         elif static is not None:
             cache = StaticCache(model_config, max_cache_len=static)
 
@@ -161,17 +197,18 @@ class TransformersTarget:
             video_grid_thw=wide("video_grid_thw"),
             vision={kind: from_encoder_output(value, device) for kind, value in vision.items()},
             media=[Media(m["data"], m["media_type"]) for m in woken.layers.get("media") or []],
-            conversation=text.get("conversation") or [],
+            conversation=text.get("conversation") or text.get("conversation_history") or [],
+            tools=text.get("tools") or [],
             tool_calls=text.get("tool_calls") or [],
             thinking=text.get("thinking"),
             config=_unpruned(woken.layers.get("config_snapshot")),
             metadata=_unpruned(woken.layers.get("metadata")),
-            rope_deltas=tokens.get("rope_deltas") if woken.kv is not None else None,
+            rope_deltas=tokens.get("rope_deltas") if kv is not None else None,
         )
-        if woken.kv is not None:
+        if kv is not None:
             self._check_cache(session)
         reference = canary.from_tree(tokens.get("canary"))
-        if woken.kv is not None and reference is not None:  # the next save has it again, unless a step comes before
+        if kv is not None and reference is not None:  # the next save has it again, unless a step comes before
             fed = session.token_ids[:, : reference.position + 1]
             session.last_step = Step(weakref.ref(cache), fed, reference.environment, tree=tokens["canary"])
         return session

@@ -8,8 +8,9 @@ with every deepstack tensor in order.
 
 from __future__ import annotations
 
+from .chat import start_chat
 from .session import TransformersSession
 from .target import TransformersTarget
 from .vision import Media, encode_images
 
-__all__ = ["Media", "TransformersSession", "TransformersTarget", "encode_images"]
+__all__ = ["Media", "TransformersSession", "TransformersTarget", "encode_images", "start_chat"]

@@ -70,6 +70,15 @@ def _output(embeddings: list[torch.Tensor], deepstack: list[list[torch.Tensor]] 
     return BaseModelOutputWithDeepstackFeatures(pooler_output=tuple(embeddings), deepstack_features=levels)
 
 
+def joined_outputs(first: Any, second: Any) -> Any:
+    """Put the outputs for later images behind those for earlier ones."""
+    ours, theirs = (getattr(output, "deepstack_features", None) for output in (first, second))
+    deepstack = None
+    if ours is not None and theirs is not None:
+        deepstack = [[*a, *b] for a, b in zip(ours, theirs, strict=True)]
+    return _output([*first.pooler_output, *second.pooler_output], deepstack)
+
+
 def _places(kind: str, held: int, token_ids: torch.Tensor, types: torch.Tensor | None, config: Any) -> torch.Tensor:
     """Tell where placeholders stand; without those that were sampled (of type 0) if then `held` embeddings fit."""
     every = token_ids == getattr(config, f"{kind}_token_id", -1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-Unit = Literal["s", "ms", "B", "MiB", "%", "1/min"]
+Unit = Literal["s", "ms", "B", "MiB", "%", "1/min", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Run the benches: `make bench`, or `python bench/run.py [--quick] [--only save,restore,cold,growth,daemon]`.
+"""Run the benches: `make bench`, or `python bench/run.py [--quick] [--only save,restore,cold,growth,switch,daemon]`.
 
 Every figure is taken through the real adapter, SDK and daemon on a real disk, against baselines of the same run, and
 told as a ratio. A requirement that is missed is said so; the exit status is 0 all the same, for times belong to the
@@ -26,6 +26,7 @@ import machine
 import orjson
 import restore_cost
 import save_cost
+import switch_cost
 import torch
 import workload
 from figures import Figure, required, table
@@ -37,6 +38,7 @@ TITLES = {
     "restore": "verified restore, files in the page cache",
     "cold": "verified restore, nothing in the page cache",
     "growth": f"a growing session: {growth_cost.TOKENS:,} tokens, {growth_cost.MORE_TOKENS} more before each later one",
+    "switch": "a switch of the model, and back",
     "daemon": "the daemon: its start, and at rest",
 }
 
@@ -88,6 +90,7 @@ def _groups(loaded: Any, folder: Path, quick: bool) -> dict[str, Callable[[], li
         "restore": lambda: restore_cost.measure_warm(loaded, folder, rounds),
         "cold": lambda: restore_cost.measure_cold(loaded, folder, rounds),
         "growth": lambda: growth_cost.measure(loaded, folder, long_rounds),
+        "switch": lambda: switch_cost.measure(folder, long_rounds),
         "daemon": lambda: daemon_cost.measure(loaded, folder, starts, idle_s),
     }
 

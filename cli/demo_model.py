@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,25 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from ..adapters.transformers import Media, TransformersSession, encode_images
+from ..adapters.transformers import Media, TransformersSession, start_chat
 from ..state.errors import BadInput
+from .demo_templates import CHATML, TAGS
 
 SPECIAL = [
     "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
-)
+OTHER_SPECIAL = [
+    "[img]",
+    "[/img]",
+    "[patch]",
+    "[film]",
+    "[start]",
+    "[/turn]",
+    "[user]",
+    "[model]",
+    "[tool]",
+    "[system]",
+]
 QUESTION = "What does the picture show? Look at every corner, and say what you see and where. "
 
 
@@ -42,60 +51,103 @@ class Loaded:
     image_processor: Any
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer with Qwen's special tokens: every text has ids, and they decode to it again."""
+def byte_tokenizer(
+    special: Sequence[str] = SPECIAL, template: str = CHATML, end: str = "<|im_end|>", merges: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer: every text has ids, and they decode to it. `merges` are pairs of letters."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=bool(merges))
+    vocabulary = {token: i for i, token in enumerate([*alphabet, *merges])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(pair[0], pair[1]) for pair in merges]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=TEMPLATE, pad_token="<|im_end|>")  # noqa: S106
+    tokenizer.add_special_tokens(list(special))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, pad_token=end, eos_token=end)
 
 
 def small_model(seed: int = 0, dtype: torch.dtype = torch.bfloat16, **text: Any) -> Loaded:
     """Build a Qwen3-VL of about 3 million parameters. The seed decides its weights; `text` overrides its config."""
     tokenizer = byte_tokenizer()
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
-    hidden = text.get("hidden_size", 256)
+    text = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [12, 10, 10]},
+        **text,
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "patch_size": 14,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }
+    processor = Qwen2VLImageProcessorPil(patch_size=14, min_pixels=28 * 28, max_pixels=224 * 224)
+    model = _build(tokenizer, [*SPECIAL[4:], *SPECIAL[2:4]], text, vision, (seed, dtype))
+    return Loaded(model, tokenizer, processor)
+
+
+def other_model(seed: int = 1, dtype: torch.dtype = torch.bfloat16, **text: Any) -> Loaded:
+    """Build another Qwen3-VL: other sizes, vision tower, vocabulary, special tokens, chat template and processor."""
+    tokenizer = byte_tokenizer(OTHER_SPECIAL, TAGS, "[/turn]", ("th", "he", "in", "er", "an", "re", "on", "at"))
+    text = {
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "mrope_section": [8, 12, 12]},
+        **text,
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 96,
+        "intermediate_size": 160,
+        "patch_size": 16,
+        "deepstack_visual_indexes": [0, 2],
+    }
+    processor = Qwen2VLImageProcessorPil(patch_size=16, min_pixels=32 * 32, max_pixels=128 * 128)
+    model = _build(tokenizer, ("[patch]", "[film]", "[img]", "[/img]"), text, vision, (seed, dtype))
+    return Loaded(model, tokenizer, processor)
+
+
+def _build(
+    tokenizer: Any,
+    places: Sequence[str],
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    made: tuple[int, torch.dtype],
+) -> Any:
+    """Build a model for a tokenizer: `places` are its image, video, start and end; `made` the seed and the dtype."""
+    image, video, start, end = tokenizer.convert_tokens_to_ids(list(places))
     config = Qwen3VLConfig(
         text_config={
-            "vocab_size": 272,
-            "hidden_size": 256,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
+            "vocab_size": -(-len(tokenizer) // 16) * 16,
             "num_key_value_heads": 2,
             "head_dim": 64,
             "max_position_embeddings": 32_768,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [12, 10, 10]},
             "initializer_range": 0.12,  # the usual 0.02 leaves a random model repeating one token
             **text,
         },
         vision_config={
-            "depth": 4,
-            "hidden_size": 64,
-            "intermediate_size": 128,
             "num_heads": 2,
-            "out_hidden_size": hidden,
-            "patch_size": 14,
+            "out_hidden_size": text["hidden_size"],
             "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [0, 1, 2],
             "initializer_range": 0.12,
+            **vision,
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(made[0])
         model = Qwen3VLForConditionalGeneration(config).eval()
     for parameter in model.parameters():  # as loading does it: `model.to(dtype)` would round the rotary frequencies
-        parameter.data = parameter.data.to(dtype)
-    processor = Qwen2VLImageProcessorPil(patch_size=14, min_pixels=28 * 28, max_pixels=224 * 224)
-    return Loaded(model, tokenizer, processor)
+        parameter.data = parameter.data.to(made[1])
+    return model
 
 
 def load(path: str | None) -> Loaded:
@@ -137,43 +189,18 @@ def picture(size: int = 168) -> bytes:
 
 def start_session(loaded: Loaded, *, prompt_tokens: int = 900) -> TransformersSession:
     """Prepare a session with a picture (where the model sees) and a question of about `prompt_tokens` tokens."""
-    png, tokenizer = picture(), loaded.tokenizer
-    question = QUESTION
+    tokenizer, question = loaded.tokenizer, QUESTION
     while len(tokenizer(question)["input_ids"]) < prompt_tokens:
         question += QUESTION
     content: list[dict[str, str]] = [{"type": "text", "text": question}]
+    conversation = [{"role": "user", "content": content}]
     if loaded.image_processor is None:
         ids = tokenizer(question, return_tensors="pt")["input_ids"].to(loaded.model.device)
-        conversation = [{"role": "user", "content": content}]
         return TransformersSession(
             loaded.model, ids, tokenizer, attention_mask=torch.ones_like(ids), conversation=conversation
         )
     content.insert(0, {"type": "image"})
-    conversation = [{"role": "user", "content": content}]
-    return _image_session(loaded, conversation, png)
-
-
-def _image_session(loaded: Loaded, conversation: list[Any], png: bytes) -> TransformersSession:
-    from PIL import Image
-
-    model, tokenizer, processor = loaded.model, loaded.tokenizer, loaded.image_processor
-    pixels = processor(images=[Image.open(io.BytesIO(png)).convert("RGB")], return_tensors="pt")
-    grid = pixels["image_grid_thw"].to(model.device)
-    count = int(grid[0].prod()) // processor.merge_size**2
-    text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    text = text.replace("<|image_pad|>", "<|image_pad|>" * count, 1)
-    ids = tokenizer(text, return_tensors="pt")["input_ids"].to(model.device)
-    return TransformersSession(
-        model,
-        ids,
-        tokenizer,
-        processor,
-        attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=(ids == model.config.image_token_id).long(),
-        image_grid_thw=grid,
-        vision=encode_images(model, pixels["pixel_values"].to(model.device), grid),
-        media=[Media(png)],
-        conversation=conversation,
-        thinking={"steps": ["look", "describe"], "depth": 2},
-        tool_calls=[{"name": "zoom", "arguments": {"x": 3, "y": 4}, "state": "pending"}],
-    )
+    session = start_chat(loaded.model, tokenizer, loaded.image_processor, conversation, media=[Media(picture())])
+    session.thinking = {"steps": ["look", "describe"], "depth": 2}
+    session.tool_calls = [{"name": "zoom", "arguments": {"x": 3, "y": 4}, "state": "pending"}]
+    return session

@@ -61,7 +61,12 @@ def target_of_folder(folder: Path, adapter: Path | None, memory: Memory, as_json
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[transformers]'") from error
     with bar(f"reading {folder.name}", as_json) as told:
         found = describe_folder(folder, adapter=adapter, memory=memory, progress=told)
-    return TargetState(found.fingerprint, window_tokens=found.window_tokens, notes=found.notes)
+    return TargetState(
+        found.fingerprint,
+        cache_classes=("StaticCache",),  # what a TransformersTarget takes beside its own
+        window_tokens=found.window_tokens,
+        notes=found.notes,
+    )
 
 
 def target_of_file(path: Path) -> TargetState:

@@ -14,6 +14,7 @@ from ..state.fingerprint import Fingerprint
 from ..state.manifest import KVCache, KVLayout, LayerName
 from ..state.plan import Mode, RestorePlan, TargetState
 from ..state.rates import Observation
+from ..state.window import Overflow
 
 S = TypeVar("S", covariant=True)
 
@@ -109,14 +110,32 @@ class KVSink(Protocol):
 
 
 @dataclass(slots=True)
+class Outcome:
+    """What a target makes of the layers: how many tokens the context has, and those of pictures to encode; in words.
+
+    `mode` is set where it is another than the plan's. `tokens` is None where the target does not count.
+    """
+
+    tokens: int | None = None
+    pictures: int = 0
+    notes: tuple[str, ...] = ()
+    mode: Mode | None = None
+
+
+@dataclass(slots=True)
 class Woken:
-    """Verified layers, ready to be handed to a target. `kv` is the filled sink, None when KV is not reused."""
+    """Verified layers, ready to be handed to a target. `kv` is the filled sink, None when KV is not reused.
+
+    `overflow` is what the caller chose for a context that is too long; the target sets `outcome`.
+    """
 
     plan: RestorePlan
     layers: dict[LayerName, Any]
     tokens: int
     kv_cache: KVCache | None
     kv: KVSink | None
+    overflow: Overflow = "refuse"
+    outcome: Outcome = field(default_factory=Outcome)
 
 
 class RestoreTarget(Protocol[S]):
@@ -141,6 +160,15 @@ class RestoreTarget(Protocol[S]):
 
     def live(self, session: Any) -> LiveKV | None:
         """Return the live cache of an adopted session, so that its next save writes only what is new."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A target that can tell beforehand what `adopt` will make of the small layers."""
+
+    def foresee(self, woken: Woken) -> Outcome:
+        """Tell it without touching anything. Raises: ContextTooLong, UnsupportedState."""
         ...
 
 

@@ -36,8 +36,13 @@ def check_targets(group: Group, targets: Iterable[str]) -> dict[str, Backup]:
     Raises: GroupIncomplete, BadInput.
     """
     there, wanted = {backup.session_id: backup for backup in group.backups}, set(targets)
-    gone = group.size - len(group.backups)
-    if gone:
+    if len(there) < len(group.backups):
+        raise BadInput(
+            f"two backups of group {group.name} ({group.id}) are of one session",
+            hint="A forged or foreign file was imported; remove the backup that does not belong (`torpor ls`).",
+        )
+    gone = group.size - len(there)
+    if gone > 0:
         asked = sorted(wanted - there.keys())
         which = f" ({', '.join(asked)})" if len(asked) == gone else ""
         raise GroupIncomplete(

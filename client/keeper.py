@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ulid import ULID
-
-from ..codec import manifest_file, tree
+from ..codec import manifest_file
 from ..state.backup import Backup
 from ..state.block_keys import Medium
 from ..state.canary import CanaryResult
-from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
-from ..state.ids import parse_session_id
+from ..state.errors import InvalidManifest, ManifestDamaged
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
-from ..state.manifest import BlobRef, GroupRef, Manifest, manifest_blobs
-from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore, refused
+from ..state.manifest import BlobRef, Manifest, manifest_blobs
+from ..state.plan import Conditions, Mode, RestorePlan, TargetState, check_required, plan_restore, refused
 from ..state.rates import Observation
 from ..state.watching import Signature
+from ..state.window import Overflow, check_overflow
 from ..store.crash import from_environment
 from .api import Api
 from .blob_access import BlobAccess, OverHttp, SharedFiles
 from .canary import read_checked
-from .capture import Restored, RestoreTarget, SessionSource, Woken
+from .capture import Foreseeing, Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
+from .foresight import foreseen, must_render, with_outcome
 from .forking import fork
-from .groups import GroupHandle, check_sources, check_targets
+from .groups import GroupHandle, check_targets
 from .history import History, read_history
 from .importing import Imported, Importer
-from .kv_save import SavedCaches, capture_kv
-from .lineage import Lineage
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
-from .remembered import InDaemon, Memory, UsesMemory
+from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
-from .save import Batch, SaveHandle, SaveJob, SaveWorker
+from .save import SaveHandle, SaveWorker
+from .saver import Saver
+from .switch import WayBack
 from .transfer import ExportFormat, Progress, no_progress
 
 S = TypeVar("S")
@@ -94,39 +89,24 @@ class Keeper:
         max_recoverable_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
         checkpoint = from_environment(os.environ)
-        self.api, self._clock, self._free_memory = api, clock, free_memory
+        self.api, self._clock = api, clock
         shared = api.endpoint.home
         self.blobs: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
-        self._pool, self._caches = pool or Pool(), SavedCaches()
-        self._lineage = Lineage()
         self.max_recoverable_tokens = max_recoverable_tokens
+        self._way_back = WayBack(api, self.blobs)
         self.memory: Memory = InDaemon(api)
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
-        self._worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
-        self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._saver: threading.Thread | None = None
-        self._lock, self._closed = threading.Lock(), False
-        self._at_exit = self.close  # one object, so that it can be unregistered
+        worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
+        self._saver = Saver(worker, pool or Pool(), self.memory, self._rates, free_memory, clock, at_exit=self.close)
 
     def save(self, session_id: str, source: SessionSource) -> SaveHandle:
         """Capture a session and write it in the background; returns in milliseconds.
 
         Raises: InvalidId, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
-        started = time.perf_counter()
-        parse_session_id(session_id)
-        Lineage.check(source)
-        self._lend_memory(source)
-        now = self._clock()
-        handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
-        with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
-            self._start_saver()
-            job = self._capture(handle, source, now)
-            self._jobs.put(Batch([job], [source], lambda backups: handle.finish(backups[0]), handle.fail))
-        handle.stall_s = time.perf_counter() - started
-        return handle
+        return self._saver.save(session_id, source)
 
     def save_group(self, name: str, sources: Mapping[str, SessionSource]) -> GroupHandle:
         """Capture several sessions (by session id) at one moment, and save all of them or none.
@@ -134,99 +114,7 @@ class Keeper:
         Each becomes a backup of its own, which knows its group. Returns in milliseconds a session.
         Raises: InvalidId, BadInput, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
-        started = time.perf_counter()
-        check_sources(name, sources)
-        for source in sources.values():
-            Lineage.check(source)
-            self._lend_memory(source)
-        now = self._clock()
-        group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
-        handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
-        handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
-        jobs: list[SaveJob] = []
-        with self._lock:
-            self._start_saver()
-            try:
-                for each, source in zip(handles, sources.values(), strict=True):
-                    jobs.append(self._capture(each, source, now, group))
-            except BaseException:
-                for job in jobs:
-                    job.drop()
-                raise
-
-            def finish(backups: list[Backup]) -> None:
-                handle.finish({backup.session_id: backup for backup in backups})
-
-            self._jobs.put(Batch(jobs, list(sources.values()), finish, handle.fail))
-        handle.stall_s = time.perf_counter() - started
-        return handle
-
-    def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
-        capture = source.capture()
-        trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
-        kv = None
-        if capture.kv is not None:
-            kv = capture_kv(capture.kv, self._caches, self._pool, self._free_memory)
-            handle.snapshot = kv.way
-        return SaveJob(
-            handle=handle,
-            adapter=capture.adapter,
-            created_at=now,
-            tokens=capture.tokens,
-            trees=trees,
-            fingerprint=capture.fingerprint,
-            omitted=dict(capture.omitted),
-            media_spans=capture.media_spans,
-            observations=capture.observations,
-            row=capture.row,
-            kv=kv,
-            group=group,
-        )
-
-    def _lend_memory(self, user: object) -> None:
-        """Let an adapter that wants to remember something (what hashing 16 GB gave) use the daemon's memory."""
-        if isinstance(user, UsesMemory):
-            user.use_memory(self.memory)
-
-    def _start_saver(self) -> None:
-        """Start the thread that saves. It must end before the interpreter: freeing a tensor then would abort."""
-        if self._closed:
-            raise TorporError("the keeper is closed")
-        if self._saver is None:
-            atexit.register(self._at_exit)
-            self._saver = threading.Thread(target=self._save_loop, name="torpor-save", daemon=True)
-            self._saver.start()
-
-    def _save_loop(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            self._run(item)
-            del item
-
-    def _run(self, batch: Batch) -> None:
-        for job, source in zip(batch.jobs, batch.sources, strict=True):
-            job.parent_id = self._lineage.of(source)  # saves run in order: the last one that was really committed
-        try:
-            backups = self._worker.run(batch.jobs)
-            for source, backup in zip(batch.sources, backups, strict=True):
-                self._lineage.note(source, backup.id)
-        except TorporError as error:
-            batch.fail(error)
-        except BaseException as error:
-            wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
-            wrapped.__cause__ = error
-            batch.fail(wrapped)
-        else:
-            batch.finish(backups)
-            for job in batch.jobs:
-                self._note_rates(job)
-            kv = batch.jobs[0].kv
-            if kv is not None:
-                with suppress(MemoryError, OSError):
-                    self._pool.warm(2 * kv.layout.block_tokens * kv.layout.token_bytes())
-
-    def _note_rates(self, job: SaveJob) -> None:
-        if job.observations:
-            self._rates.note(job.observations, TargetState(job.known_fingerprint()))
+        return self._saver.save_group(name, sources)
 
     def plan(
         self,
@@ -235,9 +123,11 @@ class Keeper:
         *,
         require: Mode | None = None,
         at_most: Mode = "full",
+        overflow: Overflow = "refuse",
     ) -> RestorePlan:
         """Tell what a restore would do, why, and how long it takes; changes nothing. `ref` is a backup or session id.
 
+        Where the conversation has to be put into the model's own form, that is tried, so that the tokens are counted.
         A manifest that cannot be read gives the mode `refuse`, with the reason in the notes.
         Raises: BackupNotFound, SessionNotFound, RestoreRefused; ManifestDamaged, InvalidManifest with `require`.
         """
@@ -247,10 +137,16 @@ class Keeper:
             if require is not None:
                 raise
             return refused(self.api.backup(ref).id, error.detail)
-        self._lend_memory(target)
+        lend(self.memory, target)
         state = target if isinstance(target, TargetState) else target.describe()
-        conditions = self._conditions(state, self._missing(manifest))
-        return plan_restore(manifest, state, conditions, require=require, at_most=at_most)
+        source = self._way_back.source(manifest, state, at_most)
+        conditions = self._conditions(state, self._missing(source.manifest))
+        plan = plan_restore(source.manifest, state, conditions, require=require, at_most=source.at_most(at_most))
+        plan = source.label(plan)
+        if isinstance(target, Foreseeing) and must_render(plan, source.manifest, state.window_tokens):
+            plan = foreseen(source.manifest, plan, target, self.blobs, check_overflow(overflow), conditions.rates)
+            check_required(plan, require)
+        return plan
 
     def _missing(self, manifest: Manifest) -> frozenset[str]:
         named = manifest_blobs(manifest).items()
@@ -272,17 +168,20 @@ class Keeper:
         require: Mode | None = None,
         at_most: Mode = "full",
         canary: bool = False,
+        overflow: Overflow = "refuse",
     ) -> Restored[S]:
         """Wake a session in a target: the newest backup of a session, or a backup by its id.
 
         Everything is read and checked before the target is touched; a failure leaves it as it was. What is missing or
-        damaged and can be made again lowers the mode, and the plan says so. With `canary`, one token is run first and
-        its logits are compared with those saved; if they differ, the KV cache is not taken over.
-        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ManifestDamaged, and BlobDamaged or BlobNotFound where
-        nothing is left to restore.
+        damaged and can be made again lowers the mode, and the plan says so. Where another model had the session in the
+        meantime, it goes on from the last backup under this one. `overflow` decides when the context is longer than the
+        model's window: refuse it, or leave whole turns out of it (the conversation keeps them). With `canary`, one
+        token is run first and its logits are compared with those saved; if they differ, the KV is not taken over.
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused, ContextTooLong, ManifestDamaged, and BlobDamaged or
+        BlobNotFound where nothing is left to restore.
         """
         started = time.perf_counter()
-        read = self._read(ref, target, require, at_most, canary=canary)
+        read = self._read(ref, target, require, at_most, overflow, canary=canary)
         session = target.adopt(read.woken)
         if not canary:  # which takes time of its own
             took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
@@ -296,6 +195,7 @@ class Keeper:
         *,
         require: Mode | None = None,
         at_most: Mode = "full",
+        overflow: Overflow = "refuse",
         canary: bool = False,
     ) -> dict[str, Restored[S]]:
         """Wake all sessions of a group, each in the target given for its session id. `ref`: a group's id or its name.
@@ -306,35 +206,47 @@ class Keeper:
         """
         members = check_targets(self.api.group(ref), targets)
         read = {
-            name: self._read(members[name].id, target, require, at_most, canary=canary)
+            name: self._read(members[name].id, target, require, at_most, overflow, canary=canary)
             for name, target in targets.items()
         }
+        for name, target in targets.items():
+            if isinstance(target, Foreseeing):
+                target.foresee(read[name].woken)  # raises what `adopt` would, before any target is touched
         sessions = {name: target.adopt(read[name].woken) for name, target in targets.items()}
         return {name: self._handed_over(read[name], target, sessions[name]) for name, target in targets.items()}
 
     def _read(
-        self, ref: str, target: RestoreTarget[Any], require: Mode | None, at_most: Mode, *, canary: bool
+        self,
+        ref: str,
+        target: RestoreTarget[Any],
+        require: Mode | None,
+        at_most: Mode,
+        overflow: Overflow,
+        *,
+        canary: bool,
     ) -> _Read:
-        self._lend_memory(target)
+        check_overflow(overflow)
+        lend(self.memory, target)
         backup, manifest = self.manifest(ref)
         state = target.describe()
         conditions = self._conditions(state)
+        source = self._way_back.source(manifest, state, at_most)
 
         def read(highest: Mode) -> Woken:
-            options: Any = {"require": require, "at_most": highest}
-            return read_graded(manifest, target, state, conditions, self.blobs, self._threads, **options)[1]
+            options: Any = {"require": require, "at_most": source.at_most(highest), "label": source.label}
+            return read_graded(source.manifest, target, state, conditions, self.blobs, self._threads, **options)[1]
 
         woken, checked = read_checked(read, target, asked=canary, at_most=at_most, require=require)
+        woken.overflow = overflow
+        if require is not None and isinstance(target, Foreseeing):
+            check_required(with_outcome(woken.plan, target.foresee(woken)), require)
         return _Read(backup, woken, checked, state)
 
     def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
-        woken = read.woken
-        with self._lock:
-            live = target.live(session) if woken.kv_cache is not None else None
-            if live is not None and woken.kv_cache is not None:
-                self._caches.note(live, woken.kv_cache.blocks)
-            self._lineage.note(session, read.backup.id)
-        return Restored(woken.plan.mode, session, read.backup, woken.plan, woken.layers, read.checked)
+        woken, plan = read.woken, with_outcome(read.woken.plan, read.woken.outcome)
+        kv = woken.kv_cache
+        self._saver.woken(session, read.backup.id, target.live(session) if kv else None, kv.blocks if kv else ())
+        return Restored(plan.mode, session, read.backup, plan, woken.layers, read.checked)
 
     def find_prefix(self, target: PrefixTarget, token_ids: Any, media: Sequence[Medium] = ()) -> PrefixHit:
         """Find the longest stored prefix of some ids, whatever session it comes from; reads no tensors.
@@ -342,6 +254,7 @@ class Keeper:
         `media` are the images and videos behind the placeholders, in their order (see `medium`).
         Raises: DaemonNotRunning, ManifestDamaged.
         """
+        lend(self.memory, target)
         return self._prefixes.find(target.describe().fingerprint, target.token_row(token_ids, media))
 
     def restore_prefix(self, hit: PrefixHit, target: PrefixTarget) -> Any:
@@ -349,9 +262,9 @@ class Keeper:
 
         Raises: BadInput, RestoreRefused (another model), BackupNotFound, BlobNotFound, BlobDamaged, UnsupportedState.
         """
+        lend(self.memory, target)
         cache, kv = self._prefixes.read(hit, target)
-        with self._lock:
-            self._caches.note(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
+        self._saver.filled(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
         return cache
 
     def reuse_prefix(self, session: PrefixSession) -> PrefixHit:
@@ -360,6 +273,7 @@ class Keeper:
         Raises: as `find_prefix` and `restore_prefix`; the session is untouched then.
         """
         target = session.prefix_target()
+        lend(self.memory, target)
         hit = self._prefixes.find(target.describe().fingerprint, session.token_row())
         if hit.tokens:
             session.take_prefix(self.restore_prefix(hit, target))
@@ -417,15 +331,8 @@ class Keeper:
 
     def close(self) -> None:
         """Finish the saves that were started, then free everything."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            saver = self._saver
-            self._jobs.put(None)
-        if saver is not None:
-            saver.join()
-            atexit.unregister(self._at_exit)
+        if not self._saver.close():
+            return
         self._threads.shutdown()
         self.blobs.close()
         self.api.close()

@@ -39,6 +39,12 @@ class UsesMemory(Protocol):
         ...
 
 
+def lend(memory: Memory, user: object) -> None:
+    """Let an adapter that wants to remember something (what hashing 16 GB gave, say) use a keeper's memory."""
+    if isinstance(user, UsesMemory):
+        user.use_memory(memory)
+
+
 class InProcess:
     """A memory that ends with the process."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -152,6 +152,7 @@ def read_graded(
     *,
     require: Mode | None = None,
     at_most: Mode = "full",
+    label: Callable[[RestorePlan], RestorePlan] = lambda plan: plan,
 ) -> tuple[RestorePlan, Woken]:
     """Plan and read; what turns out to be gone or damaged lowers the plan, until all that it names is whole.
 
@@ -161,7 +162,7 @@ def read_graded(
     first: TorporError | None = None
     while True:
         try:
-            plan = plan_restore(manifest, state, conditions, require=require, at_most=at_most)
+            plan = label(plan_restore(manifest, state, conditions, require=require, at_most=at_most))
         except RestoreRefused as refusal:
             raise refusal from first
         if plan.mode == "refuse":

@@ -11,7 +11,9 @@ TorporError
 │   ├── UnknownFormat        a file of some other kind
 │   ├── NewerFormat          a file of a version that this one does not know yet
 │   ├── InvalidFile          a file whose parts contradict each other
-│   └── FileDamaged          a file that was cut short or altered
+│   ├── FileDamaged          a file that was cut short or altered
+│   ├── UnsuitableTemplate   a chat template that cannot render the conversation, or not message by message
+│   └── UntrackedSession     a session of which nobody knows how far its ids follow the conversation
 ├── NotFound
 │   ├── SessionNotFound
 │   ├── BackupNotFound
@@ -27,6 +29,7 @@ TorporError
 │   ├── DaemonAlreadyRunning
 │   ├── UnsafeHome
 │   ├── RestoreRefused
+│   ├── ContextTooLong       more tokens than the model's window has
 │   └── GroupIncomplete      some of the backups that were saved as one were removed
 ├── Damaged                  bytes are not what was written
 │   ├── BlobDamaged
@@ -131,6 +134,16 @@ class FileDamaged(BadInput):
     default_hint = "Nothing was imported. If it is still being copied, wait until it is whole; else use another copy."
 
 
+class UnsuitableTemplate(BadInput):
+    code, title = "unsuitable-template", "The chat template cannot render the conversation"
+    default_hint = "Give the tokenizer a chat template of its model; the conversation itself was not changed."
+
+
+class UntrackedSession(BadInput):
+    code, title = "untracked-session", "It is not known how far the token ids follow the conversation"
+    default_hint = "Start the session with `start_chat`, and let `say` and `reply` append to it."
+
+
 class NotFound(TorporError):
     code, title, exit_code, http_status = "not-found", "Not found", 3, 404
     default_hint = "`torpor ls` lists what there is."
@@ -205,6 +218,15 @@ class UnsafeHome(Refused):
 class RestoreRefused(Refused):
     code, title = "restore-refused", "The restore that was asked for is not possible"
     default_hint = "`torpor plan` shows what can be restored and why the rest cannot."
+
+
+class ContextTooLong(Refused):
+    code, title, http_status = "context-too-long", "The context is longer than the model's window", 413
+    default_hint = (
+        "Nothing was changed. Restore again with overflow='keep-system-and-newest' (the system message and as many of "
+        "the newest turns as fit) or overflow='keep-newest' (the newest turns alone); the whole conversation stays in "
+        "the session either way."
+    )
 
 
 class GroupIncomplete(Refused):

@@ -1,4 +1,10 @@
-"""What a model is, as digests of its parts. Names of models never prove anything."""
+"""What a model is, as digests of its parts. Names of models never prove anything.
+
+The parts: `weights` and `vision_weights` are BLAKE3 over canonical lines of all tensors (codec/weights.py), the latter
+with the vision config; `adapters` is BLAKE3 over what active LoRA adapters add (`none` where nothing). `quantization`,
+`text_config`, `rope_config`, `processor`, `tokenizer` and `chat_template` are BLAKE3 over JSON with sorted keys, less
+what does not change a computation; `kv_dtype`, `kv_layout` and `cache_class` are short texts as they are.
+"""
 
 from __future__ import annotations
 

@@ -101,11 +101,18 @@ def plan_restore(
     known = conditions or Conditions()
     case = _Case(manifest, target, known, MODES.index(at_most))
     layers, limit = case.decide()
-    mode = _mode(case, layers, limit)
-    if require is not None and MODES.index(mode) > MODES.index(require):
-        reasons = "; ".join(f"{name}: {why}" for name, (what, why) in layers.items() if what != "reuse" or "cut" in why)
-        raise RestoreRefused(f"backup {manifest.id} gives {mode}, not {require} ({reasons or 'no such layer saved'})")
-    return _with_costs(case, mode, layers, limit)
+    plan = _with_costs(case, _mode(case, layers, limit), layers, limit)
+    check_required(plan, require)
+    return plan
+
+
+def check_required(plan: RestorePlan, require: Mode | None) -> None:
+    """Make sure that a plan's mode is one that is required, or better. Raises: RestoreRefused."""
+    if require is None or MODES.index(plan.mode) <= MODES.index(require):
+        return
+    reasons = [f"{name}: {why}" for name, (what, why) in plan.layers.items() if what != "reuse" or "cut" in why]
+    why = "; ".join([*reasons, *plan.notes]) or "no such layer saved"
+    raise RestoreRefused(f"backup {plan.backup_id} gives {plan.mode}, not {require} ({why})")
 
 
 # The last mode (by index in MODES) that still makes use of a layer: KV serves full and prefix, and so on.

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.daemon import Daemon
 
+# Torch's threads wait for each other; on cores that several workers share, that costs more than it gains.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
 settings.register_profile(
     "torpor",

@@ -157,7 +157,7 @@ def last_token_altered(kv: list[Any]) -> list[Any]:
 
 
 FORGERIES: dict[str, dict[str, Any]] = {
-    "rope deltas of a text": other_deltas(torch.zeros_like),
+    "rope deltas dropped to those of a text": other_deltas(torch.zeros_like),
     "rope deltas off by one": other_deltas(lambda deltas: deltas + 1),
     "two layers swapped": {"kv": swapped_layers},
     "K and V swapped": {"kv": swapped_k_and_v},
@@ -183,7 +183,9 @@ def test_a_forged_state_is_caught(
 
 
 def test_rope_deltas_that_were_dropped_are_found_again(keeper: Keeper, loaded: Loaded, backup: Backup) -> None:
+    """Not those that another session left in the model, and not none."""
     liar = forged(keeper, backup, **other_deltas(lambda deltas: None))
+    loaded.model.model.rope_deltas = torch.tensor([[77]])
     woken = keeper.restore(liar.id, target_of(loaded), canary=True)
     assert (woken.canary.detail, woken.mode) == ("bit by bit", "full")
     assert torch.equal(woken.session.rope_deltas, keeper.restore(backup.id, target_of(loaded)).session.rope_deltas)
@@ -271,7 +273,7 @@ def test_what_cannot_be_checked_is_said_and_restored_all_the_same(
         backup = forged(keeper, backup, tokens=lambda layer: {**layer, "canary": {"version": 9}})
     woken = keeper.restore(backup.id, target, at_most="text-only" if case == "text" else "full", canary=True)
     assert woken.canary.outcome == outcome
-    assert woken.plan.notes[-1].startswith(f"canary {outcome}: ")
+    assert any(note.startswith(f"canary {outcome}: ") for note in woken.plan.notes)
     assert woken.mode == ("full" if case in ("no step", "unknown") else "text-only")
 
 
@@ -331,8 +333,9 @@ def test_a_loop_of_ones_own(keeper: Keeper, loaded: Loaded) -> None:
 
 
 def test_steps_of_several_tokens_are_not_taken_for_one(keeper: Keeper, loaded: Loaded) -> None:
-    """Assisted decoding feeds several candidates at once and takes some back."""
-    session = start_session(loaded, prompt_tokens=60)
+    """Assisted decoding feeds several candidates at once (no placeholders: a prompt of text) and takes some back."""
+    ids = loaded.tokenizer("What does the picture show? " * 4, return_tensors="pt")["input_ids"]
+    session = TransformersSession(loaded.model, ids, loaded.tokenizer, loaded.image_processor)
     for tokens in (5, 6, 7):
         generate(session, tokens, **GREEDY, prompt_lookup_num_tokens=3)
         saved = keeper.save("assisted", session).wait(60)

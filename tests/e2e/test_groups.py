@@ -22,6 +22,7 @@ from torpor.state.errors import (
     GroupNotFound,
     InvalidId,
     MissingBlobs,
+    RestoreRefused,
     UnsupportedState,
 )
 from torpor.state.manifest import GroupRef
@@ -136,8 +137,9 @@ def test_a_damaged_member_keeps_all_targets_untouched(daemon: Daemon) -> None:
         path = daemon.home / "store" / "blobs" / block.digest[:2] / block.digest
         path.write_bytes(bytes(path.stat().st_size))
         given = targets("a", "b", "c")
-        with pytest.raises(BlobDamaged):
+        with pytest.raises(RestoreRefused) as caught:
             keeper.restore_group("run", given, require="full")
+        assert isinstance(caught.value.__cause__, BlobDamaged)
         assert [t.adopted for t in given.values()] == [0, 0, 0]
 
 
@@ -183,10 +185,10 @@ def test_a_capture_that_fails_saves_none_and_holds_nothing(daemon: Daemon) -> No
         keeper.save_group("g", agents).wait(60)
         for session in agents.values():
             session.grow(3, 1)
-        room = keeper._pool._free[:]
+        room = keeper._saver.pool._free[:]
         with pytest.raises(UnsupportedState, match="a lambda"):
             keeper.save_group("g", {**agents, "c": Broken()})
-        assert keeper._pool._free == room
+        assert keeper._saver.pool._free == room
         assert len(keeper.api.backups()) == 2
         woken = keeper.save_group("g", agents).wait(60)
         assert keeper.restore("a", CacheTarget()).session.digest() == agents["a"].digest()
@@ -314,6 +316,20 @@ def test_a_group_is_committed_once(daemon: Daemon) -> None:
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
     assert "1 of it were removed" in again.json()["detail"]
     assert len(daemon.request("GET", "/v1/backups").json()["backups"]) == 1
+
+
+def test_a_backup_that_only_claims_to_be_of_a_group_is_not_restored_with_it(shared_daemon: Daemon) -> None:
+    with shared_daemon.keeper() as keeper:
+        handle = keeper.save_group("claimed", sessions("a", "b"))
+        handle.wait(60)
+        more = member(7, "stranger", GroupRef(handle.group_id, "claimed", 2))
+        keeper.api.commit(more.id, manifest_file.dump(more))
+        with pytest.raises(BadInput, match="no target was given for stranger"):
+            keeper.restore_group("claimed", targets("a", "b"))
+        again = member(8, "a", GroupRef(handle.group_id, "claimed", 2))
+        keeper.api.commit(again.id, manifest_file.dump(again))
+        with pytest.raises(BadInput, match="of one session"):
+            keeper.restore_group("claimed", targets("a", "b"))
 
 
 def test_agents_on_one_model(shared_daemon: Daemon) -> None:

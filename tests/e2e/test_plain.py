@@ -149,7 +149,7 @@ import atexit
 from torpor.adapters.plain import PlainSession
 from torpor.client import connect
 keeper = connect()
-atexit.register(lambda: print(keeper._saver.is_alive()))
+atexit.register(lambda: print(keeper._saver.is_running()))
 keeper.save("s", PlainSession({"text_context": {}})).wait()
 """
     command = [sys.executable, "-c", script]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.pictures import mixed_session, png, text
-from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model
-from torpor.client import Keeper, Restored
+from torpor.adapters.transformers import Media, TransformersSession, TransformersTarget, start_chat
+from torpor.cli.demo_model import Loaded, other_model, small_model
+from torpor.client import Keeper, Restored, connect
 from torpor.state.errors import BlobDamaged, RestoreRefused
 
 PLACEHOLDERS = [260, 261]  # a random model may say them, and what it says could not be prefilled again
@@ -193,3 +193,58 @@ def test_seconds_are_estimated_within_two(daemon: Daemon, loaded: Loaded) -> Non
             if 0.5 < ratios[-1] < 2:
                 return
     pytest.fail(f"took {ratios} times the estimate")
+
+
+def test_seconds_under_another_model_are_estimated_within_two(daemon: Daemon) -> None:
+    """What it took to start sessions there tells what waking one there takes, pictures encoded again."""
+    first, other = small_model(), other_model()
+    with daemon.keeper() as keeper:
+        for i, count in enumerate((300, 900, 1500, 600)):
+            session = start(other, i, count)
+            session.prefill()
+            keeper.save(f"there-{i}", session).wait(60)
+            wake(keeper, f"there-{i}", other)
+        keeper.save("switched", start(first, 7, 1200)).wait(60)
+        ratios = []
+        for _ in range(3):
+            estimate = keeper.plan("switched", target_of(other)).estimated_s
+            assert estimate is not None
+            started = time.perf_counter()
+            woken = wake(keeper, "switched", other, require="media")
+            woken.session.prefill()
+            ratios.append((time.perf_counter() - started) / estimate)
+            assert woken.mode == "media"
+            if 0.5 < ratios[-1] < 2:
+                return
+    pytest.fail(f"took {ratios} times the estimate")
+
+
+def start(loaded: Loaded, seed: int, words: int) -> TransformersSession:
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": f"{seed} what is seen? " * (words // 16)}]
+    media = [Media(png(seed, 112)), Media(png(seed + 50, 112))]
+    return start_chat(
+        loaded.model, loaded.tokenizer, loaded.image_processor, [{"role": "user", "content": content}], media=media
+    )
+
+
+def test_a_mode_that_only_the_target_can_tell_is_required_too(keeper: Keeper, loaded: Loaded) -> None:
+    """The picture cannot be decoded: so `media` is not what comes of it."""
+    session = start(small_model(), 1, 100)
+    session.media = [Media(b"no picture"), Media(b"nor this")]
+    keeper.save("undecodable", session).wait(60)
+    target = target_of(other_model())
+    assert wake(keeper, "undecodable", other_model()).mode == "text-only"
+    with pytest.raises(RestoreRefused, match="cannot be decoded"):
+        keeper.restore("undecodable", target, require="media")
+    with pytest.raises(RestoreRefused, match="cannot be decoded"):
+        keeper.plan("undecodable", target, require="media")
+
+
+def test_the_setting_of_the_daemon_caps_restores(home: Path, loaded: Loaded) -> None:
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text("max_recoverable_tokens = 130\n")
+    with Daemon(home), connect(home=home) as keeper:
+        session = mixed_session(loaded, text(300))
+        session.generate(max_new_tokens=2, **SETTINGS)
+        backup = keeper.save("capped", session).wait(60)
+        assert wake(keeper, backup.id, loaded).plan.tokens_reused == 128

@@ -242,7 +242,7 @@ def test_weights_swapped_after_the_save_do_not_get_its_cache(shared_daemon: Daem
     session = start_session(own, prompt_tokens=60)
     session.generate(max_new_tokens=4, **SAMPLING)
     with shared_daemon.keeper() as keeper:
-        keeper._worker._checkpoint = lambda name: own.model.load_state_dict(other.model.state_dict()) and None  # type: ignore[assignment]
+        keeper._saver.worker._checkpoint = lambda name: own.model.load_state_dict(other.model.state_dict()) and None  # type: ignore[assignment]
         backup = keeper.save("swapped", session).wait(60)
         assert keeper.plan(backup.id, target_of(other)).layers["kv_cache"][0] == "rebuild"
         assert keeper.plan(backup.id, target_of(small_model(seed=0))).layers["kv_cache"][0] == "rebuild"

@@ -33,6 +33,7 @@ def test_the_snippets_run_in_order(
     assert "kv_cache reuse same weights fingerprint" in out
     assert "\nfull\npassed bit by bit\n" in out
     assert " positions taken over: " in out
+    assert re.search(r"^prefix from \w{26} with \d+ tokens reused, \d+ new$", out, re.MULTILINE)
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) > 5
     environment = os.environ | {"TORPOR_HOME": str(daemon.home)}

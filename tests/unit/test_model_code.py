@@ -125,6 +125,18 @@ def test_the_reason_names_the_code() -> None:
     assert differing(loaded, small_model()) == set()
 
 
+def test_code_that_only_looks_on_says_so() -> None:
+    loaded, looked = small_model(), []
+
+    def look(*_: Any) -> None:
+        looked.append(1)
+
+    text(loaded).layers[1].register_forward_hook(look)
+    assert differing(loaded, small_model()) != set()
+    look.torpor_observes = True  # type: ignore[attr-defined]
+    assert differing(loaded, small_model()) == set()
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_frequencies_that_move_in_use_are_the_same_model(kind: str) -> None:
     rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 1e6, "factor": 4.0, "mrope_section": [12, 10, 10]}
