@@ -82,7 +82,7 @@ def joined_outputs(first: Any, second: Any) -> Any:
 def _places(kind: str, held: int, token_ids: torch.Tensor, types: torch.Tensor | None, config: Any) -> torch.Tensor:
     """Tell where placeholders stand; without those that were sampled (of type 0) if then `held` embeddings fit."""
     every = token_ids == getattr(config, f"{kind}_token_id", -1)
-    typed = every if types is None else every & (types != 0)
+    typed = every if types is None or types.shape != every.shape else every & (types != 0)
     return typed if int(typed.sum()) == held else every
 
 
@@ -107,7 +107,7 @@ def check_fed(kinds: Collection[str], unfed_ids: torch.Tensor, unfed_types: torc
     """
     for kind in {"image", "video"} - set(kinds):
         lacking = unfed_ids == getattr(config, f"{kind}_token_id", -1)
-        if unfed_types is not None:
+        if unfed_types is not None and unfed_types.shape == lacking.shape:
             lacking &= unfed_types != 0
         if bool(lacking.any()):
             raise UnsupportedState(
