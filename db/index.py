@@ -25,6 +25,7 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
+from ..state.outbox import STAGES, Stage, stage_of
 from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
@@ -32,9 +33,6 @@ from .migrate import migrate
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
-# Text and tokens go up before vision, vision before KV; media with the text, since nothing can rebuild it.
-_PRIORITY = {"metadata": 0, "text_context": 0, "tokens": 0, "config_snapshot": 0, "media": 1, "vision_cache": 2}
-_KV_PRIORITY = 3
 EVENTS_KEPT = 10_000
 
 
@@ -90,6 +88,7 @@ class Index:
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
             connection.execute(delete(backups).where(backups.c.id == backup_id))
+            connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
             used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
             connection.execute(delete(blobs).where(~used.exists()))
             left = connection.scalar(select(func.count()).where(backups.c.session_id == session_id))
@@ -196,7 +195,7 @@ def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: boo
     _insert_backup(connection, record, new.blob_sizes, now)
     insert_keys(connection, new.block_keys)
     if enqueue:
-        _insert_outbox(connection, record, now)
+        _insert_outbox(connection, record, new.blob_sizes, now)
     return True
 
 
@@ -233,21 +232,27 @@ def _insert_backup(connection: Connection, record: Backup, blob_sizes: dict[str,
     connection.execute(insert(backup_blobs), [{"backup_id": record.id, "digest": key} for key in keys.values()])
 
 
-def _insert_outbox(connection: Connection, record: Backup, now: float) -> None:
+def _insert_outbox(connection: Connection, record: Backup, blob_sizes: dict[str, tuple[int, str]], now: float) -> None:
+    """Queue a backup's stages: text always, since it carries the manifest, and those that have blobs."""
+    sizes: dict[Stage, int] = {"text": 0}
+    for size, layer in blob_sizes.values():
+        sizes[stage_of(layer)] = sizes.get(stage_of(layer), 0) + size
     rows = [
         {
+            "kind": "push",
             "backup_id": record.id,
-            "layer": layer,
-            "priority": _PRIORITY.get(layer, _KV_PRIORITY),
+            "session_id": record.session_id,
+            "stage": stage,
+            "priority": STAGES.index(stage),
+            "size_bytes": size,
             "state": "pending",
             "attempts": 0,
             "next_at": now,
             "created_at": now,
         }
-        for layer in record.layers
+        for stage, size in sizes.items()
     ]
-    if rows:
-        connection.execute(insert(outbox), rows)
+    connection.execute(upsert(outbox).on_conflict_do_nothing(), rows)
 
 
 @contextmanager

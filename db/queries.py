@@ -110,7 +110,7 @@ def totals(connection: Connection) -> Totals:
         backups=connection.scalar(select(func.count()).select_from(backups)) or 0,
         blobs=blob_count,
         blob_bytes=blob_bytes,
-        outbox_waiting=connection.scalar(select(func.count()).where(outbox.c.state != "done")) or 0,
+        outbox_waiting=connection.scalar(select(func.count()).select_from(outbox)) or 0,
         last_backup_at=connection.scalar(select(func.max(backups.c.created_at))),
     )
 

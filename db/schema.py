@@ -13,10 +13,11 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 # The newest migration under migrations/versions; a test compares the two.
-REVISION = "0003"
+REVISION = "0004"
 
 metadata = MetaData()
 
@@ -27,6 +28,7 @@ sessions = Table(
     Column("title", Text),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
+    Column("no_sync", Boolean, nullable=False, server_default="0"),  # never leaves this machine
 )
 
 backups = Table(
@@ -63,6 +65,7 @@ blobs = Table(
     Column("size_bytes", Integer, nullable=False),
     Column("layer", Text, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("present", Boolean, nullable=False, server_default="1"),  # false: only in the bucket, as far as is known
     sqlite_with_rowid=False,
 )
 
@@ -75,14 +78,18 @@ backup_blobs = Table(
     sqlite_with_rowid=False,
 )
 
+# What waits to go to the bucket (state/outbox.py). What is done leaves; a removal outlives its backup.
 outbox = Table(
     "outbox",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("backup_id", Text, ForeignKey("backups.id", ondelete="CASCADE"), nullable=False),
-    Column("layer", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # push | remove
+    Column("backup_id", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("stage", Text, nullable=False),  # text | media | vision | kv; empty for a removal
     Column("priority", Integer, nullable=False),  # lower goes first
-    Column("state", Text, nullable=False),  # pending | leased | done | dead
+    Column("size_bytes", Integer, nullable=False),  # raw bytes of the stage's blobs
+    Column("state", Text, nullable=False),  # pending | leased | dead | held
     Column("lease_owner", Text),  # boot id and pid
     Column("lease_until", Float),
     Column("attempts", Integer, nullable=False),
@@ -90,8 +97,60 @@ outbox = Table(
     Column("error_class", Text),
     Column("error", Text),
     Column("created_at", Float, nullable=False),
+    UniqueConstraint("backup_id", "kind", "stage", name="uq_outbox_item"),
     Index("ix_outbox_due", "state", "next_at", "priority"),
-    Index("ix_outbox_backup", "backup_id"),
+)
+
+# What is known of the bucket. All of it is read from there again when it is lost.
+remote_objects = Table(
+    "remote_objects",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("size_bytes", Integer, nullable=False),  # raw
+    Column("stored_bytes", Integer, nullable=False),
+    Index("ix_remote_objects_digest", "digest"),
+    sqlite_with_rowid=False,
+)
+
+remote_records = Table(
+    "remote_records",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("backup_id", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("machine", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("stages", Text, nullable=False),  # that are in the bucket, separated by spaces
+    Column("checked", Boolean, nullable=False),  # its objects were looked at after its commit
+    Column("written_at", Float, nullable=False),
+    Column("backup", Text, nullable=False),  # the backup as the index would list it, JSON
+    Index("ix_remote_records_backup", "backup_id"),
+    Index("ix_remote_records_session", "session_id"),
+    sqlite_with_rowid=False,
+)
+
+remote_record_objects = Table(
+    "remote_record_objects",
+    metadata,
+    Column("record", Text, ForeignKey("remote_records.name", ondelete="CASCADE"), primary_key=True),
+    Column("object", Text, ForeignKey("remote_objects.name", ondelete="CASCADE"), primary_key=True),
+    Index("ix_remote_record_objects_object", "object"),
+    sqlite_with_rowid=False,
+)
+
+# Multipart uploads that were begun (state of sync/ports.py `Parts`).
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("upload_id", Text, nullable=False),
+    Column("part_bytes", Integer, nullable=False),
+    Column("etags", Text, nullable=False),  # JSON: number -> ETag
+    Column("created_at", Float, nullable=False),
+    Index("ix_uploads_digest", "digest"),
+    sqlite_with_rowid=False,
 )
 
 events = Table(

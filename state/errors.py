@@ -18,7 +18,9 @@ TorporError
 │   ├── SessionNotFound
 │   ├── BackupNotFound
 │   ├── BlobNotFound
-│   └── GroupNotFound
+│   ├── GroupNotFound
+│   ├── ObjectNotFound       an object that the bucket does not have
+│   └── BucketNotFound
 ├── Refused                  understood, and not done
 │   ├── Unauthorized
 │   ├── HostNotAllowed
@@ -30,11 +32,20 @@ TorporError
 │   ├── UnsafeHome
 │   ├── RestoreRefused
 │   ├── ContextTooLong       more tokens than the model's window has
-│   └── GroupIncomplete      some of the backups that were saved as one were removed
+│   ├── GroupIncomplete      some of the backups that were saved as one were removed
+│   ├── SyncOff              no S3 storage is configured
+│   ├── RemoteDenied         the storage does not accept the credentials, or not for this
+│   ├── ClockSkewed          the clocks of this machine and of the storage are too far apart
+│   ├── ObjectExists         a conditional write found the name taken
+│   ├── RemoteRefused        the storage will not do this, however often it is asked
+│   ├── UnknownRepository    the bucket holds something else, or a newer layout
+│   ├── KeyMissing           what is stored is encrypted, and this machine has not the key
+│   └── WrongPassphrase
 ├── Damaged                  bytes are not what was written
 │   ├── BlobDamaged
 │   ├── ManifestDamaged
-│   └── IndexDamaged
+│   ├── IndexDamaged
+│   └── ObjectDamaged        an object of the bucket is not what was written
 ├── Unavailable              may heal by itself
 │   ├── DaemonNotRunning
 │   ├── StoreFull
@@ -42,7 +53,10 @@ TorporError
 │   ├── SnapshotLost
 │   ├── FileChanged
 │   ├── Timeout
-│   └── WatchLimit
+│   ├── WatchLimit
+│   ├── Offline              the storage cannot be reached
+│   ├── Throttled            the storage asks for fewer requests
+│   └── RemoteFailed         the storage answered with a failure of its own
 └── MissingExtra             an optional dependency is not installed
 
 Each class carries a stable `code` (the HTTP problem type), the exit status of the command line, the HTTP status,
@@ -167,6 +181,16 @@ class GroupNotFound(NotFound):
     default_hint = "`torpor groups` lists what there is."
 
 
+class ObjectNotFound(NotFound):
+    code, title = "object-not-found", "The bucket does not have this object"
+    default_hint = "Another machine may have removed it; `torpor ls --remote` lists what there is."
+
+
+class BucketNotFound(NotFound):
+    code, title = "bucket-not-found", "There is no such bucket"
+    default_hint = "Create the bucket, or correct S3_BUCKET; nothing is lost, backups wait on this machine."
+
+
 class Refused(TorporError):
     code, title, exit_code, http_status = "refused", "Refused", 4, 409
     default_hint = "Nothing was changed."
@@ -234,6 +258,46 @@ class GroupIncomplete(Refused):
     default_hint = "Restore the sessions that are left one by one; `torpor ls` lists them with their group."
 
 
+class SyncOff(Refused):
+    code, title = "sync-off", "No S3 storage is configured"
+    default_hint = "Set PERSISTENCE_BACKEND=s3, S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and S3_BUCKET; start again."
+
+
+class RemoteDenied(Refused):
+    code, title, http_status = "remote-denied", "The storage does not accept the credentials", 403
+    default_hint = "Check S3_ACCESS_KEY, S3_SECRET_KEY and what they may do in the bucket; then `torpor sync now`."
+
+
+class ClockSkewed(Refused):
+    code, title = "clock-skewed", "The clocks of this machine and of the storage are too far apart"
+    default_hint = "Set this machine's clock (`timedatectl set-ntp true`); the queue goes on by itself then."
+
+
+class ObjectExists(Refused):
+    code, title = "object-exists", "An object of this name exists already"
+    default_hint = "It was written before; what it holds is compared by itself."
+
+
+class RemoteRefused(Refused):
+    code, title = "remote-refused", "The storage refuses this for good"
+    default_hint = "The message is the storage's; `torpor sync retry` tries it again once the reason is gone."
+
+
+class UnknownRepository(Refused):
+    code, title = "unknown-repository", "The bucket holds something that is not ours, or a newer layout"
+    default_hint = "Set another S3_BUCKET or S3_PREFIX, or update torpor; nothing was written."
+
+
+class KeyMissing(Refused):
+    code, title = "key-missing", "The bucket is encrypted, and this machine does not have the key"
+    default_hint = "`torpor key init` asks for the passphrase of this bucket."
+
+
+class WrongPassphrase(Refused):
+    code, title, exit_code = "wrong-passphrase", "The passphrase is wrong", 5
+    default_hint = "Try again; nothing was changed, and what is stored is not damaged."
+
+
 class Damaged(TorporError):
     code, title, exit_code, http_status = "damaged", "Stored data is damaged", 7, 500
     default_hint = "Restore an older backup of the session (`torpor ls`); nothing was handed over."
@@ -250,6 +314,11 @@ class ManifestDamaged(Damaged):
 class IndexDamaged(Damaged):
     code, title = "index-damaged", "The SQLite index cannot be used"
     default_hint = "Move `index.sqlite` away and start again: the index is rebuilt from the manifests."
+
+
+class ObjectDamaged(Damaged):
+    code, title = "object-damaged", "An object of the bucket is not what was written"
+    default_hint = "`torpor sync now` on the machine that still holds the backup stores it anew."
 
 
 class Unavailable(TorporError):
@@ -289,6 +358,21 @@ class Timeout(Unavailable):
 class WatchLimit(Unavailable):
     code, title = "watch-limit", "A limit of inotify is reached"
     default_hint = "Raise fs.inotify.max_user_watches; until then the folder is looked at every few seconds."
+
+
+class Offline(Unavailable):
+    code, title = "offline", "The storage cannot be reached"
+    default_hint = "Nothing is lost: it goes on by itself as soon as the storage can be reached."
+
+
+class Throttled(Unavailable):
+    code, title = "throttled", "The storage asks for fewer requests"
+    default_hint = "It is tried again later by itself; `torpor sync limit` lowers the rate."
+
+
+class RemoteFailed(Unavailable):
+    code, title, http_status = "remote-failed", "The storage failed", 502
+    default_hint = "It is tried again by itself; `torpor sync status` shows when."
 
 
 class MissingExtra(TorporError):

@@ -15,12 +15,16 @@ from .files import translated, write_private
 
 @dataclass(slots=True)
 class Sidecar:
-    """One session's choices. `expires_at` (seconds since the epoch) overrides the default TTL of a backup."""
+    """One session's choices. `expires_at` (seconds since the epoch) overrides the default TTL of a backup.
+
+    With `no_sync` nothing of it leaves this machine.
+    """
 
     session_id: str
     title: str | None = None
     pinned: set[str] = field(default_factory=set)
     expires_at: dict[str, float] = field(default_factory=dict)
+    no_sync: bool = False
 
 
 class SidecarStore:
@@ -50,12 +54,13 @@ class SidecarStore:
             {k: float(v) for k, v in expiries.items() if isinstance(v, (int, float))}
             if isinstance(expiries, dict)
             else {},
+            raw.get("no_sync") is True,
         )
 
     def write(self, sidecar: Sidecar) -> None:
         """Replace a session's sidecar, durably; an empty one is removed. Raises: StoreFull, StoreFailed."""
         path = self._path(sidecar.session_id)
-        if sidecar.title is None and not sidecar.pinned and not sidecar.expires_at:
+        if sidecar == Sidecar(sidecar.session_id):
             with translated("remove", path):
                 path.unlink(missing_ok=True)
             return
@@ -64,5 +69,6 @@ class SidecarStore:
             "title": sidecar.title,
             "pinned": sorted(sidecar.pinned),
             "expires_at": sidecar.expires_at,
+            "no_sync": sidecar.no_sync,
         }
         write_private(path, orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))

@@ -26,7 +26,8 @@ settings.load_profile("torpor")
 
 @pytest.fixture(autouse=True)
 def _no_torpor_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in os.environ if n.startswith("TORPOR_") and n != "TORPOR_SOAK"]:
+    ours = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
+    for name in [n for n in os.environ if n.startswith(ours) and n != "TORPOR_SOAK"]:
         monkeypatch.delenv(name)
 
 

@@ -23,17 +23,25 @@ class Daemon:
     """`torpor serve` on a home folder; use as a context manager or call `start`, `stop`, `kill`."""
 
     def __init__(
-        self, home: Path, *, crash_at: str = "", port: int = 0, prefix: tuple[str, ...] = (), watch: str = ""
+        self,
+        home: Path,
+        *,
+        crash_at: str = "",
+        port: int = 0,
+        prefix: tuple[str, ...] = (),
+        watch: str = "",
+        settings: dict[str, str] | None = None,
     ) -> None:
-        self.watch = watch
+        self.watch, self.settings = watch, settings or {}
         self.home, self.crash_at, self.port, self.prefix = home, crash_at, port, prefix
         self.process: subprocess.Popen[bytes] | None = None
         self.listening: dict[str, Any] = {}
 
     def environment(self) -> dict[str, str]:
-        found = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")}
+        ours = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
+        found = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         found |= {"TORPOR_HOME": str(self.home), "TORPOR_PORT": str(self.port), "TORPOR_CRASH_AT": self.crash_at}
-        return found | ({"TORPOR_WATCH": self.watch} if self.watch else {})
+        return found | ({"TORPOR_WATCH": self.watch} if self.watch else {}) | self.settings
 
     def start(self) -> Daemon:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed at exit)

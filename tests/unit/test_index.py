@@ -128,13 +128,14 @@ def test_the_outbox_is_filled_in_the_same_transaction(tmp_path: Path) -> None:
 
 
 def test_text_goes_before_vision_before_kv(index: Index, tmp_path: Path) -> None:
-    index.commit_backup(record(), BLOBS, now=5.0, enqueue=True)
-    assert index.totals().outbox_waiting == len(record().layers)
+    blobs = BLOBS | {"9" * 64: (1 << 20, "media"), "8" * 64: (1 << 20, "vision_cache")}
+    index.commit_backup(record(), blobs, now=5.0, enqueue=True)
     with sqlite3.connect(tmp_path / "index.sqlite") as connection:
-        rows = connection.execute("SELECT layer FROM outbox ORDER BY priority, id").fetchall()
+        rows = connection.execute("SELECT stage, size_bytes FROM outbox ORDER BY priority, id").fetchall()
     connection.close()
-    order = [layer for (layer,) in rows]
-    assert order.index("tokens") < order.index("media") < order.index("vision_cache") < order.index("kv_cache")
+    assert [stage for stage, _ in rows] == ["text", "media", "vision", "kv"]
+    assert sum(size for _, size in rows) == sum(size for size, _ in blobs.values())
+    assert index.totals().outbox_waiting == 4
 
 
 def test_removal_keeps_what_others_share(index: Index) -> None:

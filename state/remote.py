@@ -1,0 +1,111 @@
+"""What lies in the bucket: names of objects, and the commit record of a backup. Pure.
+
+```
+repo.json                                          what this repository is; written once
+keys/<key id>.json                                 master keys, wrapped by a passphrase
+blobs/ab/<name>.<upload>                           a blob's cold form; `upload` is new for each upload
+manifests/<machine>/<backup id>.<seq>-<mark>.json  a commit record, written last
+gc/condemned/<name>.<upload>                       a blob that is going to be deleted
+```
+
+No name is ever used twice, so a request that arrives late can hurt nothing. A blob's name is its digest, or where there
+is a key its keyed hash.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .errors import BadInput
+from .ids import parse_backup_id, parse_digest
+from .outbox import Stage
+
+LAYOUT = "torpor-repo/v1"
+REPO_NAME = "repo.json"
+KEYS_PREFIX, BLOBS_PREFIX, RECORDS_PREFIX, CONDEMNED_PREFIX = "keys/", "blobs/", "manifests/", "gc/condemned/"
+
+_MACHINE = re.compile(r"[0-9a-f]{16}\Z")
+_UPLOAD = re.compile(r"[0-9a-z]{26}\Z")
+_BLOB = re.compile(r"blobs/([0-9a-f]{2})/(\1[0-9a-f]{62}\.[0-9a-z]{26})\Z")
+_RECORD = re.compile(r"manifests/([0-9a-f]{16})/([0-7][0-9A-HJKMNP-TV-Z]{25})\.([0-9]{6})-([0-9a-f]{8})\.json\Z")
+
+
+def blob_name(name: str, upload: str) -> str:
+    """Return the object name of one upload of a blob: `name` is 64 hex digits, `upload` a lower-case ULID."""
+    if not _UPLOAD.match(upload):
+        raise BadInput(f"{upload[:40]!r} is not an upload")
+    return f"{BLOBS_PREFIX}{name[:2]}/{parse_digest(name)}.{upload}"
+
+
+def is_blob_name(text: str) -> bool:
+    """Tell whether an object name is that of a blob."""
+    return _BLOB.match(text) is not None
+
+
+def condemned_name(blob: str) -> str:
+    """Return the name of the record that condemns a blob's object. Raises: BadInput."""
+    found = _BLOB.match(blob)
+    if found is None:
+        raise BadInput(f"{blob[:120]!r} is not the name of a blob")
+    return CONDEMNED_PREFIX + found[2]
+
+
+def condemned_blob(name: str) -> str | None:
+    """Return the blob's object that a record condemns, or None for a foreign name."""
+    leaf = name.removeprefix(CONDEMNED_PREFIX)
+    blob = f"{BLOBS_PREFIX}{leaf[:2]}/{leaf}"
+    return blob if name.startswith(CONDEMNED_PREFIX) and is_blob_name(blob) else None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordName:
+    """The parts of a commit record's name. `mark` (8 hex digits) is random, so two writers never meet."""
+
+    machine: str
+    backup_id: str
+    seq: int
+    mark: str
+
+    def __str__(self) -> str:
+        if not _MACHINE.match(self.machine):
+            raise BadInput(f"{self.machine[:40]!r} is not a machine id")
+        return f"{RECORDS_PREFIX}{self.machine}/{parse_backup_id(self.backup_id)}.{self.seq:06d}-{self.mark}.json"
+
+    @classmethod
+    def parse(cls, text: str) -> RecordName | None:
+        """Read an object name; None for a foreign one."""
+        found = _RECORD.match(text)
+        return cls(found[1], found[2], int(found[3]), found[4]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteObject:
+    """Where a blob lies in the bucket: its raw digest and size, the object's name, and the bytes it takes there."""
+
+    digest: str
+    size_bytes: int
+    name: str
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRecord:
+    """A commit record: a local manifest verbatim, and where its blobs lie.
+
+    Several records of one backup, of one machine or more, are read together: what any of them names is there.
+    `left_out` says why stages are missing that the backup has. Times are seconds since the epoch.
+    """
+
+    backup_id: str
+    machine: str
+    seq: int
+    written_at: float
+    manifest: bytes
+    objects: Mapping[str, RemoteObject]
+    stages: tuple[Stage, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    title: str | None = None
+    pinned: bool = False
+    expires_at: float | None = None
