@@ -103,7 +103,8 @@ class Weed:
         for last in (False, False, True):
             self._launch()
             try:
-                return _wait_ready(self.endpoint, self.process, self.log)
+                _wait_ready(self.endpoint, self.process, self.log)
+                return
             except PortTaken:
                 if last:
                     raise
@@ -220,28 +221,31 @@ def _is_free(port: int) -> bool:
 
 
 def _wait_ready(endpoint: str, process: subprocess.Popen[bytes] | None, log: Callable[[], str]) -> None:
+    assert process is not None
+    until, failure = time.monotonic() + READY_S, _use_once(endpoint)
+    while failure is not None:
+        if process.poll() is not None and "address already in use" in log():
+            raise PortTaken(log())
+        assert process.poll() is None, f"the server ended with {process.returncode}:\n{log()}"
+        assert time.monotonic() < until, f"the server is not ready after {READY_S} s: {failure}\n{log()}"
+        time.sleep(0.05)
+        failure = _use_once(endpoint)
+
+
+def _use_once(endpoint: str) -> Exception | None:
+    """Make a bucket, store an object and remove both; return what went wrong."""
     import botocore.exceptions
 
-    assert process is not None
-    client = plain_client(endpoint)
-    bucket, until = "ready-" + secrets.token_hex(4), time.monotonic() + READY_S
-    try:
-        while True:
-            try:
-                client.create_bucket(Bucket=bucket)
-                client.put_object(Bucket=bucket, Key="k", Body=b"v")
-                client.delete_object(Bucket=bucket, Key="k")
-                client.delete_bucket(Bucket=bucket)
-                return
-            except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-                if process.poll() is not None and "address already in use" in log():
-                    raise PortTaken(log()) from error
-                assert process.poll() is None, f"the server ended with {process.returncode}:\n{log()}"
-                assert time.monotonic() < until, f"the server is not ready after {READY_S} s: {error}\n{log()}"
-                bucket = "ready-" + secrets.token_hex(4)
-                time.sleep(0.05)
-    finally:
-        client.close()
+    bucket = "ready-" + secrets.token_hex(4)
+    with contextlib.closing(plain_client(endpoint)) as client:
+        try:
+            client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=bucket, Key="k", Body=b"v")
+            client.delete_object(Bucket=bucket, Key="k")
+            client.delete_bucket(Bucket=bucket)
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            return error
+    return None
 
 
 def new_place(server: Server) -> Place:
