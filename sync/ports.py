@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -65,6 +65,10 @@ class ObjectIndex(Protocol):
 
     def objects(self, digests: Iterable[str]) -> Mapping[str, RemoteObject]:
         """Return an object for each digest that has one."""
+        ...
+
+    def every_object(self, digest: str) -> Sequence[RemoteObject]:
+        """Return all objects of a blob that commit records or uploads name, the newest first."""
         ...
 
     def note_objects(self, objects: Iterable[RemoteObject]) -> None:
