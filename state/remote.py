@@ -109,3 +109,12 @@ class RemoteRecord:
     title: str | None = None
     pinned: bool = False
     expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A multipart upload that was begun: its id, the size of a part, and the ETags of the parts that are done."""
+
+    upload_id: str
+    part_bytes: int
+    etags: Mapping[int, str]
