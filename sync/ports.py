@@ -68,6 +68,10 @@ class ObjectIndex(Protocol):
         """Return an object for each digest that has one."""
         ...
 
+    def every_object(self, digest: str) -> Sequence[RemoteObject]:
+        """Return all objects of a blob that commit records or uploads name, the newest first."""
+        ...
+
     def note_objects(self, objects: Iterable[RemoteObject]) -> None:
         """Remember uploaded blobs, durably: a killed upload goes on behind them."""
         ...
