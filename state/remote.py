@@ -118,6 +118,15 @@ class RemoteRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """A multipart upload that was begun: its id, the size of a part, and the ETags of the parts that are done."""
+
+    upload_id: str
+    part_bytes: int
+    etags: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RepoInfo:
     """What `repo.json` says. `encrypted` never changes: who reads the bucket may rely on it."""
 
