@@ -24,11 +24,15 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class NewBackup:
-    """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests."""
+    """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests.
+
+    With `no_sync` its session stays on this machine.
+    """
 
     record: Backup
     blob_sizes: dict[str, tuple[int, str]]
     block_keys: tuple[tuple[str, str], ...] = ()
+    no_sync: bool = False
 
 
 @dataclass(frozen=True, slots=True)
