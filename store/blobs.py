@@ -87,7 +87,7 @@ class BlobStore:
         Raises: StoreFull, StoreFailed.
         """
         ref = BlobRef(digest_buffers(buffers), sum(b.nbytes for b in buffers))
-        if self._touch(ref) and self._is_sound(ref):
+        if self._touch(ref) and self.is_sound(ref):
             # Found, but perhaps renamed a moment ago by another writer that has not synced the folder yet.
             unsynced.add(self.path(ref.digest).parent)
             return PutResult(ref, written=False)
@@ -143,8 +143,8 @@ class BlobStore:
             return False
         return True
 
-    def _is_sound(self, ref: BlobRef) -> bool:
-        """Read a blob that a new backup is about to share; a damaged one is written anew, which heals it."""
+    def is_sound(self, ref: BlobRef) -> bool:
+        """Read a blob and tell whether its bytes are whole: what is about to be shared, sent, or fetched again."""
         try:
             with self.path(ref.digest).open("rb", buffering=0) as file:
                 hasher, buffer = blake3(), bytearray(1 << 20)
