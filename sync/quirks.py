@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, get_args
 from ..state.errors import ObjectExists, RemoteFailed, RemoteRefused
 from .s3_errors import remote_status
 
-Checksum = Literal["crc32", "md5", "none"]  # cheapest first  # cheapest first
+Checksum = Literal["crc32", "md5", "none"]  # cheapest first
 _KINDS: tuple[Checksum, ...] = get_args(Checksum)
 PROBES_PREFIX = "probes/"
 
