@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from support.daemon import Daemon
+from support.s3_servers import Moto, Place, Weed, new_place, running_moto, running_weed
 
 # Torch's threads wait for each other; on cores that several workers share, that costs more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,3 +50,29 @@ def shared_daemon() -> Iterator[Daemon]:
     """One daemon for tests that only need somewhere to save."""
     with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def weed_server() -> Iterator[Weed]:
+    """A SeaweedFS for all tests of this process; one that kills it takes `running_weed` instead."""
+    with running_weed() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Moto]:
+    """A moto for all tests of this process."""
+    with running_moto() as server:
+        yield server
+
+
+@pytest.fixture
+def weed(weed_server: Weed) -> Place:
+    """A bucket of its own on a real server."""
+    return new_place(weed_server)
+
+
+@pytest.fixture
+def moto(moto_server: Moto) -> Place:
+    """A bucket of its own on the server that behaves like AWS."""
+    return new_place(moto_server)
