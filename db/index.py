@@ -25,7 +25,7 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
-from ..state.outbox import STAGES, Stage, stage_of
+from ..state.outbox import priority, stage_sizes
 from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
@@ -252,23 +252,20 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
 
 def _insert_outbox(connection: Connection, record: Backup, blob_sizes: dict[str, tuple[int, str]], now: float) -> None:
     """Queue a backup's stages: text always, since it carries the manifest, and those that have blobs."""
-    sizes: dict[Stage, int] = {"text": 0}
-    for size, layer in blob_sizes.values():
-        sizes[stage_of(layer)] = sizes.get(stage_of(layer), 0) + size
     rows = [
         {
             "kind": "push",
             "backup_id": record.id,
             "session_id": record.session_id,
             "stage": stage,
-            "priority": STAGES.index(stage),
+            "priority": priority(stage),
             "size_bytes": size,
             "state": "pending",
             "attempts": 0,
             "next_at": now,
             "created_at": now,
         }
-        for stage, size in sizes.items()
+        for stage, size in stage_sizes(blob_sizes).items()
     ]
     connection.execute(upsert(outbox).on_conflict_do_nothing(), rows)
 

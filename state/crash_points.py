@@ -34,7 +34,18 @@ DAEMON_POINTS = (
 REMOVAL_POINTS = ("remove.trashed", "remove.unindexed")
 GROUP_POINTS = ("group.noted", "group.indexed", "group.settled")  # of a commit; between the first two, DAEMON_POINTS
 UNDO_POINTS = ("group.undone",)  # at start-up, after a crash in a group's commit
-CRASH_POINTS = SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS + GROUP_POINTS + UNDO_POINTS
+SYNC_POINTS = (
+    "outbox.leased",
+    "push.blob-sent",
+    "push.blob-noted",
+    "push.record-sent",
+    "push.record-noted",
+    "push.checked",
+    "push.superseded",  # the earlier record of this machine is deleted
+    "push.done",
+    "outbox.finished",
+)
+CRASH_POINTS = SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS + GROUP_POINTS + UNDO_POINTS + SYNC_POINTS
 
 
 def no_checkpoint(name: str) -> None:

@@ -6,7 +6,7 @@ names everything that is there so far; a stage that was committed is what anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -28,6 +28,8 @@ ItemKind = Literal["push", "remove"]
 ItemState = Literal["pending", "leased", "dead", "held"]  # held: a policy keeps it here, with its reason
 ErrorClass = Literal["offline", "throttled", "auth", "clock-skew", "conflict", "permanent", "failed"]
 
+SMALL_BYTES = 8 << 20  # stages of one backup that go up together, with one commit record
+LEASE_S = 600.0  # renewed while it runs
 BASE_DELAY_S = 2.0
 LONGEST_DELAY_S = 900.0
 ATTEMPTS: dict[ErrorClass, int] = {"throttled": 40, "failed": 12, "auth": 12, "conflict": 5, "permanent": 1}
@@ -38,6 +40,22 @@ _STAGE_OF: dict[str, Stage] = {"media": "media", "vision_cache": "vision", "kv_c
 def stage_of(layer: str) -> Stage:
     """Return the stage with which a layer goes up: text, tokens and settings first, then what nothing can rebuild."""
     return _STAGE_OF.get(layer, "text")
+
+
+def stage_sizes(blobs: Mapping[str, tuple[int, str]]) -> dict[Stage, int]:
+    """Return the raw bytes of each stage that a backup has, in their order, out of digest -> (size in bytes, layer).
+
+    Text is always one: it carries the manifest. A layer that lies in the manifest whole has no stage of its own.
+    """
+    sizes: dict[Stage, int] = {"text": 0}
+    for size, layer in blobs.values():
+        sizes[stage_of(layer)] = sizes.get(stage_of(layer), 0) + size
+    return {stage: sizes[stage] for stage in STAGES if stage in sizes}
+
+
+def priority(stage: Stage | None) -> int:
+    """Return the place of an item in the queue, lower first: a removal (no stage) goes behind all texts."""
+    return {"text": 0, None: 1, "media": 2, "vision": 3, "kv": 4}[stage]
 
 
 @dataclass(frozen=True, slots=True)

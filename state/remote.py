@@ -15,12 +15,13 @@ is a key its keyed hash.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from .errors import BadInput
 from .ids import parse_backup_id, parse_digest
-from .outbox import Stage
+from .manifest import Manifest, layer_blobs
+from .outbox import STAGES, Stage, stage_of
 
 LAYOUT = "torpor-repo/v1"
 REPO_NAME = "repo.json"
@@ -114,3 +115,37 @@ class RemoteRecord:
     title: str | None = None
     pinned: bool = False
     expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepoInfo:
+    """What `repo.json` says. `encrypted` never changes: who reads the bucket may rely on it."""
+
+    repo_id: str
+    created_at: float
+    encrypted: bool
+
+
+def blob_associated(digest: str) -> bytes:
+    """Return what a blob's cold form is bound to: its 32-byte digest, so no object passes for another."""
+    return bytes.fromhex(parse_digest(digest))
+
+
+def stage_blobs(manifest: Manifest) -> dict[Stage, dict[str, int]]:
+    """Return the blobs (digest -> raw size) of each stage that a backup has, in the order in which they go.
+
+    A blob that two stages name is in both. The manifest itself goes with `text`, which every backup has.
+    """
+    found: dict[Stage, dict[str, int]] = {"text": {}}
+    for name, tree in manifest.layers.items():
+        blobs = found.setdefault(stage_of(name), {})
+        blobs.update((ref.digest, ref.size_bytes) for ref in layer_blobs(tree))
+    if manifest.kv_cache is not None:
+        blobs = found.setdefault("kv", {})
+        blobs.update((ref.digest, ref.size_bytes) for ref in manifest.kv_cache.blocks)
+    return {stage: found[stage] for stage in STAGES if stage in found}
+
+
+def whole_stages(blobs: Mapping[Stage, Mapping[str, int]], there: Collection[str]) -> tuple[Stage, ...]:
+    """Return the stages all of whose blobs are there."""
+    return tuple(stage for stage, needed in blobs.items() if all(digest in there for digest in needed))

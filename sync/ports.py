@@ -164,6 +164,28 @@ class Outbox(Protocol):
         ...
 
 
+class Interrupted(BaseException):
+    """A transfer has to end at once: a stop, a pause, or something more urgent. What was not noted is sent again.
+
+    No failure, and no `Exception`: nothing between the body of a request and the pump may take it for one.
+    """
+
+
+class Turn(Protocol):
+    """A push that runs, as the pump watches over it. Safe to call from several threads."""
+
+    def sent(self, size_bytes: int) -> None:
+        """Count bytes of a body as they go out: at least once a MiB. Raises: Interrupted at a stop or a pause."""
+        ...
+
+    def next_blob(self) -> None:
+        """Ask before a blob, or a part of a large one, is begun; those that run already may end.
+
+        Raises: Interrupted, also when something more urgent waits.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """What came of pushing stages of a backup: bytes that went over the wire, and those that were there already."""
@@ -171,3 +193,15 @@ class Pushed:
     sent_bytes: int
     reused_bytes: int
     stages: tuple[Stage, ...]
+
+
+class Pusher(Protocol):
+    """What brings items to the bucket. Doing the same again is harmless; what it raises says nothing was finished."""
+
+    def push(self, items: Sequence[Item], turn: Turn) -> Pushed:
+        """Send stages of one backup, commit them, and check them."""
+        ...
+
+    def remove(self, item: Item) -> None:
+        """Take this machine's commit records of a backup out of the bucket."""
+        ...

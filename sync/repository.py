@@ -1,0 +1,189 @@
+"""The repository that lies in a bucket: what it is, and the commit records in it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+
+import orjson
+
+from ..codec.keys import KeyRing
+from ..codec.remote_files import MAX_SMALL_BYTES, MAX_STORED_BYTES, dump_record, dump_repo, load_record, load_repo
+from ..state.errors import (
+    KeyMissing,
+    NewerFormat,
+    ObjectDamaged,
+    ObjectExists,
+    ObjectNotFound,
+    RemoteFailed,
+    TorporError,
+    UnknownRepository,
+)
+from ..state.remote import (
+    BLOBS_PREFIX,
+    KEYS_PREFIX,
+    RECORDS_PREFIX,
+    REPO_NAME,
+    RecordName,
+    RemoteRecord,
+    RepoInfo,
+)
+from .bucket import Bucket
+from .parallel import in_parallel
+from .ports import ObjectIndex
+
+
+class Repository:
+    """The bucket's records as this machine sees them. Safe to use from several threads."""
+
+    def __init__(
+        self, bucket: Bucket, machine: str, ring: KeyRing | None, index: ObjectIndex, pool: Executor, info: RepoInfo
+    ) -> None:
+        if info.encrypted and ring is None:
+            raise KeyMissing("the repository in the bucket is encrypted, and this machine does not have its key")
+        if ring is not None and not info.encrypted:
+            hint = "Set another S3_BUCKET or S3_PREFIX for what is encrypted; nothing was written."
+            raise UnknownRepository(
+                "this machine has a key, and the repository in the bucket is not encrypted", hint=hint
+            )
+        self.bucket, self.machine, self.ring, self.index, self.info = bucket, machine, ring, index, info
+        self._pool = pool
+        self._unreadable: dict[str, TorporError] = {}  # a record never changes, so it is read once
+
+    @classmethod
+    def open(
+        cls,
+        bucket: Bucket,
+        machine: str,
+        ring: KeyRing | None,
+        index: ObjectIndex,
+        pool: Executor,
+        *,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> Repository:
+        """Open the bucket's repository, or make one: encrypted, if there is a ring.
+
+        Raises: UnknownRepository (nothing was written), KeyMissing, and the bucket's errors.
+        """
+        info = read_info(bucket) or _create(bucket, RepoInfo(new_id(), clock(), ring is not None))
+        return cls(bucket, machine, ring, index, pool, info)
+
+    def refresh(self) -> list[tuple[str, TorporError]]:
+        """Learn which records came and went; return those that cannot be read, with the reason.
+
+        What another record holds is not lost by one that is damaged. Raises: the bucket's errors; then nothing is
+        forgotten.
+        """
+        known = self.index.record_names()  # before the listing: a record that is written meanwhile is not gone
+        there = {info.name for info in self.bucket.list(RECORDS_PREFIX) if RecordName.parse(info.name)}
+        self.index.forget_records(known - there)
+        self._unreadable = {name: self._unreadable[name] for name in there & self._unreadable.keys()}
+        for name, found in self.read_all(there - known - self._unreadable.keys()):
+            if isinstance(found, RemoteRecord):
+                self.index.note_record(name, found, checked=False)
+            elif not isinstance(found, ObjectNotFound):
+                self._unreadable[name] = found
+        return sorted(self._unreadable.items())
+
+    def read_all(self, names: Collection[str]) -> list[tuple[str, RemoteRecord | TorporError]]:
+        """Read records in parallel. Those that are gone, damaged, or another key's come with the reason."""
+        return list(in_parallel(self._pool, self._try_to_read, sorted(names)))
+
+    def _try_to_read(self, name: str) -> tuple[str, RemoteRecord | TorporError]:
+        try:
+            return name, self.read_record(name)
+        except (ObjectNotFound, ObjectDamaged, KeyMissing, NewerFormat) as error:
+            return name, error
+
+    def read_record(self, name: str) -> RemoteRecord:
+        """Read a commit record. Raises: ObjectNotFound, ObjectDamaged, KeyMissing, NewerFormat, the bucket's errors."""
+        return load_record(read_small(self.bucket, name, MAX_STORED_BYTES), name, self.ring)
+
+    def record_names(self, backup_id: str) -> list[str]:
+        """Return the names of a backup's records, of all machines, as the bucket lists them now."""
+        names = (RecordName.parse(info.name) for info in self.bucket.list(RECORDS_PREFIX))
+        return sorted(str(name) for name in names if name is not None and name.backup_id == backup_id)
+
+    def write_record(self, name: str, record: RemoteRecord) -> int:
+        """Write a commit record under a name that is new; return its size. Written before by us, it is written.
+
+        Raises: ObjectExists when something else has the name, TooLarge, and the bucket's errors.
+        """
+        raw = dump_record(record, name, self.ring)
+        put_once(self.bucket, name, raw)
+        return len(raw)
+
+    def wrapped_keys(self) -> Mapping[str, dict[str, object]]:
+        """Return the wrapped master keys of this bucket, by key id."""
+        return wrapped_keys(self.bucket)
+
+
+def read_info(bucket: Bucket) -> RepoInfo | None:
+    """Return what repo.json says, None where there is no repository. Raises: UnknownRepository, the bucket's errors."""
+    try:
+        return load_repo(read_small(bucket, REPO_NAME))
+    except ObjectNotFound:
+        return None
+    except ObjectDamaged as error:
+        raise UnknownRepository("repo.json in the bucket is not ours") from error
+
+
+def _create(bucket: Bucket, info: RepoInfo) -> RepoInfo:
+    for prefix in (BLOBS_PREFIX, RECORDS_PREFIX):
+        if any(True for _ in bucket.list(prefix)):
+            raise UnknownRepository(f"the bucket has objects under {prefix} and no {REPO_NAME}")
+    if not info.encrypted and any(True for _ in bucket.list(KEYS_PREFIX)):  # a key comes first, then its repository
+        raise KeyMissing("the bucket holds a key, and this machine does not have it")
+    raw = dump_repo(info)
+    with suppress(ObjectExists):  # another machine was first, or our own write whose reply was lost
+        bucket.put(REPO_NAME, io.BytesIO(raw), len(raw), only_new=True)
+    found = read_info(bucket)  # where the server takes no conditions, whoever wrote last is right
+    if found is None:
+        raise RemoteFailed(f"the storage took {REPO_NAME} and does not have it")
+    return found
+
+
+def put_once(bucket: Bucket, name: str, raw: bytes) -> None:
+    """Write a small object under a new name; what our own write left there, its reply lost, is as good.
+
+    Raises: ObjectExists, the bucket's errors.
+    """
+    try:
+        bucket.put(name, io.BytesIO(raw), len(raw), only_new=True)
+    except ObjectExists:
+        if read_small(bucket, name, len(raw)) != raw:
+            raise
+
+
+def read_small(bucket: Bucket, name: str, most_bytes: int = MAX_SMALL_BYTES) -> bytes:
+    """Read an object that is not large. Raises: ObjectDamaged when it is, ObjectNotFound, the bucket's errors."""
+    found = bytearray()
+    with bucket.get(name) as pieces:
+        for piece in pieces:
+            found += piece
+            if len(found) > most_bytes:
+                raise ObjectDamaged(f"{name} has more than {most_bytes} bytes")
+    return bytes(found)
+
+
+def wrapped_keys(bucket: Bucket) -> Mapping[str, dict[str, object]]:
+    """Return the wrapped master keys of a bucket, by key id. Raises: ObjectDamaged, the bucket's errors."""
+    found = {}
+    for info in bucket.list(KEYS_PREFIX):
+        key_id = info.name.removeprefix(KEYS_PREFIX).removesuffix(".json")
+        try:
+            value = orjson.loads(read_small(bucket, info.name))
+        except orjson.JSONDecodeError as error:
+            raise ObjectDamaged(f"{info.name} is not JSON") from error
+        if not isinstance(value, dict):
+            raise ObjectDamaged(f"{info.name} is not a wrapped key")
+        found[key_id] = value
+    return found
+
+
+def put_wrapped_key(bucket: Bucket, key_id: str, value: Mapping[str, object]) -> None:
+    """Store a wrapped master key. Raises: ObjectExists when another one has its id, the bucket's errors."""
+    put_once(bucket, f"{KEYS_PREFIX}{key_id}.json", orjson.dumps(dict(value), option=orjson.OPT_SORT_KEYS))
