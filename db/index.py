@@ -25,11 +25,12 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
-from ..state.outbox import priority, stage_sizes
+from ..state.outbox import stage_sizes
 from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
+from .outbox_rows import insert_pushes, insert_removal
 from .presence import note_present
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
@@ -82,14 +83,19 @@ class Index:
         self._checkpoint("index.committed")
         return sum(inserted)
 
-    def remove_backup(self, backup_id: str) -> None:
-        """Remove a backup, the links to its blobs, and the session when it was the last one. Raises: BackupNotFound."""
+    def remove_backup(self, backup_id: str, *, purge_at: float | None = None) -> None:
+        """Remove a backup, the links to its blobs, and the session when it was the last one; what waits to go up, too.
+
+        With `purge_at` (now) its removal from the bucket is queued in the same transaction. Raises: BackupNotFound.
+        """
         with self.writing() as connection:
             session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
             connection.execute(delete(backups).where(backups.c.id == backup_id))
             connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+            if purge_at is not None:
+                insert_removal(connection, backup_id, session_id, purge_at)
             used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
             connection.execute(delete(blobs).where(~used.exists()))
             left = connection.scalar(select(func.count()).where(backups.c.session_id == session_id))
@@ -107,6 +113,16 @@ class Index:
         with self.writing() as connection:
             if not connection.execute(update(sessions).where(sessions.c.id == session_id).values(title=title)).rowcount:
                 raise SessionNotFound(f"there is no session {session_id}")
+
+    def set_no_sync(self, session_id: str, no_sync: bool) -> bool:
+        """Keep a session on this machine: what waits of it leaves the queue. Return whether the session is known."""
+        with self.writing() as connection:
+            mine = update(sessions).where(sessions.c.id == session_id)
+            known = connection.execute(mine.values(no_sync=no_sync)).rowcount > 0
+            if no_sync:
+                waits = (outbox.c.session_id == session_id, outbox.c.kind == "push")
+                connection.execute(delete(outbox).where(*waits))
+        return known
 
     def add_event(
         self,
@@ -198,16 +214,16 @@ def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: boo
             raise Conflict(f"backup {record.id} exists with other content")
         note_present(connection, new.blob_sizes.keys() - new.absent)
         return False
-    _insert_session(connection, record)
+    _insert_session(connection, record, new.no_sync)
     _insert_backup(connection, new, now)
     insert_keys(connection, new.block_keys)
-    if enqueue:
-        _insert_outbox(connection, record, new.blob_sizes, now)
+    if enqueue and not new.no_sync:
+        insert_pushes(connection, record.id, record.session_id, stage_sizes(new.blob_sizes), now)
     return True
 
 
-def _insert_session(connection: Connection, record: Backup) -> None:
-    row = {"id": record.session_id, "title": record.title}
+def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> None:
+    row = {"id": record.session_id, "title": record.title, "no_sync": no_sync}
     statement = upsert(sessions).values(**row, created_at=record.created_at, updated_at=record.created_at)
     connection.execute(
         statement.on_conflict_do_update(
@@ -215,6 +231,7 @@ def _insert_session(connection: Connection, record: Backup) -> None:
             set_={
                 "updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at),
                 "title": func.coalesce(statement.excluded.title, sessions.c.title),
+                "no_sync": statement.excluded.no_sync,
             },
         )
     )
@@ -248,26 +265,6 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
         ],
     )
     connection.execute(insert(backup_blobs), [{"backup_id": new.record.id, "digest": key} for key in keys.values()])
-
-
-def _insert_outbox(connection: Connection, record: Backup, blob_sizes: dict[str, tuple[int, str]], now: float) -> None:
-    """Queue a backup's stages: text always, since it carries the manifest, and those that have blobs."""
-    rows = [
-        {
-            "kind": "push",
-            "backup_id": record.id,
-            "session_id": record.session_id,
-            "stage": stage,
-            "priority": priority(stage),
-            "size_bytes": size,
-            "state": "pending",
-            "attempts": 0,
-            "next_at": now,
-            "created_at": now,
-        }
-        for stage, size in stage_sizes(blob_sizes).items()
-    ]
-    connection.execute(upsert(outbox).on_conflict_do_nothing(), rows)
 
 
 @contextmanager

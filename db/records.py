@@ -27,12 +27,14 @@ class NewBackup:
     """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests.
 
     `absent` are those of its blobs that are not on this machine.
+    With `no_sync` its session stays on this machine.
     """
 
     record: Backup
     blob_sizes: dict[str, tuple[int, str]]
     block_keys: tuple[tuple[str, str], ...] = ()
     absent: frozenset[str] = frozenset()
+    no_sync: bool = False
 
 
 @dataclass(frozen=True, slots=True)

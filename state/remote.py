@@ -113,17 +113,21 @@ class RemoteRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """A multipart upload that was begun: its id, the size of a part, and the ETags of the parts that are done."""
+
+    upload_id: str
+    part_bytes: int
+    etags: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RepoInfo:
     """What `repo.json` says. `encrypted` never changes: who reads the bucket may rely on it."""
 
     repo_id: str
     created_at: float
     encrypted: bool
-
-
-def blob_associated(digest: str) -> bytes:
-    """Return what a blob's cold form is bound to: its 32-byte digest, so no object passes for another."""
-    return bytes.fromhex(parse_digest(digest))
 
 
 def stage_blobs(manifest: Manifest) -> dict[Stage, dict[str, int]]:
