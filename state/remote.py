@@ -130,6 +130,11 @@ class RepoInfo:
     encrypted: bool
 
 
+def blob_associated(digest: str) -> bytes:
+    """Return what a blob's cold form is bound to: its 32-byte digest, so no object passes for another."""
+    return bytes.fromhex(parse_digest(digest))
+
+
 def stage_blobs(manifest: Manifest) -> dict[Stage, dict[str, int]]:
     """Return the blobs (digest -> raw size) of each stage that a backup has, in the order in which they go.
 
