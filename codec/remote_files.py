@@ -1,7 +1,7 @@
 """Small files of the bucket as bytes: repo.json, commit records, condemnations. Canonical JSON, sorted keys.
 
-A record is packed as an LZ4 frame where it is large, then sealed where there is a key. Another machine wrote it, or
-whoever can write to the bucket: everything is checked before it is used.
+A record is sealed under its own name: compressed, and encrypted where there is a key. Another machine wrote it, or
+whoever can write to the bucket, so everything is checked before it is used.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import lz4.frame
 import orjson
 
 from ..state.errors import BadInput, InvalidManifest, NewerFormat, ObjectDamaged, TooLarge, UnknownRepository
@@ -29,14 +28,12 @@ from ..state.remote import (
 )
 from . import manifest_file
 from .keys import KeyRing
-from .seal import open_document, seal_document
+from .objects import open_document, seal_document
 
 RECORD_FORMAT = "torpor-record/v1"
-MAX_RECORD_BYTES = 64 << 20  # inflated: 300,000 KV blocks, or a conversation of as many bytes
+MAX_RECORD_BYTES = 64 << 20  # of JSON: 300,000 KV blocks, or a conversation of as many bytes
 MAX_STORED_BYTES = MAX_RECORD_BYTES + (1 << 20)
 MAX_SMALL_BYTES = 64 << 10
-_PACKED_FROM = 4 << 10
-_LZ4_MAGIC = b"\x04\x22\x4d\x18"
 _MAX_REASON_CHARS = 500
 _T = TypeVar("_T")
 
@@ -92,9 +89,7 @@ def dump_record(record: RemoteRecord, name: str, ring: KeyRing | None) -> bytes:
     if len(raw) > MAX_RECORD_BYTES:
         hint = "It stays on this machine; `torpor export --bundle` writes it to a file."
         raise TooLarge(f"the record of backup {record.backup_id} has {len(raw)} bytes", hint=hint)
-    if len(raw) >= _PACKED_FROM:
-        raw = lz4.frame.compress(raw, content_checksum=True, store_size=True)
-    return raw if ring is None else seal_document(raw, name.encode(), ring)
+    return seal_document(raw, name.encode(), ring)
 
 
 def _object_row(found: RemoteObject) -> list[Any]:
@@ -103,29 +98,15 @@ def _object_row(found: RemoteObject) -> list[Any]:
 
 def load_record(stored: bytes, name: str, ring: KeyRing | None) -> RemoteRecord:
     """Read a commit record, every field checked. Raises: ObjectDamaged, KeyMissing, NewerFormat."""
-    raw = stored if ring is None else open_document(stored, name.encode(), ring)
+    raw = open_document(stored, name.encode(), ring, most_bytes=MAX_RECORD_BYTES)
     try:
-        value = orjson.loads(_inflate(raw))
-        return _record(value, name)
-    except (orjson.JSONDecodeError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        return _record(orjson.loads(raw), name)
+    except (KeyError, TypeError, ValueError) as error:
         raise ObjectDamaged(f"{name} is not a sound record: {type(error).__name__}") from error
     except NewerFormat:
         raise
     except BadInput as error:
         raise ObjectDamaged(f"{name} is not a sound record: {error.detail}") from error
-
-
-def _inflate(raw: bytes) -> bytes:
-    if raw[:4] != _LZ4_MAGIC:
-        return raw
-    size = lz4.frame.get_frame_info(raw)["content_size"]
-    if not 0 < size <= MAX_RECORD_BYTES:
-        raise ValueError("its frame declares an impossible size")
-    reader = lz4.frame.LZ4FrameDecompressor()
-    inflated: bytes = reader.decompress(raw, max_length=size + 1)
-    if not reader.eof or reader.unused_data or len(inflated) != size:
-        raise ValueError("its frame is cut short or has bytes behind its end")
-    return inflated
 
 
 def _record(value: Any, text: str) -> RemoteRecord:

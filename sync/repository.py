@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection
 from contextlib import suppress
-
-import orjson
 
 from ..codec.keys import KeyRing
 from ..codec.remote_files import MAX_SMALL_BYTES, MAX_STORED_BYTES, dump_record, dump_repo, load_record, load_repo
@@ -31,7 +28,7 @@ from ..state.remote import (
     RepoInfo,
 )
 from .bucket import Bucket
-from .parallel import in_parallel
+from .parallel import Pool, in_parallel
 from .ports import ObjectIndex
 
 
@@ -39,15 +36,8 @@ class Repository:
     """The bucket's records as this machine sees them. Safe to use from several threads."""
 
     def __init__(
-        self, bucket: Bucket, machine: str, ring: KeyRing | None, index: ObjectIndex, pool: Executor, info: RepoInfo
+        self, bucket: Bucket, machine: str, ring: KeyRing | None, index: ObjectIndex, pool: Pool, info: RepoInfo
     ) -> None:
-        if info.encrypted and ring is None:
-            raise KeyMissing("the repository in the bucket is encrypted, and this machine does not have its key")
-        if ring is not None and not info.encrypted:
-            hint = "Set another S3_BUCKET or S3_PREFIX for what is encrypted; nothing was written."
-            raise UnknownRepository(
-                "this machine has a key, and the repository in the bucket is not encrypted", hint=hint
-            )
         self.bucket, self.machine, self.ring, self.index, self.info = bucket, machine, ring, index, info
         self._pool = pool
         self._unreadable: dict[str, TorporError] = {}  # a record never changes, so it is read once
@@ -59,16 +49,19 @@ class Repository:
         machine: str,
         ring: KeyRing | None,
         index: ObjectIndex,
-        pool: Executor,
+        pool: Pool,
         *,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> Repository:
-        """Open the bucket's repository, or make one: encrypted, if there is a ring.
+        """Open the bucket's repository, or make one. Without a ring nothing is written to one that has a key.
 
-        Raises: UnknownRepository (nothing was written), KeyMissing, and the bucket's errors.
+        Raises: UnknownRepository, KeyMissing, and the bucket's errors; then nothing was written.
         """
-        info = read_info(bucket) or _create(bucket, RepoInfo(new_id(), clock(), ring is not None))
+        info = read_info(bucket)
+        if ring is None and ((info is not None and info.encrypted) or _has_keys(bucket)):
+            raise KeyMissing("what is in the bucket is encrypted, and this machine does not have the key")
+        info = info or _create(bucket, RepoInfo(new_id(), clock(), ring is not None))
         return cls(bucket, machine, ring, index, pool, info)
 
     def refresh(self) -> list[tuple[str, TorporError]]:
@@ -116,10 +109,6 @@ class Repository:
         put_once(self.bucket, name, raw)
         return len(raw)
 
-    def wrapped_keys(self) -> Mapping[str, dict[str, object]]:
-        """Return the wrapped master keys of this bucket, by key id."""
-        return wrapped_keys(self.bucket)
-
 
 def read_info(bucket: Bucket) -> RepoInfo | None:
     """Return what repo.json says, None where there is no repository. Raises: UnknownRepository, the bucket's errors."""
@@ -131,12 +120,15 @@ def read_info(bucket: Bucket) -> RepoInfo | None:
         raise UnknownRepository("repo.json in the bucket is not ours") from error
 
 
+def _has_keys(bucket: Bucket) -> bool:
+    """Tell whether there is a key: a bucket may have begun without one."""
+    return any(True for _ in bucket.list(KEYS_PREFIX))
+
+
 def _create(bucket: Bucket, info: RepoInfo) -> RepoInfo:
     for prefix in (BLOBS_PREFIX, RECORDS_PREFIX):
         if any(True for _ in bucket.list(prefix)):
             raise UnknownRepository(f"the bucket has objects under {prefix} and no {REPO_NAME}")
-    if not info.encrypted and any(True for _ in bucket.list(KEYS_PREFIX)):  # a key comes first, then its repository
-        raise KeyMissing("the bucket holds a key, and this machine does not have it")
     raw = dump_repo(info)
     with suppress(ObjectExists):  # another machine was first, or our own write whose reply was lost
         bucket.put(REPO_NAME, io.BytesIO(raw), len(raw), only_new=True)
@@ -167,23 +159,3 @@ def read_small(bucket: Bucket, name: str, most_bytes: int = MAX_SMALL_BYTES) -> 
             if len(found) > most_bytes:
                 raise ObjectDamaged(f"{name} has more than {most_bytes} bytes")
     return bytes(found)
-
-
-def wrapped_keys(bucket: Bucket) -> Mapping[str, dict[str, object]]:
-    """Return the wrapped master keys of a bucket, by key id. Raises: ObjectDamaged, the bucket's errors."""
-    found = {}
-    for info in bucket.list(KEYS_PREFIX):
-        key_id = info.name.removeprefix(KEYS_PREFIX).removesuffix(".json")
-        try:
-            value = orjson.loads(read_small(bucket, info.name))
-        except orjson.JSONDecodeError as error:
-            raise ObjectDamaged(f"{info.name} is not JSON") from error
-        if not isinstance(value, dict):
-            raise ObjectDamaged(f"{info.name} is not a wrapped key")
-        found[key_id] = value
-    return found
-
-
-def put_wrapped_key(bucket: Bucket, key_id: str, value: Mapping[str, object]) -> None:
-    """Store a wrapped master key. Raises: ObjectExists when another one has its id, the bucket's errors."""
-    put_once(bucket, f"{KEYS_PREFIX}{key_id}.json", orjson.dumps(dict(value), option=orjson.OPT_SORT_KEYS))
