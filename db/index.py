@@ -31,6 +31,7 @@ from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
 from .outbox_rows import insert_pushes, insert_removal
+from .presence import note_present
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
@@ -165,6 +166,11 @@ class Index:
         with self.reading() as connection:
             return queries.ending_with(connection, end, limit)
 
+    def has_backup(self, backup_id: str) -> bool:
+        """Tell whether a backup is in the index."""
+        with self.reading() as connection:
+            return connection.scalar(select(backups.c.id).where(backups.c.id == backup_id)) is not None
+
     def all_ids(self) -> set[str]:
         """Return the id of every backup."""
         with self.reading() as connection:
@@ -206,12 +212,14 @@ def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: boo
     if known is not None:
         if known.hex() != record.manifest_digest:
             raise Conflict(f"backup {record.id} exists with other content")
+        note_present(connection, new.blob_sizes.keys() - new.absent)
         return False
     _insert_session(connection, record, new.no_sync)
-    _insert_backup(connection, record, new.blob_sizes, now)
+    _insert_backup(connection, new, now)
     insert_keys(connection, new.block_keys)
     if enqueue and not new.no_sync:
-        insert_pushes(connection, record.id, record.session_id, stage_sizes(new.blob_sizes), now)
+        sizes = stage_sizes(record.layers, new.blob_sizes)
+        insert_pushes(connection, record.id, record.session_id, sizes, now)
     return True
 
 
@@ -230,23 +238,34 @@ def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> No
     )
 
 
-def _insert_backup(connection: Connection, record: Backup, blob_sizes: dict[str, tuple[int, str]], now: float) -> None:
-    row = asdict(record)
-    del row["title"]
-    row["layers"] = " ".join(record.layers)
-    row["manifest_digest"] = bytes.fromhex(record.manifest_digest)
+def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
+    row = asdict(new.record)
+    for name in ("title", "absent_bytes"):  # of other tables
+        del row[name]
+    row["layers"] = " ".join(new.record.layers)
+    row["manifest_digest"] = bytes.fromhex(new.record.manifest_digest)
     connection.execute(insert(backups).values(**row))
-    if not blob_sizes:
+    if not new.blob_sizes:
         return
-    keys = {digest: bytes.fromhex(digest) for digest in blob_sizes}
+    keys = {digest: bytes.fromhex(digest) for digest in new.blob_sizes}
+    statement = upsert(blobs)
+    seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
     connection.execute(
-        upsert(blobs).on_conflict_do_nothing(),
+        statement.on_conflict_do_update(
+            index_elements=[blobs.c.digest], set_={"present": seen}, where=blobs.c.present != seen
+        ),
         [
-            {"digest": keys[digest], "size_bytes": size, "layer": layer, "created_at": now}
-            for digest, (size, layer) in blob_sizes.items()
+            {
+                "digest": keys[digest],
+                "size_bytes": size,
+                "layer": layer,
+                "created_at": now,
+                "present": digest not in new.absent,
+            }
+            for digest, (size, layer) in new.blob_sizes.items()
         ],
     )
-    connection.execute(insert(backup_blobs), [{"backup_id": record.id, "digest": key} for key in keys.values()])
+    connection.execute(insert(backup_blobs), [{"backup_id": new.record.id, "digest": key} for key in keys.values()])
 
 
 @contextmanager

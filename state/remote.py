@@ -60,11 +60,6 @@ def condemned_blob(name: str) -> str | None:
     return blob if name.startswith(CONDEMNED_PREFIX) and is_blob_name(blob) else None
 
 
-def blob_associated(digest: str) -> bytes:
-    """Return what a blob's stored form is bound to: an object under another blob's name does not open."""
-    return bytes.fromhex(parse_digest(digest))
-
-
 @dataclass(frozen=True, slots=True)
 class RecordName:
     """The parts of a commit record's name. `mark` (8 hex digits) is random, so two writers never meet."""
@@ -133,6 +128,11 @@ class RepoInfo:
     repo_id: str
     created_at: float
     encrypted: bool
+
+
+def blob_associated(digest: str) -> bytes:
+    """Return what a blob's cold form is bound to: its 32-byte digest, so no object passes for another."""
+    return bytes.fromhex(parse_digest(digest))
 
 
 def stage_blobs(manifest: Manifest) -> dict[Stage, dict[str, int]]:
