@@ -1,7 +1,7 @@
 """Small files of the bucket as bytes: repo.json, commit records, condemnations. Canonical JSON, sorted keys.
 
-A record is packed as an LZ4 frame where it is large, then sealed where there is a key. Another machine wrote it, or
-whoever can write to the bucket: everything is checked before it is used.
+A record is sealed under its own name: compressed, and encrypted where there is a key. Another machine wrote it, or
+whoever can write to the bucket, so everything is checked before it is used.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import lz4.frame
 import orjson
+from blake3 import blake3
 
 from ..state.errors import BadInput, InvalidManifest, NewerFormat, ObjectDamaged, TooLarge, UnknownRepository
 from ..state.ids import parse_title
@@ -29,14 +29,12 @@ from ..state.remote import (
 )
 from . import manifest_file
 from .keys import KeyRing
-from .seal import open_document, seal_document
+from .objects import open_document, seal_document
 
 RECORD_FORMAT = "torpor-record/v1"
-MAX_RECORD_BYTES = 64 << 20  # inflated: 300,000 KV blocks, or a conversation of as many bytes
+MAX_RECORD_BYTES = 64 << 20  # of JSON: 300,000 KV blocks, or a conversation of as many bytes
 MAX_STORED_BYTES = MAX_RECORD_BYTES + (1 << 20)
 MAX_SMALL_BYTES = 64 << 10
-_PACKED_FROM = 4 << 10
-_LZ4_MAGIC = b"\x04\x22\x4d\x18"
 _MAX_REASON_CHARS = 500
 _T = TypeVar("_T")
 
@@ -49,11 +47,15 @@ def dump_repo(info: RepoInfo) -> bytes:
         "created_at": info.created_at,
         "encrypted": info.encrypted,
     }
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+    return orjson.dumps(value | {"blake3": _digest(value)}, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return blake3(orjson.dumps(dict(value), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def load_repo(raw: bytes) -> RepoInfo:
-    """Read repo.json. Raises: UnknownRepository."""
+    """Read repo.json. Raises: UnknownRepository (nobody's, or a newer layout), ObjectDamaged."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -61,6 +63,8 @@ def load_repo(raw: bytes) -> RepoInfo:
     layout = value.get("layout") if isinstance(value, dict) else None
     if layout != LAYOUT:
         raise UnknownRepository(f"the bucket's layout is {str(layout)[:60]!r}, expected {LAYOUT!r}")
+    if _digest({key: item for key, item in value.items() if key != "blake3"}) != value.get("blake3"):
+        raise ObjectDamaged("repo.json in the bucket does not match its digest")
     repo_id, created_at, encrypted = value.get("repo_id"), value.get("created_at"), value.get("encrypted")
     if not isinstance(repo_id, str) or not 0 < len(repo_id) <= 64 or type(encrypted) is not bool:
         raise UnknownRepository("repo.json in the bucket says neither its id nor whether it is encrypted")
@@ -92,9 +96,7 @@ def dump_record(record: RemoteRecord, name: str, ring: KeyRing | None) -> bytes:
     if len(raw) > MAX_RECORD_BYTES:
         hint = "It stays on this machine; `torpor export --bundle` writes it to a file."
         raise TooLarge(f"the record of backup {record.backup_id} has {len(raw)} bytes", hint=hint)
-    if len(raw) >= _PACKED_FROM:
-        raw = lz4.frame.compress(raw, content_checksum=True, store_size=True)
-    return raw if ring is None else seal_document(raw, name.encode(), ring)
+    return seal_document(raw, name.encode(), ring)
 
 
 def _object_row(found: RemoteObject) -> list[Any]:
@@ -103,29 +105,15 @@ def _object_row(found: RemoteObject) -> list[Any]:
 
 def load_record(stored: bytes, name: str, ring: KeyRing | None) -> RemoteRecord:
     """Read a commit record, every field checked. Raises: ObjectDamaged, KeyMissing, NewerFormat."""
-    raw = stored if ring is None else open_document(stored, name.encode(), ring)
+    raw = open_document(stored, name.encode(), ring, most_bytes=MAX_RECORD_BYTES)
     try:
-        value = orjson.loads(_inflate(raw))
-        return _record(value, name)
-    except (orjson.JSONDecodeError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        return _record(orjson.loads(raw), name)
+    except (KeyError, TypeError, ValueError) as error:
         raise ObjectDamaged(f"{name} is not a sound record: {type(error).__name__}") from error
     except NewerFormat:
         raise
     except BadInput as error:
         raise ObjectDamaged(f"{name} is not a sound record: {error.detail}") from error
-
-
-def _inflate(raw: bytes) -> bytes:
-    if raw[:4] != _LZ4_MAGIC:
-        return raw
-    size = lz4.frame.get_frame_info(raw)["content_size"]
-    if not 0 < size <= MAX_RECORD_BYTES:
-        raise ValueError("its frame declares an impossible size")
-    reader = lz4.frame.LZ4FrameDecompressor()
-    inflated: bytes = reader.decompress(raw, max_length=size + 1)
-    if not reader.eof or reader.unused_data or len(inflated) != size:
-        raise ValueError("its frame is cut short or has bytes behind its end")
-    return inflated
 
 
 def _record(value: Any, text: str) -> RemoteRecord:

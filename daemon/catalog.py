@@ -22,7 +22,6 @@ from ..state.errors import (
     AmbiguousId,
     BackupNotFound,
     BadInput,
-    BlobNotFound,
     Conflict,
     IndexDamaged,
     ManifestDamaged,
@@ -35,7 +34,7 @@ from ..state.manifest import BlobRef, Manifest, manifest_blobs
 from ..store.blobs import BlobStore
 from ..store.manifests import ManifestStore
 from ..store.pending_groups import PendingGroups
-from ..store.sidecars import SidecarStore
+from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
 
 CANDIDATES = 5  # of a short id that is not unique
@@ -142,6 +141,30 @@ class Catalog:
                 self._take_back(new)  # not acknowledged, so it must not come back at start-up
                 raise
 
+    def take_in(self, manifest: Manifest, choose: Callable[[Sidecar, float, float], None]) -> Backup:
+        """Enter a backup whose blobs lie elsewhere, as far as they are not here. Again changes nothing.
+
+        `choose` gets the session's sidecar, the time and the default TTL. Durability: as `commit`.
+        Raises: Conflict when the id is taken by another backup, StoreFull, StoreFailed.
+        """
+        raw = manifest_file.dump(manifest)
+        with self._lock:
+            there = self._is_committed(manifest.id, raw)
+            if there and self.index.has_backup(manifest.id):
+                return self.index.backup(manifest.id)
+            sidecar = self.sidecars.read(manifest.session_id)
+            choose(sidecar, self._clock(), self._ttl_s)
+            if sidecar != self.sidecars.read(manifest.session_id):
+                self.sidecars.write(sidecar)  # before the manifest: a start-up that imports it reads this
+            try:
+                if not there:
+                    self.manifests.write(self.staging, manifest.id, raw)
+                self._index([(manifest, raw)], absent=self._absent(manifest))
+            except BaseException:
+                self._take_back([] if there else [manifest.id])
+                raise
+        return self.index.backup(manifest.id)
+
     def _has_backups(self, session_id: str) -> bool:
         return bool(self.index.list_backups(session_id=session_id, limit=1))
 
@@ -177,12 +200,18 @@ class Catalog:
         if missing:
             raise MissingBlobs(f"{len(missing)} blobs are not in the store", digests=tuple(missing))
 
-    def _index(self, manifests: Iterable[tuple[Manifest, bytes]]) -> None:
+    def _absent(self, manifest: Manifest) -> frozenset[str]:
+        """Return the blobs of a manifest that are not in the store."""
+        named = manifest_blobs(manifest).items()
+        return frozenset(self.blobs.missing(BlobRef(digest, size) for digest, (size, _) in named))
+
+    def _index(self, manifests: Iterable[tuple[Manifest, bytes]], absent: frozenset[str] = frozenset()) -> None:
         new = [
             NewBackup(
                 self._record(manifest, canonical),
                 manifest_blobs(manifest),
                 tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else (),
+                absent,
             )
             for manifest, canonical in manifests
         ]
@@ -353,11 +382,10 @@ class Catalog:
         if manifest.group is not None and manifest.group.id in pending:
             self.manifests.remove(backup_id)
             return False
-        try:
-            self._require_blobs([manifest])
-        except MissingBlobs as error:
-            raise BlobNotFound(error.detail) from error
-        self._index([(manifest, raw)])
+        absent = self._absent(manifest)
+        self._index([(manifest, raw)], absent)
+        if absent:  # they are in the bucket, or lost: a restore says which
+            self._note("info", "blobs-absent", f"{backup_id}: {len(absent)} blobs are not on this machine", backup_id)
         return True
 
     def discard(self, digests: Iterable[str]) -> int:

@@ -25,11 +25,13 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
-from ..state.outbox import priority, stage_sizes
+from ..state.outbox import stage_sizes
 from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
+from .outbox_rows import insert_pushes, insert_removal
+from .presence import note_present
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
@@ -81,14 +83,19 @@ class Index:
         self._checkpoint("index.committed")
         return sum(inserted)
 
-    def remove_backup(self, backup_id: str) -> None:
-        """Remove a backup, the links to its blobs, and the session when it was the last one. Raises: BackupNotFound."""
+    def remove_backup(self, backup_id: str, *, purge_at: float | None = None) -> None:
+        """Remove a backup, the links to its blobs, and the session when it was the last one; what waits to go up, too.
+
+        With `purge_at` (now) its removal from the bucket is queued in the same transaction. Raises: BackupNotFound.
+        """
         with self.writing() as connection:
             session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
             connection.execute(delete(backups).where(backups.c.id == backup_id))
             connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+            if purge_at is not None:
+                insert_removal(connection, backup_id, session_id, purge_at)
             used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
             connection.execute(delete(blobs).where(~used.exists()))
             left = connection.scalar(select(func.count()).where(backups.c.session_id == session_id))
@@ -106,6 +113,16 @@ class Index:
         with self.writing() as connection:
             if not connection.execute(update(sessions).where(sessions.c.id == session_id).values(title=title)).rowcount:
                 raise SessionNotFound(f"there is no session {session_id}")
+
+    def set_no_sync(self, session_id: str, no_sync: bool) -> bool:
+        """Keep a session on this machine: what waits of it leaves the queue. Return whether the session is known."""
+        with self.writing() as connection:
+            mine = update(sessions).where(sessions.c.id == session_id)
+            known = connection.execute(mine.values(no_sync=no_sync)).rowcount > 0
+            if no_sync:
+                waits = (outbox.c.session_id == session_id, outbox.c.kind == "push")
+                connection.execute(delete(outbox).where(*waits))
+        return known
 
     def add_event(
         self,
@@ -149,6 +166,11 @@ class Index:
         with self.reading() as connection:
             return queries.ending_with(connection, end, limit)
 
+    def has_backup(self, backup_id: str) -> bool:
+        """Tell whether a backup is in the index."""
+        with self.reading() as connection:
+            return connection.scalar(select(backups.c.id).where(backups.c.id == backup_id)) is not None
+
     def all_ids(self) -> set[str]:
         """Return the id of every backup."""
         with self.reading() as connection:
@@ -190,17 +212,19 @@ def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: boo
     if known is not None:
         if known.hex() != record.manifest_digest:
             raise Conflict(f"backup {record.id} exists with other content")
+        note_present(connection, new.blob_sizes.keys() - new.absent)
         return False
-    _insert_session(connection, record)
-    _insert_backup(connection, record, new.blob_sizes, now)
+    _insert_session(connection, record, new.no_sync)
+    _insert_backup(connection, new, now)
     insert_keys(connection, new.block_keys)
-    if enqueue:
-        _insert_outbox(connection, record, new.blob_sizes, now)
+    if enqueue and not new.no_sync:
+        sizes = stage_sizes(record.layers, new.blob_sizes)
+        insert_pushes(connection, record.id, record.session_id, sizes, now)
     return True
 
 
-def _insert_session(connection: Connection, record: Backup) -> None:
-    row = {"id": record.session_id, "title": record.title}
+def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> None:
+    row = {"id": record.session_id, "title": record.title, "no_sync": no_sync}
     statement = upsert(sessions).values(**row, created_at=record.created_at, updated_at=record.created_at)
     connection.execute(
         statement.on_conflict_do_update(
@@ -208,48 +232,40 @@ def _insert_session(connection: Connection, record: Backup) -> None:
             set_={
                 "updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at),
                 "title": func.coalesce(statement.excluded.title, sessions.c.title),
+                "no_sync": statement.excluded.no_sync,
             },
         )
     )
 
 
-def _insert_backup(connection: Connection, record: Backup, blob_sizes: dict[str, tuple[int, str]], now: float) -> None:
-    row = asdict(record)
-    del row["title"]
-    row["layers"] = " ".join(record.layers)
-    row["manifest_digest"] = bytes.fromhex(record.manifest_digest)
+def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
+    row = asdict(new.record)
+    for name in ("title", "absent_bytes"):  # of other tables
+        del row[name]
+    row["layers"] = " ".join(new.record.layers)
+    row["manifest_digest"] = bytes.fromhex(new.record.manifest_digest)
     connection.execute(insert(backups).values(**row))
-    if not blob_sizes:
+    if not new.blob_sizes:
         return
-    keys = {digest: bytes.fromhex(digest) for digest in blob_sizes}
+    keys = {digest: bytes.fromhex(digest) for digest in new.blob_sizes}
+    statement = upsert(blobs)
+    seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
     connection.execute(
-        upsert(blobs).on_conflict_do_nothing(),
+        statement.on_conflict_do_update(
+            index_elements=[blobs.c.digest], set_={"present": seen}, where=blobs.c.present != seen
+        ),
         [
-            {"digest": keys[digest], "size_bytes": size, "layer": layer, "created_at": now}
-            for digest, (size, layer) in blob_sizes.items()
+            {
+                "digest": keys[digest],
+                "size_bytes": size,
+                "layer": layer,
+                "created_at": now,
+                "present": digest not in new.absent,
+            }
+            for digest, (size, layer) in new.blob_sizes.items()
         ],
     )
-    connection.execute(insert(backup_blobs), [{"backup_id": record.id, "digest": key} for key in keys.values()])
-
-
-def _insert_outbox(connection: Connection, record: Backup, blob_sizes: dict[str, tuple[int, str]], now: float) -> None:
-    """Queue a backup's stages: text always, since it carries the manifest, and those that have blobs."""
-    rows = [
-        {
-            "kind": "push",
-            "backup_id": record.id,
-            "session_id": record.session_id,
-            "stage": stage,
-            "priority": priority(stage),
-            "size_bytes": size,
-            "state": "pending",
-            "attempts": 0,
-            "next_at": now,
-            "created_at": now,
-        }
-        for stage, size in stage_sizes(blob_sizes).items()
-    ]
-    connection.execute(upsert(outbox).on_conflict_do_nothing(), rows)
+    connection.execute(insert(backup_blobs), [{"backup_id": new.record.id, "digest": key} for key in keys.values()])
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, literal_column, select, tuple_
 
 from ..state.backup import Backup
 from ..state.errors import BackupNotFound, SessionNotFound
+from .presence import absent_bytes
 from .records import SessionFork, Sharer, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, outbox, sessions
 
@@ -32,7 +34,7 @@ def backup(connection: Connection, backup_id: str) -> Backup:
     row = connection.execute(selection().where(backups.c.id == backup_id)).mappings().first()
     if row is None:
         raise BackupNotFound(f"there is no backup {backup_id}")
-    return record(row)
+    return _with_absent(connection, [record(row)])[0]
 
 
 def newest(connection: Connection, session_id: str) -> Backup:
@@ -41,7 +43,7 @@ def newest(connection: Connection, session_id: str) -> Backup:
     row = connection.execute(statement.order_by(*_newest_first()).limit(1)).mappings().first()
     if row is None:
         raise SessionNotFound(f"there is no session {session_id}")
-    return record(row)
+    return _with_absent(connection, [record(row)])[0]
 
 
 def list_backups(connection: Connection, session_id: str | None, limit: int, before: str | None) -> list[Backup]:
@@ -53,7 +55,12 @@ def list_backups(connection: Connection, session_id: str | None, limit: int, bef
         mark = backup(connection, before)
         statement = statement.where(tuple_(backups.c.created_at, backups.c.id) < (mark.created_at, mark.id))
     rows = connection.execute(statement.order_by(*_newest_first()).limit(limit)).mappings()
-    return [record(row) for row in rows]
+    return _with_absent(connection, [record(row) for row in rows])
+
+
+def _with_absent(connection: Connection, rows: list[Backup]) -> list[Backup]:
+    absent = absent_bytes(connection, [row.id for row in rows])
+    return [replace(row, absent_bytes=absent[row.id]) if row.id in absent else row for row in rows]
 
 
 def ending_with(connection: Connection, end: str, limit: int) -> list[str]:
@@ -103,7 +110,7 @@ def _newest_first() -> tuple[Any, Any]:
 def totals(connection: Connection) -> Totals:
     """Return counts over the whole index."""
     blob_count, blob_bytes = connection.execute(
-        select(func.count(), func.coalesce(func.sum(blobs.c.size_bytes), 0)).select_from(blobs)
+        select(func.count(), func.coalesce(func.sum(blobs.c.size_bytes), 0)).where(blobs.c.present)
     ).one()
     return Totals(
         sessions=connection.scalar(select(func.count()).select_from(sessions)) or 0,

@@ -12,7 +12,7 @@ from ..state.manifest import Manifest, manifest_blobs
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts over the whole index; `blob_bytes` counts each shared blob once."""
+    """Counts over the whole index; `blobs` and `blob_bytes` count each blob that is on this machine once."""
 
     sessions: int
     backups: int
@@ -24,11 +24,17 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class NewBackup:
-    """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests."""
+    """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests.
+
+    `absent` are those of its blobs that are not on this machine.
+    With `no_sync` its session stays on this machine.
+    """
 
     record: Backup
     blob_sizes: dict[str, tuple[int, str]]
     block_keys: tuple[tuple[str, str], ...] = ()
+    absent: frozenset[str] = frozenset()
+    no_sync: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 # The newest migration under migrations/versions; a test compares the two.
@@ -66,6 +67,7 @@ blobs = Table(
     Column("layer", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("present", Boolean, nullable=False, server_default="1"),  # false: only in the bucket, as far as is known
+    Index("ix_blobs_absent", "digest", sqlite_where=text("present = 0")),
     sqlite_with_rowid=False,
 )
 

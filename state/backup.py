@@ -11,7 +11,8 @@ from typing import Any
 class Backup:
     """One backup. Sizes in bytes, times in seconds since the epoch.
 
-    `bytes_total` counts every blob it needs and its manifest; `bytes_written` only what was new on disk with it.
+    `bytes_total` counts every blob it needs and its manifest; `bytes_written` only what was new on disk with it;
+    `absent_bytes` are those of its blobs that are not on this machine, as far as is known.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Backup:
     title: str | None = None
     group_id: str | None = None
     group_name: str | None = None
+    absent_bytes: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Backup:

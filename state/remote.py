@@ -60,11 +60,6 @@ def condemned_blob(name: str) -> str | None:
     return blob if name.startswith(CONDEMNED_PREFIX) and is_blob_name(blob) else None
 
 
-def blob_associated(digest: str) -> bytes:
-    """Return what a blob's stored form is bound to: an object under another blob's name does not open."""
-    return bytes.fromhex(parse_digest(digest))
-
-
 @dataclass(frozen=True, slots=True)
 class RecordName:
     """The parts of a commit record's name. `mark` (8 hex digits) is random, so two writers never meet."""
@@ -115,6 +110,15 @@ class RemoteRecord:
     title: str | None = None
     pinned: bool = False
     expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A multipart upload that was begun: its id, the size of a part, and the ETags of the parts that are done."""
+
+    upload_id: str
+    part_bytes: int
+    etags: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True)

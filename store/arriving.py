@@ -59,7 +59,7 @@ class StoreBlobs:
 
     def open(self, digest: str) -> BinaryIO:
         """Open a blob for reading. Raises: BlobNotFound, StoreFailed."""
-        return os.fdopen(self._blobs.open(digest), "rb", buffering=0)  # type: ignore[return-value]
+        return os.fdopen(self._blobs.open(digest), "rb", buffering=0)
 
     def is_sound(self, ref: BlobRef) -> bool:
         """Read a blob and tell whether it is there, whole and undamaged."""

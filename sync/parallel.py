@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, wait
-from typing import TypeVar
+from concurrent.futures import Future, wait
+from typing import Protocol, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 AHEAD = 8
 
 
+class Pool(Protocol):
+    """Threads that are shared by everything that talks to the bucket. Work on it never waits for work on it."""
+
+    def submit(self, work: Callable[[_Item], _Result], item: _Item, /) -> Future[_Result]:
+        """Have `work(item)` done."""
+        ...
+
+
 def in_parallel(
-    pool: Executor, work: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int = AHEAD
+    pool: Pool, work: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int = AHEAD
 ) -> Iterator[_Result]:
     """Yield the results of `work` in the order of the items. What it raises comes out here.
 

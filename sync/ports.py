@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from ..state.backup import Backup
+from ..state.errors import TorporError
 from ..state.manifest import BlobRef, Manifest
 from ..state.outbox import ErrorClass, Item, Stage
-from ..state.remote import RemoteObject, RemoteRecord
+from ..state.remote import Parts, RemoteObject, RemoteRecord
 
 
 class BlobWriter(Protocol):
@@ -96,15 +97,6 @@ class ObjectIndex(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """A multipart upload that was begun: its id, the size of a part, and the ETags of the parts that are done."""
-
-    upload_id: str
-    part_bytes: int
-    etags: Mapping[int, str]
-
-
 class PartJournal(Protocol):
     """Multipart uploads that outlive a restart, by object name."""
 
@@ -188,20 +180,24 @@ class Turn(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What came of pushing stages of a backup: bytes that went over the wire, and those that were there already."""
+    """What came of pushing stages of a backup: bytes that went over the wire, and those that were there already.
+
+    `failed` are items whose own failure kept them back (a damaged blob): the others were done without them.
+    """
 
     sent_bytes: int
     reused_bytes: int
     stages: tuple[Stage, ...]
+    failed: Mapping[int, TorporError] = field(default_factory=dict)
 
 
 class Pusher(Protocol):
-    """What brings items to the bucket. Doing the same again is harmless; what it raises says nothing was finished."""
+    """What brings items to the bucket. Doing the same again is harmless."""
 
-    def push(self, items: Sequence[Item], turn: Turn) -> Pushed:
-        """Send stages of one backup, commit them, and check them."""
-        ...
+    def push(self, items: Sequence[Item], turn: Turn, left_out: Mapping[Stage, str]) -> Pushed:
+        """Send stages of one backup, commit them, and check them; or take the backup's records out of the bucket.
 
-    def remove(self, item: Item) -> None:
-        """Take this machine's commit records of a backup out of the bucket."""
+        A removal comes alone. `left_out` says why other stages stay here. What is raised is about the remote, or about
+        the whole backup; nothing is said to be done then.
+        """
         ...

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection
 from contextlib import suppress
-
-import orjson
 
 from ..codec.keys import KeyRing
 from ..codec.remote_files import MAX_SMALL_BYTES, MAX_STORED_BYTES, dump_record, dump_repo, load_record, load_repo
@@ -31,26 +28,21 @@ from ..state.remote import (
     RepoInfo,
 )
 from .bucket import Bucket
-from .parallel import in_parallel
+from .parallel import Pool, in_parallel
 from .ports import ObjectIndex
+
+_TRIES = 3  # to read a record that came damaged: it may have been so on the way only
 
 
 class Repository:
     """The bucket's records as this machine sees them. Safe to use from several threads."""
 
     def __init__(
-        self, bucket: Bucket, machine: str, ring: KeyRing | None, index: ObjectIndex, pool: Executor, info: RepoInfo
+        self, bucket: Bucket, machine: str, ring: KeyRing | None, index: ObjectIndex, pool: Pool, info: RepoInfo
     ) -> None:
-        if info.encrypted and ring is None:
-            raise KeyMissing("the repository in the bucket is encrypted, and this machine does not have its key")
-        if ring is not None and not info.encrypted:
-            hint = "Set another S3_BUCKET or S3_PREFIX for what is encrypted; nothing was written."
-            raise UnknownRepository(
-                "this machine has a key, and the repository in the bucket is not encrypted", hint=hint
-            )
         self.bucket, self.machine, self.ring, self.index, self.info = bucket, machine, ring, index, info
         self._pool = pool
-        self._unreadable: dict[str, TorporError] = {}  # a record never changes, so it is read once
+        self._unreadable: dict[str, tuple[TorporError, int]] = {}  # and how often it was tried
 
     @classmethod
     def open(
@@ -59,16 +51,19 @@ class Repository:
         machine: str,
         ring: KeyRing | None,
         index: ObjectIndex,
-        pool: Executor,
+        pool: Pool,
         *,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> Repository:
-        """Open the bucket's repository, or make one: encrypted, if there is a ring.
+        """Open the bucket's repository, or make one. Without a ring nothing is written to one that has a key.
 
-        Raises: UnknownRepository (nothing was written), KeyMissing, and the bucket's errors.
+        Raises: UnknownRepository, KeyMissing, and the bucket's errors; then nothing was written.
         """
-        info = read_info(bucket) or _create(bucket, RepoInfo(new_id(), clock(), ring is not None))
+        info = read_info(bucket)
+        if ring is None and ((info is not None and info.encrypted) or has_keys(bucket)):
+            raise KeyMissing("what is in the bucket is encrypted, and this machine does not have the key")
+        info = info or create_info(bucket, RepoInfo(new_id(), clock(), ring is not None))
         return cls(bucket, machine, ring, index, pool, info)
 
     def refresh(self) -> list[tuple[str, TorporError]]:
@@ -80,13 +75,16 @@ class Repository:
         known = self.index.record_names()  # before the listing: a record that is written meanwhile is not gone
         there = {info.name for info in self.bucket.list(RECORDS_PREFIX) if RecordName.parse(info.name)}
         self.index.forget_records(known - there)
-        self._unreadable = {name: self._unreadable[name] for name in there & self._unreadable.keys()}
-        for name, found in self.read_all(there - known - self._unreadable.keys()):
+        before = {name: self._unreadable[name] for name in there & self._unreadable.keys()}
+        given_up = {name for name, (_, tries) in before.items() if tries >= _TRIES}
+        self._unreadable = dict(before)
+        for name, found in self.read_all(there - known - given_up):
+            self._unreadable.pop(name, None)
             if isinstance(found, RemoteRecord):
                 self.index.note_record(name, found, checked=False)
             elif not isinstance(found, ObjectNotFound):
-                self._unreadable[name] = found
-        return sorted(self._unreadable.items())
+                self._unreadable[name] = (found, before[name][1] + 1 if name in before else 1)
+        return sorted((name, error) for name, (error, _) in self._unreadable.items())
 
     def read_all(self, names: Collection[str]) -> list[tuple[str, RemoteRecord | TorporError]]:
         """Read records in parallel. Those that are gone, damaged, or another key's come with the reason."""
@@ -110,33 +108,36 @@ class Repository:
     def write_record(self, name: str, record: RemoteRecord) -> int:
         """Write a commit record under a name that is new; return its size. Written before by us, it is written.
 
-        Raises: ObjectExists when something else has the name, TooLarge, and the bucket's errors.
+        Raises: ObjectExists when something else has the name, KeyMissing, TooLarge, and the bucket's errors.
         """
+        if self.ring is None and has_keys(self.bucket):  # another machine made one since this daemon looked
+            raise KeyMissing("what is in the bucket is encrypted by now, and this machine does not have the key")
         raw = dump_record(record, name, self.ring)
         put_once(self.bucket, name, raw)
         return len(raw)
 
-    def wrapped_keys(self) -> Mapping[str, dict[str, object]]:
-        """Return the wrapped master keys of this bucket, by key id."""
-        return wrapped_keys(self.bucket)
-
 
 def read_info(bucket: Bucket) -> RepoInfo | None:
-    """Return what repo.json says, None where there is no repository. Raises: UnknownRepository, the bucket's errors."""
+    """Return what repo.json says, None where there is no repository.
+
+    Raises: UnknownRepository, ObjectDamaged, the bucket's errors.
+    """
     try:
         return load_repo(read_small(bucket, REPO_NAME))
     except ObjectNotFound:
         return None
-    except ObjectDamaged as error:
-        raise UnknownRepository("repo.json in the bucket is not ours") from error
 
 
-def _create(bucket: Bucket, info: RepoInfo) -> RepoInfo:
+def has_keys(bucket: Bucket) -> bool:
+    """Tell whether there is a key: a bucket may have begun without one."""
+    return any(True for _ in bucket.list(KEYS_PREFIX))
+
+
+def create_info(bucket: Bucket, info: RepoInfo) -> RepoInfo:
+    """Write repo.json; return what is there then, which may be another machine's. Raises: UnknownRepository."""
     for prefix in (BLOBS_PREFIX, RECORDS_PREFIX):
         if any(True for _ in bucket.list(prefix)):
             raise UnknownRepository(f"the bucket has objects under {prefix} and no {REPO_NAME}")
-    if not info.encrypted and any(True for _ in bucket.list(KEYS_PREFIX)):  # a key comes first, then its repository
-        raise KeyMissing("the bucket holds a key, and this machine does not have it")
     raw = dump_repo(info)
     with suppress(ObjectExists):  # another machine was first, or our own write whose reply was lost
         bucket.put(REPO_NAME, io.BytesIO(raw), len(raw), only_new=True)
@@ -167,23 +168,3 @@ def read_small(bucket: Bucket, name: str, most_bytes: int = MAX_SMALL_BYTES) -> 
             if len(found) > most_bytes:
                 raise ObjectDamaged(f"{name} has more than {most_bytes} bytes")
     return bytes(found)
-
-
-def wrapped_keys(bucket: Bucket) -> Mapping[str, dict[str, object]]:
-    """Return the wrapped master keys of a bucket, by key id. Raises: ObjectDamaged, the bucket's errors."""
-    found = {}
-    for info in bucket.list(KEYS_PREFIX):
-        key_id = info.name.removeprefix(KEYS_PREFIX).removesuffix(".json")
-        try:
-            value = orjson.loads(read_small(bucket, info.name))
-        except orjson.JSONDecodeError as error:
-            raise ObjectDamaged(f"{info.name} is not JSON") from error
-        if not isinstance(value, dict):
-            raise ObjectDamaged(f"{info.name} is not a wrapped key")
-        found[key_id] = value
-    return found
-
-
-def put_wrapped_key(bucket: Bucket, key_id: str, value: Mapping[str, object]) -> None:
-    """Store a wrapped master key. Raises: ObjectExists when another one has its id, the bucket's errors."""
-    put_once(bucket, f"{KEYS_PREFIX}{key_id}.json", orjson.dumps(dict(value), option=orjson.OPT_SORT_KEYS))

@@ -397,18 +397,20 @@ def test_a_removed_backup_leaves_no_text_behind(daemon: Daemon) -> None:
 
 
 def test_blobs_of_a_manifest_that_cannot_be_used_are_spared(home: Path) -> None:
-    """One blob is lost and the index is rebuilt: what is left of the backup is not garbage."""
+    """The manifest is of a version that nobody knows yet, and the index is rebuilt: its blobs are not garbage."""
     from contextlib import ExitStack
 
+    from torpor.codec import manifest_file
     from torpor.daemon.compose import compose
     from torpor.daemon.settings import load_settings
     from torpor.store.home import Home
 
     with Daemon(home) as daemon:
         saved(daemon, 300)
-        files = daemon.blob_files()
         daemon.stop()
-    files[0].unlink()
+    (path,) = (home / "store" / "manifests").iterdir()
+    value = orjson.loads(manifest_file.unpack(path.read_bytes()))
+    path.write_bytes(manifest_file.pack(orjson.dumps(value | {"format": "qwen-state/v9"})))
     for file in home.glob("index.sqlite*"):
         file.unlink()
     with ExitStack() as stack:
@@ -416,6 +418,30 @@ def test_blobs_of_a_manifest_that_cannot_be_used_are_spared(home: Path) -> None:
         assert catalog.reconcile().unusable == 1
         assert catalog.remove_orphans(0) == 0
         assert [e["kind"] for e in catalog.index.recent_events()] == ["manifest-unusable"]
+
+
+def test_a_backup_whose_blob_is_lost_stays_listed_when_the_index_is_rebuilt(home: Path) -> None:
+    from contextlib import ExitStack
+
+    from torpor.daemon.compose import compose
+    from torpor.daemon.settings import load_settings
+    from torpor.store.home import Home
+
+    with Daemon(home) as daemon:
+        _, backup_id = saved(daemon, 300)
+        files = daemon.blob_files()
+        daemon.stop()
+    lost = files[0].stat().st_size
+    files[0].unlink()
+    for file in home.glob("index.sqlite*"):
+        file.unlink()
+    with ExitStack() as stack:
+        catalog = compose(Home(home), load_settings(), stack)
+        assert catalog.reconcile().imported == 1
+        assert catalog.remove_orphans(0) == 0
+        assert [(b.id, b.absent_bytes) for b in catalog.index.list_backups()] == [(backup_id, lost)]
+        assert catalog.index.totals().blobs == len(files) - 1
+        assert [e["kind"] for e in catalog.index.recent_events()] == ["blobs-absent"]
 
 
 def test_a_manifest_with_numbers_that_no_index_can_hold_changes_nothing(daemon: Daemon) -> None:

@@ -15,6 +15,7 @@ def upgrade() -> None:
     """Create columns and tables. No row was ever written to the outbox of before."""
     op.add_column("sessions", sa.Column("no_sync", sa.Boolean, nullable=False, server_default="0"))
     op.add_column("blobs", sa.Column("present", sa.Boolean, nullable=False, server_default="1"))
+    op.create_index("ix_blobs_absent", "blobs", ["digest"], sqlite_where=sa.text("present = 0"))
     op.drop_table("outbox")
     op.create_table(
         "outbox",
@@ -84,6 +85,7 @@ def downgrade() -> None:
     """Drop them; an outbox of the form of before is made again."""
     for table in ("uploads", "remote_record_objects", "remote_records", "remote_objects", "outbox"):
         op.drop_table(table)
+    op.drop_index("ix_blobs_absent", "blobs")
     op.drop_column("blobs", "present")
     op.drop_column("sessions", "no_sync")
     op.create_table(

@@ -1,0 +1,49 @@
+"""How items enter the outbox, as part of the transaction that makes them necessary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from ..state.outbox import Stage, priority
+from .schema import outbox
+
+
+def insert_pushes(
+    connection: Connection, backup_id: str, session_id: str, sizes: Mapping[Stage, int], now: float
+) -> int:
+    """Queue stages of a backup, with the raw bytes of each; return how many were not queued yet.
+
+    A removal that waits is no longer wanted then.
+    """
+    connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "remove"))
+    rows = [_row("push", backup_id, session_id, stage, size, now) for stage, size in sizes.items()]
+    if not rows:
+        return 0
+    return sum(connection.execute(upsert(outbox).values(row).on_conflict_do_nothing()).rowcount for row in rows)
+
+
+def insert_removal(connection: Connection, backup_id: str, session_id: str, now: float) -> None:
+    """Queue the removal of a backup from the bucket, in place of one that waits or was given up."""
+    connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "remove"))
+    connection.execute(insert(outbox).values(_row("remove", backup_id, session_id, None, 0, now)))
+
+
+def _row(
+    kind: str, backup_id: str, session_id: str, stage: Stage | None, size_bytes: int, now: float
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "backup_id": backup_id,
+        "session_id": session_id,
+        "stage": stage or "",
+        "priority": priority(stage),
+        "size_bytes": size_bytes,
+        "state": "pending",
+        "attempts": 0,
+        "next_at": now,
+        "created_at": now,
+    }
