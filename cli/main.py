@@ -20,8 +20,8 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
+from . import key, output, sessions, transfer, watch
 from . import log as history
-from . import output, sessions, transfer, watch
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(watch.app, name="watch")
+app.add_typer(key.app, name="key")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import orjson
+from blake3 import blake3
 
 from ..state.errors import BadInput, InvalidManifest, NewerFormat, ObjectDamaged, TooLarge, UnknownRepository
 from ..state.ids import parse_title
@@ -46,11 +47,15 @@ def dump_repo(info: RepoInfo) -> bytes:
         "created_at": info.created_at,
         "encrypted": info.encrypted,
     }
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+    return orjson.dumps(value | {"blake3": _digest(value)}, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return blake3(orjson.dumps(dict(value), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def load_repo(raw: bytes) -> RepoInfo:
-    """Read repo.json. Raises: UnknownRepository."""
+    """Read repo.json. Raises: UnknownRepository (nobody's, or a newer layout), ObjectDamaged."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -58,6 +63,8 @@ def load_repo(raw: bytes) -> RepoInfo:
     layout = value.get("layout") if isinstance(value, dict) else None
     if layout != LAYOUT:
         raise UnknownRepository(f"the bucket's layout is {str(layout)[:60]!r}, expected {LAYOUT!r}")
+    if _digest({key: item for key, item in value.items() if key != "blake3"}) != value.get("blake3"):
+        raise ObjectDamaged("repo.json in the bucket does not match its digest")
     repo_id, created_at, encrypted = value.get("repo_id"), value.get("created_at"), value.get("encrypted")
     if not isinstance(repo_id, str) or not 0 < len(repo_id) <= 64 or type(encrypted) is not bool:
         raise UnknownRepository("repo.json in the bucket says neither its id nor whether it is encrypted")

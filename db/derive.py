@@ -76,7 +76,7 @@ def _queue(connection: Connection, backup_id: str, session_id: str, wanted: set[
     still = select(backups.c.id).join(sessions, sessions.c.id == backups.c.session_id)
     if connection.scalar(still.where(backups.c.id == backup_id, ~sessions.c.no_sync)) is None:
         return 0
-    sizes: dict[Stage, int] = {"text": 0}
+    sizes: dict[Stage, int] = {}
     elsewhere: set[Stage] = set()
     named = select(blobs.c.size_bytes, blobs.c.layer, blobs.c.present)
     named = named.join(backup_blobs, backup_blobs.c.digest == blobs.c.digest)
@@ -85,7 +85,7 @@ def _queue(connection: Connection, backup_id: str, session_id: str, wanted: set[
         sizes[stage] = sizes.get(stage, 0) + size
         if not present:
             elsewhere.add(stage)
-    here = {stage: size for stage, size in sizes.items() if stage in wanted - elsewhere}
+    here = {stage: sizes.get(stage, 0) for stage in wanted - elsewhere}
     return insert_pushes(connection, backup_id, session_id, here, now)
 
 

@@ -218,7 +218,8 @@ def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: boo
     _insert_backup(connection, new, now)
     insert_keys(connection, new.block_keys)
     if enqueue and not new.no_sync:
-        insert_pushes(connection, record.id, record.session_id, stage_sizes(new.blob_sizes), now)
+        sizes = stage_sizes(record.layers, new.blob_sizes)
+        insert_pushes(connection, record.id, record.session_id, sizes, now)
     return True
 
 

@@ -142,6 +142,22 @@ class OutboxTable:
                     found.setdefault(row.backup_id, []).append(_entry(row))
         return found
 
+    def still_leased(self, ids: Iterable[int]) -> set[int]:
+        """Return which of some items are leased still, and were not taken out of the queue."""
+        found: set[int] = set()
+        with self._index.reading() as connection:
+            for batch in _batches(ids):
+                mine = select(table.c.id).where(table.c.id.in_(batch), table.c.state == "leased")
+                found.update(connection.scalars(mine))
+        return found
+
+    def left_out(self, backup_id: str, sent: Iterable[Stage]) -> dict[Stage, str]:
+        """Say why stages of a backup, other than those that are being sent, are not in the bucket."""
+        entries, going = self.of_backups([backup_id]).get(backup_id, []), set(sent)
+        return {
+            stage: _reason(entry) for entry in entries if (stage := entry.item.stage) is not None and stage not in going
+        }
+
     def _change(self, ids: Iterable[int], values: dict[str, Any], *more: ColumnElement[bool]) -> None:
         with self._index.writing() as connection:
             for batch in _batches(ids):
@@ -149,6 +165,12 @@ class OutboxTable:
 
 
 _FREED: dict[str, Any] = {"state": "pending", "lease_owner": None, "lease_until": None}
+
+
+def _reason(entry: Entry) -> str:
+    if entry.state == "held" and entry.error:
+        return entry.error
+    return f"it could not be sent: {entry.error}" if entry.state == "dead" else "it was not sent yet"
 
 
 def _due(now: float) -> ColumnElement[bool]:

@@ -369,6 +369,10 @@ class Throttled(Unavailable):
     code, title = "throttled", "The storage asks for fewer requests"
     default_hint = "It is tried again later by itself; `torpor sync limit` lowers the rate."
 
+    def __init__(self, detail: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(detail, hint=hint)
+        self.retry_after_s = retry_after_s  # as the storage asks; None when it does not say
+
 
 class RemoteFailed(Unavailable):
     code, title, http_status = "remote-failed", "The storage failed", 502

@@ -6,7 +6,7 @@ names everything that is there so far; a stage that was committed is what anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -42,12 +42,13 @@ def stage_of(layer: str) -> Stage:
     return _STAGE_OF.get(layer, "text")
 
 
-def stage_sizes(blobs: Mapping[str, tuple[int, str]]) -> dict[Stage, int]:
+def stage_sizes(layers: Iterable[str], blobs: Mapping[str, tuple[int, str]]) -> dict[Stage, int]:
     """Return the raw bytes of each stage that a backup has, in their order, out of digest -> (size in bytes, layer).
 
-    Text is always one: it carries the manifest. A layer that lies in the manifest whole has no stage of its own.
+    Text is always one: it carries the manifest. A stage may be empty here: its layer lies in the manifest whole, or
+    each of its blobs is counted with another layer that names it, too.
     """
-    sizes: dict[Stage, int] = {"text": 0}
+    sizes: dict[Stage, int] = dict.fromkeys(("text", *map(stage_of, layers)), 0)
     for size, layer in blobs.values():
         sizes[stage_of(layer)] = sizes.get(stage_of(layer), 0) + size
     return {stage: sizes[stage] for stage in STAGES if stage in sizes}

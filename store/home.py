@@ -4,6 +4,7 @@ token            bearer token, 0600                     daemon.json   where the 
 daemon.lock      held by the running daemon             torpor.sock   its Unix socket, 0600
 index.sqlite     the index (can be rebuilt)             logs/         rotating log
 watch.json       the watched folders that were added, 0600
+repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
 store/sessions/<digest>.json      pins, TTLs and titles of one session
@@ -66,6 +67,11 @@ class Home:
     def watch_json(self) -> Path:
         """Return the path of the list of watched folders."""
         return self.root / "watch.json"
+
+    @property
+    def repo_key(self) -> Path:
+        """Return the path of the file with the keys of encrypted buckets."""
+        return self.root / "repo.key"
 
     @property
     def logs(self) -> Path:

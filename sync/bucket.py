@@ -39,7 +39,11 @@ class Bucket(Protocol):
         ...
 
     def get(self, name: str, *, offset: int = 0) -> AbstractContextManager[Iterator[bytes]]:
-        """Open an object from an offset on; the iterator yields its bytes as they arrive. Raises: ObjectNotFound."""
+        """Open an object from an offset on; the iterator yields its bytes as they arrive.
+
+        An offset at or behind the end yields nothing. Whether the bytes are right is for the caller to check: every
+        object that is read here has a digest or a checksum of its own. Raises: ObjectNotFound.
+        """
         ...
 
     def head(self, name: str) -> ObjectInfo:

@@ -31,6 +31,8 @@ from .bucket import Bucket
 from .parallel import Pool, in_parallel
 from .ports import ObjectIndex
 
+_TRIES = 3  # to read a record that came damaged: it may have been so on the way only
+
 
 class Repository:
     """The bucket's records as this machine sees them. Safe to use from several threads."""
@@ -40,7 +42,7 @@ class Repository:
     ) -> None:
         self.bucket, self.machine, self.ring, self.index, self.info = bucket, machine, ring, index, info
         self._pool = pool
-        self._unreadable: dict[str, TorporError] = {}  # a record never changes, so it is read once
+        self._unreadable: dict[str, tuple[TorporError, int]] = {}  # and how often it was tried
 
     @classmethod
     def open(
@@ -59,9 +61,9 @@ class Repository:
         Raises: UnknownRepository, KeyMissing, and the bucket's errors; then nothing was written.
         """
         info = read_info(bucket)
-        if ring is None and ((info is not None and info.encrypted) or _has_keys(bucket)):
+        if ring is None and ((info is not None and info.encrypted) or has_keys(bucket)):
             raise KeyMissing("what is in the bucket is encrypted, and this machine does not have the key")
-        info = info or _create(bucket, RepoInfo(new_id(), clock(), ring is not None))
+        info = info or create_info(bucket, RepoInfo(new_id(), clock(), ring is not None))
         return cls(bucket, machine, ring, index, pool, info)
 
     def refresh(self) -> list[tuple[str, TorporError]]:
@@ -73,13 +75,16 @@ class Repository:
         known = self.index.record_names()  # before the listing: a record that is written meanwhile is not gone
         there = {info.name for info in self.bucket.list(RECORDS_PREFIX) if RecordName.parse(info.name)}
         self.index.forget_records(known - there)
-        self._unreadable = {name: self._unreadable[name] for name in there & self._unreadable.keys()}
-        for name, found in self.read_all(there - known - self._unreadable.keys()):
+        before = {name: self._unreadable[name] for name in there & self._unreadable.keys()}
+        given_up = {name for name, (_, tries) in before.items() if tries >= _TRIES}
+        self._unreadable = dict(before)
+        for name, found in self.read_all(there - known - given_up):
+            self._unreadable.pop(name, None)
             if isinstance(found, RemoteRecord):
                 self.index.note_record(name, found, checked=False)
             elif not isinstance(found, ObjectNotFound):
-                self._unreadable[name] = found
-        return sorted(self._unreadable.items())
+                self._unreadable[name] = (found, before[name][1] + 1 if name in before else 1)
+        return sorted((name, error) for name, (error, _) in self._unreadable.items())
 
     def read_all(self, names: Collection[str]) -> list[tuple[str, RemoteRecord | TorporError]]:
         """Read records in parallel. Those that are gone, damaged, or another key's come with the reason."""
@@ -103,29 +108,33 @@ class Repository:
     def write_record(self, name: str, record: RemoteRecord) -> int:
         """Write a commit record under a name that is new; return its size. Written before by us, it is written.
 
-        Raises: ObjectExists when something else has the name, TooLarge, and the bucket's errors.
+        Raises: ObjectExists when something else has the name, KeyMissing, TooLarge, and the bucket's errors.
         """
+        if self.ring is None and has_keys(self.bucket):  # another machine made one since this daemon looked
+            raise KeyMissing("what is in the bucket is encrypted by now, and this machine does not have the key")
         raw = dump_record(record, name, self.ring)
         put_once(self.bucket, name, raw)
         return len(raw)
 
 
 def read_info(bucket: Bucket) -> RepoInfo | None:
-    """Return what repo.json says, None where there is no repository. Raises: UnknownRepository, the bucket's errors."""
+    """Return what repo.json says, None where there is no repository.
+
+    Raises: UnknownRepository, ObjectDamaged, the bucket's errors.
+    """
     try:
         return load_repo(read_small(bucket, REPO_NAME))
     except ObjectNotFound:
         return None
-    except ObjectDamaged as error:
-        raise UnknownRepository("repo.json in the bucket is not ours") from error
 
 
-def _has_keys(bucket: Bucket) -> bool:
+def has_keys(bucket: Bucket) -> bool:
     """Tell whether there is a key: a bucket may have begun without one."""
     return any(True for _ in bucket.list(KEYS_PREFIX))
 
 
-def _create(bucket: Bucket, info: RepoInfo) -> RepoInfo:
+def create_info(bucket: Bucket, info: RepoInfo) -> RepoInfo:
+    """Write repo.json; return what is there then, which may be another machine's. Raises: UnknownRepository."""
     for prefix in (BLOBS_PREFIX, RECORDS_PREFIX):
         if any(True for _ in bucket.list(prefix)):
             raise UnknownRepository(f"the bucket has objects under {prefix} and no {REPO_NAME}")

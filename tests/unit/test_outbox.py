@@ -235,10 +235,13 @@ def test_what_is_not_here_whole_is_not_derived(index: Index, outbox: OutboxTable
     assert [entry.item.stage for entry in outbox.entries("pending", 9)] == ["text", "media"]
 
 
-def test_the_stages_of_a_manifest_are_those_with_blobs() -> None:
-    assert stage_sizes({}) == {"text": 0}
-    found = stage_sizes({"a": (1, "kv_cache"), "b": (2, "tokens"), "c": (3, "media"), "d": (4, "kv_cache")})
+def test_every_layer_has_its_stage() -> None:
+    assert stage_sizes((), {}) == {"text": 0}
+    found = stage_sizes(
+        ("metadata", "kv_cache"), {"a": (1, "kv_cache"), "b": (2, "tokens"), "c": (3, "media"), "d": (4, "kv_cache")}
+    )
     assert list(found.items()) == [("text", 2), ("media", 3), ("kv", 5)]
+    assert stage_sizes(("vision_cache",), {}) == {"text": 0, "vision": 0}  # it lies in the manifest
 
 
 def test_objects_are_found_by_digest_the_newest_first(index: Index) -> None:

@@ -1,0 +1,144 @@
+"""Collect what no record names any more, beside other machines that write, read and collect (state/collection.py)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ..codec.remote_files import dump_condemned
+from ..state.collection import Grace, Seen, Verdict, clock_jumped, judge
+from ..state.errors import ClockSkewed, ObjectDamaged, ObjectNotFound
+from ..state.remote import (
+    BLOBS_PREFIX,
+    CONDEMNED_PREFIX,
+    RECORDS_PREFIX,
+    RecordName,
+    RemoteRecord,
+    condemned_blob,
+    condemned_name,
+    is_blob_name,
+)
+from .parallel import Pool, in_parallel
+from .repository import Repository
+
+_GROUP = 64  # records that are read before their objects are taken down
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did, or would do: counts of objects, and bytes that are free again.
+
+    `waiting` are condemned and not due yet, or still named by a record that was there before.
+    """
+
+    dry_run: bool
+    records: int
+    blobs: int
+    blob_bytes: int
+    condemned: int
+    deleted: int
+    deleted_bytes: int
+    withdrawn: int
+    waiting: int
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+class Collector:
+    """Collects one repository. `check` is asked before each deletion: what it raises ends the collection there."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        pool: Pool,
+        *,
+        clock: Callable[[], float],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._repository, self._bucket, self._pool = repository, repository.bucket, pool
+        self._clock, self._check = clock, check
+
+    def run(self, grace: Grace = Grace(), *, dry_run: bool = False, progress: Progress = no_progress) -> Collected:  # noqa: B008
+        """Condemn what no record names and is old enough, delete what was condemned before.
+
+        Nothing is done by halves of a listing: one that fails ends it. Raises: ClockSkewed, ObjectDamaged (a record
+        that cannot be read may name anything), KeyMissing, NewerFormat, and the bucket's errors.
+        """
+        now, here = self._bucket.now(), self._clock()
+        condemned = self._condemned()
+        sizes, blobs = self._blobs()
+        records, named = self._named(progress)
+        seen = Seen(now, condemned, blobs, named)
+        if clock_jumped(seen, here):
+            raise ClockSkewed(
+                "the storage's clock and this machine's are too far apart to collect; nothing was deleted"
+            )
+        verdict = judge(seen, grace)
+        if not dry_run:
+            self._act(verdict, now, progress)
+        return Collected(
+            dry_run=dry_run,
+            records=records,
+            blobs=len(blobs),
+            blob_bytes=sum(sizes.values()),
+            condemned=len(verdict.condemn),
+            deleted=len(verdict.delete),
+            deleted_bytes=sum(sizes[name] for name in verdict.delete),
+            withdrawn=len(verdict.withdraw),
+            waiting=len(condemned.keys() & blobs.keys()) - len(verdict.delete) + len(verdict.condemn),
+        )
+
+    def _condemned(self) -> dict[str, float]:
+        listed = ((condemned_blob(info.name), info.modified_at) for info in self._bucket.list(CONDEMNED_PREFIX))
+        return {blob: at for blob, at in listed if blob is not None}
+
+    def _blobs(self) -> tuple[dict[str, int], dict[str, float]]:
+        listed = [info for info in self._bucket.list(BLOBS_PREFIX) if is_blob_name(info.name)]
+        return {i.name: i.size_bytes for i in listed}, {i.name: i.modified_at for i in listed}
+
+    def _named(self, progress: Progress) -> tuple[int, set[str]]:
+        """Return how many records there are, and the objects that they name. The index is not asked: it may be old."""
+        names = sorted(info.name for info in self._bucket.list(RECORDS_PREFIX))
+        foreign = [name for name in names if RecordName.parse(name) is None]
+        if foreign:
+            raise ObjectDamaged(f"{foreign[0][:120]!r} among the records is none; what it names is not known")
+        named: set[str] = set()
+        for at in range(0, len(names), _GROUP):
+            named.update(self._objects_of(names[at : at + _GROUP]))
+            progress("records", min(at + _GROUP, len(names)), len(names))
+        return len(names), named
+
+    def _objects_of(self, names: list[str]) -> Iterable[str]:
+        for _, record in self._repository.read_all(names):
+            if isinstance(record, RemoteRecord):
+                yield from (found.name for found in record.objects.values())
+            elif not isinstance(record, ObjectNotFound):  # one that was deleted meanwhile needs nothing any more
+                raise record
+
+    def _act(self, verdict: Verdict, now: float, progress: Progress) -> None:
+        self._each("delete", verdict.delete, self._delete, progress)
+        self._each("condemn", verdict.condemn, lambda name: self._condemn(name, now), progress)
+        self._each("withdraw", verdict.withdraw, lambda name: self._bucket.delete(condemned_name(name)), progress)
+
+    def _each(self, what: str, names: tuple[str, ...], act: Callable[[str], None], progress: Progress) -> None:
+        def checked(name: str) -> None:
+            self._check()
+            act(name)
+
+        for count, _ in enumerate(in_parallel(self._pool, checked, names), 1):
+            progress(what, count, len(names))
+
+    def _delete(self, name: str) -> None:
+        self._bucket.delete(name)
+        self._repository.index.forget_objects([name])
+
+    def _condemn(self, name: str, now: float) -> None:
+        """Condemn an object. Two collectors may both do so; the later time counts, which only makes it later."""
+        raw = dump_condemned(name, self._repository.machine, now)
+        self._bucket.put(condemned_name(name), io.BytesIO(raw), len(raw))

@@ -1,0 +1,193 @@
+"""Requests under way and their sockets: an overall deadline for each, and a way to break them off from outside.
+
+A socket's timeout only bounds the wait for the next byte: a server, or a network, that lets a trickle through keeps a
+request for hours. And a request that waits in a black hole does not notice that the network came back. So every request
+is known here together with its socket, and is ended by shutting that down, which wakes the thread that waits on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ..state.errors import Offline, Timeout
+
+OVERDUE = "it did not end within its time"
+INTERRUPTED = "it was broken off to connect anew"
+CLOSING = "the connection to the storage is closed"
+
+LOOK_S, IDLE_S = 0.25, 30.0
+_current = threading.local()
+
+
+class Call:
+    """A request under way, which may still wait for the network for `allowed_s`."""
+
+    __slots__ = ("allowed_s", "ended", "sending", "since", "socket")
+
+    def __init__(self, allowed_s: float) -> None:
+        self.allowed_s = allowed_s
+        self.since: float | None = None  # monotonic seconds; None while its time stands still
+        self.ended: str | None = None  # why it was broken off
+        self.sending = False  # the body goes out; before that, it may be read to be signed
+        self.socket: socket.socket | None = None
+
+    def go_on(self) -> None:
+        """Let its time run."""
+        self.since = time.monotonic()
+
+    def stand_still(self) -> None:
+        """Stop its time."""
+        if self.since is not None:
+            self.allowed_s -= time.monotonic() - self.since
+            self.since = None
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether its time is up."""
+        since = self.since
+        return since is not None and now - since > self.allowed_s
+
+    def break_off(self, why: str) -> None:
+        """Wake the thread that waits on the socket."""
+        self.ended = self.ended or why
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own: that drops the cipher first, and a thread that is sending would go on in clear.
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+
+class Calls:
+    """All requests of one bucket. `stall_s` bounds the wait for room to send."""
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._running: set[Call] = set()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def running(self, call: Call, what: str) -> Iterator[None]:
+        """Let a call's time run while its thread waits for the network.
+
+        Raises: Timeout when its time is up, Offline when it was broken off; what the socket said is only the cause.
+        """
+        if self._closed.is_set():
+            raise Offline(f"{what}: {CLOSING}")
+        outer, _current.call = getattr(_current, "call", None), call
+        self._enter(call)
+        try:
+            yield
+        except Exception as error:
+            if call.ended == OVERDUE:
+                raise Timeout(f"{what}: {OVERDUE}") from error
+            if call.ended is not None:
+                raise Offline(f"{what}: {call.ended}") from error
+            raise
+        finally:
+            _current.call = outer
+            self._leave(call)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def paused(call: Call) -> Iterator[None]:
+        """Stop a call's time, e.g. while a bandwidth limit holds it back."""
+        call.stand_still()
+        try:
+            yield
+        finally:
+            call.go_on()
+
+    def interrupt(self, why: str = INTERRUPTED) -> None:
+        """Break off everything that is under way; what comes later goes on."""
+        with self._changed:
+            for call in self._running:
+                call.break_off(why)
+
+    def wait(self, delay_s: float) -> None:
+        """Wait, but not longer than until `close`."""
+        self._closed.wait(delay_s)
+
+    def close(self) -> None:
+        """Break off everything for good."""
+        self._closed.set()
+        self.interrupt(CLOSING)
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether nothing may begin any more."""
+        return self._closed.is_set()
+
+    def pool_classes(self) -> dict[str, type]:
+        """Return urllib3's pools by scheme, as botocore has them, with connections that are known here."""
+        from botocore.awsrequest import (
+            AWSHTTPConnection,
+            AWSHTTPConnectionPool,
+            AWSHTTPSConnection,
+            AWSHTTPSConnectionPool,
+        )
+
+        return {
+            "http": type("Pool", (AWSHTTPConnectionPool,), {"ConnectionCls": self._watched(AWSHTTPConnection)}),
+            "https": type("Pool", (AWSHTTPSConnectionPool,), {"ConnectionCls": self._watched(AWSHTTPSConnection)}),
+        }
+
+    def _watched(self, base: Any) -> type:
+        calls = self
+
+        class Watched(base):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                calls._attach(self.sock)
+
+            def request(self, *args: Any, **kwargs: Any) -> Any:
+                calls._attach(self.sock)
+                return super().request(*args, **kwargs)
+
+        return Watched
+
+    def _attach(self, sock: socket.socket | None) -> None:
+        """Note the socket that serves this thread's call."""
+        call: Call | None = getattr(_current, "call", None)
+        if call is None:
+            return
+        call.sending = True
+        with self._changed:
+            call.socket = sock
+            if call.ended is not None:
+                raise TimeoutError(call.ended)
+        if sock is not None:
+            sock.settimeout(self._stall_s)  # urllib3 sends under the timeout that is meant for connecting
+
+    def _enter(self, call: Call) -> None:
+        call.go_on()
+        with self._changed:
+            if not self._running:
+                self._changed.notify_all()
+            self._running.add(call)
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="s3-deadlines", daemon=True)
+                self._watcher.start()
+
+    def _leave(self, call: Call) -> None:
+        call.stand_still()
+        with self._changed:
+            self._running.discard(call)
+
+    def _watch(self) -> None:
+        """End what is over its time; ends itself when there was nothing to look at for a while."""
+        with self._changed:
+            while not self._closed.is_set():
+                now = time.monotonic()
+                for call in self._running:
+                    if call.is_over(now):
+                        call.break_off(OVERDUE)
+                if not self._changed.wait(LOOK_S if self._running else IDLE_S) and not self._running:
+                    break
+            self._watcher = None
