@@ -124,7 +124,7 @@ class RemoteIndex:
         with self._index.reading() as connection:
             for batch in _batches(backup_ids):
                 for row in connection.execute(select(records).where(records.c.backup_id.in_(batch))):
-                    found.setdefault(row.backup_id, []).append(_known(row))
+                    found.setdefault(row.backup_id, []).append(known_record(row))
         return found
 
     def forget_everything(self) -> None:
@@ -200,7 +200,8 @@ def _insert_objects(connection: Connection, found: Iterable[RemoteObject]) -> No
         connection.execute(upsert(objects).on_conflict_do_nothing(), rows)
 
 
-def _known(row: Any) -> KnownRecord:
+def known_record(row: Any) -> KnownRecord:
+    """Return a row of the table as a record."""
     backup = Backup.from_dict(orjson.loads(row.backup))
     stages = tuple(row.stages.split())
     return KnownRecord(row.name, backup, row.machine, row.seq, stages, row.checked, row.written_at)
