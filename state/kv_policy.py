@@ -57,7 +57,9 @@ def decide(policy: KVPolicy, upload: KVUpload, budget: Budget) -> Decision:
     if not worth.goes or left is None or upload.size_bytes <= left:
         return worth
     if budget.daily_bytes is not None and upload.size_bytes > budget.daily_bytes:
-        return Decision(False, f"{_size(upload.size_bytes)} is more than the daily budget of {_size(budget.daily_bytes)}")
+        return Decision(
+            False, f"{_size(upload.size_bytes)} is more than the daily budget of {_size(budget.daily_bytes)}"
+        )
     return Decision(False, f"{_size(left)} of today's budget are left; tomorrow it goes", until_tomorrow=True)
 
 

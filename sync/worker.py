@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +46,8 @@ class Pump:
     ) -> None:
         self._queue, self._remote, self._watcher, self._clocks = queue, remote, watcher, clocks
         self._owner, self._changed, self._checkpoint = owner, changed, checkpoint
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._wake, self._stopping, self._holding = threading.Event(), threading.Event(), threading.Event()
+        self._turn = threading.Lock()  # held while something is done, and by whoever wants nothing to be
         self._pusher: Pusher | None = None
         self._trouble: Troubled | None = None
         self._looked_at = -1e9
@@ -103,6 +105,16 @@ class Pump:
     def resume(self) -> None:
         """Go on."""
         self._paused_at = self._resume_at = None
+        self._wake.set()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Send nothing while this is open; a transfer ends first."""
+        self._holding.set()
+        self._end_running()
+        with self._turn:
+            self._holding.clear()
+            yield
         self._wake.set()
 
     def drop(self, session_id: str) -> None:
@@ -165,6 +177,10 @@ class Pump:
 
     def step(self) -> float | None:
         """Do the next thing; return how many seconds to wait then, or None to wait until something happens."""
+        with self._turn:
+            return self._step()
+
+    def _step(self) -> float | None:
         steady = self._clocks.steady()
         if self._stopping.is_set():
             return None
@@ -250,7 +266,7 @@ class Pump:
         """Push, with a defect of ours as a failure of the item: it must not hold up the others for ever."""
         ids, pusher, first = {item.id for item in running.items}, self._pusher, running.items[0]
         # Whatever was asked for before this push could be seen was not told to it.
-        if pusher is None or self._stopping.is_set() or self._is_paused() or self._queue.still_leased(ids) != ids:
+        if pusher is None or self._is_to_end() or self._queue.still_leased(ids) != ids:
             raise Interrupted
         left_out = self._queue.left_out(first.backup_id, running.stages) if running.stages else {}
         try:
@@ -302,7 +318,7 @@ class Pump:
     def _one_by_one(self, items: list[Item]) -> None:
         """Send stages alone that failed together: only the one that cannot go is to wait."""
         for item in items:
-            if self._trouble is None and not self._is_paused() and not self._stopping.is_set():
+            if self._trouble is None and not self._is_to_end():
                 self._push([item])
             else:
                 self._queue.release([item.id])
@@ -343,6 +359,9 @@ class Pump:
             self._paused_at = self._resume_at = None
             self._since = self._clocks.wall()
         return self._paused_at is not None
+
+    def _is_to_end(self) -> bool:
+        return self._stopping.is_set() or self._holding.is_set() or self._is_paused()
 
     def _end_running(self) -> None:
         running = self._running
