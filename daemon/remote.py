@@ -31,7 +31,6 @@ from ..store.machine import machine_id
 from ..store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
 from ..sync.collect import Collected, Collector
 from ..sync.limiter import Limiter
-from ..sync.multipart import put_object
 from ..sync.network import NetworkWatch, can_connect, steady_clock
 from ..sync.pump_ports import Clocks
 from ..sync.pump_ports import Remote as RemotePort
@@ -187,9 +186,6 @@ class RemoteSide:
             repository.ring,
             spool,
             journal,
-            lambda name, digest, body, size, turn: put_object(
-                bucket, journal, name, digest, body, size, next_part=turn.next_blob
-            ),
             new_upload=lambda: str(ULID()).lower(),
         )
         backups = CatalogBackups(self._catalog)
