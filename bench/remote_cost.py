@@ -13,7 +13,7 @@ from figures import Figure
 from remote_rig import BLOB_BYTES, Boto, Ours, Shelf, blobs_of, cpu_seconds, ours, place
 from rig import scratch
 from rounds import interleave
-from torpor.codec.keys import KeyRing, new_ring
+from torpor.codec.keys import new_ring
 from torpor.state.manifest import BlobRef
 
 KINDS = {"noise": "noise", "kv": "KV cache (bf16)"}

@@ -152,6 +152,10 @@ class FaultProxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._listener = None
+        self.break_all()
+
+    def break_all(self) -> None:
+        """Reset the connections that are open."""
         with self._lock:
             for sock in self._open:
                 _break(sock)
