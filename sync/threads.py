@@ -13,7 +13,7 @@ IDLE_S = 30.0  # then a thread ends: an idle daemon holds none
 
 
 class DaemonPool:
-    """Up to so many daemon threads, started when there is work. Unlike an executor's, nothing waits for them at exit."""
+    """Up to so many daemon threads, started when there is work; unlike an executor's, no exit waits for them."""
 
     def __init__(self, threads: int, name: str, idle_s: float = IDLE_S) -> None:
         self._most, self._name, self._idle_s = threads, name, idle_s
