@@ -99,16 +99,18 @@ class KeyStore:
     def _read_file(self) -> dict[str, str]:
         with translated("read", self._file):
             try:
-                fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             except FileNotFoundError:
                 return {}
             except OSError as error:
                 if error.errno == errno.ELOOP:
                     raise UnsafeHome(f"{self._file} is a symbolic link") from error
                 raise
-            with open(fd, "rb") as file:
+            try:
                 _refuse_open_file(self._file, os.fstat(fd))
-                raw = file.read(MAX_FILE_BYTES + 1)
+                raw = os.read(fd, MAX_FILE_BYTES)
+            finally:
+                os.close(fd)
         return _parse_file(self._file, raw)
 
     def _write_file(self, rings: dict[str, str]) -> None:
