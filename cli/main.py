@@ -20,7 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import key, output, sessions, transfer, watch
+from . import key, output, remote, sessions, transfer, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(watch.app, name="watch")
+app.add_typer(remote.app, name="index")
 app.add_typer(key.app, name="key")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
@@ -142,9 +143,13 @@ def status(
 def list_backups(
     session: Annotated[str | None, typer.Argument(help="Only this session.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+    in_bucket: Annotated[bool, typer.Option("--remote", help="What the bucket holds, of all machines.")] = False,
     as_json: Json = False,
 ) -> None:
     """List backups, newest first."""
+    if in_bucket:
+        remote.list_remote(session, limit, as_json)
+        return
     with _keeper() as keeper:
         found = keeper.api.backups(session_id=session, limit=limit)
     if not found and not as_json:
@@ -290,6 +295,7 @@ app.command("log")(history.log)
 app.command("fork")(sessions.fork)
 app.command("rename")(sessions.rename)
 app.command("restore")(sessions.restore)
+app.command("fetch")(remote.fetch)
 
 
 @app.callback(invoke_without_command=True)

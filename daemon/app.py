@@ -23,6 +23,7 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
+from .fetch_api import BackFromBucket, add_fetches, resolve
 from .groups import add_groups
 from .prefixes import add_prefixes
 from .remembered_api import add_remembered
@@ -67,7 +68,13 @@ class Digests(BaseModel):
     blobs: dict[str, int]
 
 
-def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable[[], float]) -> FastAPI:
+def create_app(
+    catalog: Catalog,
+    watches: Watches,
+    about: About,
+    clock: Callable[[], float],
+    back: BackFromBucket | None = None,
+) -> FastAPI:
     """Build the application. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
     app.add_exception_handler(TorporError, _on_error)
@@ -75,13 +82,14 @@ def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable
     app.add_exception_handler(StarletteHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
     _add_status(app, catalog, watches, about, clock)
-    _add_backups(app, catalog)
+    _add_backups(app, catalog, back)
     _add_sessions(app, catalog)
     _add_blobs(app, catalog)
     add_groups(app, catalog)
     add_prefixes(app, catalog)
     add_watches(app, watches)
     add_remembered(app, Remembered(catalog.index), clock)
+    add_fetches(app, back)
     return app
 
 
@@ -142,7 +150,7 @@ def _add_status(app: FastAPI, catalog: Catalog, watches: Watches, about: About, 
         return _json({"events": catalog.index.recent_events(limit)})
 
 
-def _add_backups(app: FastAPI, catalog: Catalog) -> None:
+def _add_backups(app: FastAPI, catalog: Catalog, back: BackFromBucket | None) -> None:
     @app.get("/v1/backups")
     def list_backups(
         session_id: str | None = None, limit: int = Query(50, ge=1, le=10_000), before: str | None = None
@@ -156,9 +164,12 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
         return _json({"backups": [_backup(row) for row in rows]})
 
     @app.get("/v1/backups/{ref}")
-    def get_backup(ref: str) -> Response:
-        """Return one backup, by its id, as the newest of a session, or by the end of its id."""
-        return _json(_backup(catalog.resolve(ref)))
+    def get_backup(ref: str, ask: bool = True) -> Response:
+        """Return one backup, by its id, as the newest of a session, or by the end of its id.
+
+        One that only the bucket has is adopted; with `ask` the bucket is looked at for it.
+        """
+        return _json(_backup(resolve(catalog, back, ref, ask=ask)))
 
     @app.get("/v1/backups/{backup_id}/manifest")
     def get_manifest(backup_id: str) -> Response:

@@ -96,6 +96,15 @@ class Catalog:
         self._lock = threading.Lock()
         self._spared: set[str] = set()
         self._spare_all = False
+        self._on_queued: Callable[[], None] | None = None
+
+    def queue_with(self, on_queued: Callable[[], None]) -> None:
+        """Queue what is committed from now on for the bucket, and call this behind each commit."""
+        self._on_queued = on_queued
+
+    def _queued(self) -> None:
+        if self._on_queued is not None:
+            self._on_queued()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -136,10 +145,12 @@ class Catalog:
                     self.manifests.write(self.staging, backup_id, raws[backup_id])
                 for manifest in manifests:
                     self._keep_old_state(manifest)
-                self._index([(manifest, raws[manifest.id]) for manifest in manifests])
+                pairs = [(manifest, raws[manifest.id]) for manifest in manifests]
+                self._index(pairs, enqueue=self._on_queued is not None)
             except BaseException:
                 self._take_back(new)  # not acknowledged, so it must not come back at start-up
                 raise
+        self._queued()
 
     def take_in(self, manifest: Manifest, choose: Callable[[Sidecar, float, float], None]) -> Backup:
         """Enter a backup whose blobs lie elsewhere, as far as they are not here. Again changes nothing.
@@ -205,17 +216,24 @@ class Catalog:
         named = manifest_blobs(manifest).items()
         return frozenset(self.blobs.missing(BlobRef(digest, size) for digest, (size, _) in named))
 
-    def _index(self, manifests: Iterable[tuple[Manifest, bytes]], absent: frozenset[str] = frozenset()) -> None:
+    def _index(
+        self,
+        manifests: Iterable[tuple[Manifest, bytes]],
+        absent: frozenset[str] = frozenset(),
+        *,
+        enqueue: bool = False,
+    ) -> None:
         new = [
             NewBackup(
                 self._record(manifest, canonical),
                 manifest_blobs(manifest),
                 tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else (),
                 absent,
+                self.sidecars.read(manifest.session_id).no_sync,
             )
             for manifest, canonical in manifests
         ]
-        self.index.commit_backups(new, now=self._clock(), enqueue=False)
+        self.index.commit_backups(new, now=self._clock(), enqueue=enqueue)
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
@@ -302,17 +320,33 @@ class Catalog:
             self.index.set_pinned(backup_id, pinned)
         return self.index.backup(backup_id)
 
-    def remove(self, backup_id: str) -> None:
-        """Remove a backup; blobs stay until nothing needs them and a grace time is over. Raises: BackupNotFound."""
+    def set_no_sync(self, session_id: str, no_sync: bool) -> None:
+        """Keep a session on this machine, or no longer; one of which there is no backup yet, too.
+
+        What waits of it leaves the queue. What is in the bucket already stays there. Raises: InvalidId.
+        """
+        with self._lock:
+            sidecar = self.sidecars.read(parse_session_id(session_id))
+            sidecar.no_sync = no_sync
+            self.sidecars.write(sidecar)  # first: after a crash between the two, nothing goes that is not to go
+            self.index.set_no_sync(session_id, no_sync)
+
+    def remove(self, backup_id: str, *, purge: bool = False) -> None:
+        """Remove a backup; blobs stay until nothing needs them and a grace time is over.
+
+        With `purge` its removal from the bucket is queued. Raises: BackupNotFound.
+        """
         with self._lock:
             record = self.index.backup(parse_backup_id(backup_id))
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
             self._checkpoint("remove.trashed")
-            self.index.remove_backup(backup_id)
+            self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
             self._forget_choices(record)
+        if purge:
+            self._queued()
 
     def _forget_choices(self, record: Backup) -> None:
         """Drop what the user said of a removed backup, and with the last one of its session the title."""

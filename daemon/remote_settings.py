@@ -1,8 +1,8 @@
 """Where the bucket is, as the user says it.
 
-Every name may have `TORPOR_` before it, which goes first. The places, each over the next: the environment, `.env` in the
-working directory, `.env` in the home folder, and `config.toml` there (`persistence_backend`, and the table `[s3]` with
-`endpoint`, `access_key`, …). Only `PERSISTENCE_BACKEND=s3` turns it on: other programs have S3_* variables too.
+Every name may have `TORPOR_` before it, which goes first. The places, each over the next: the environment, `.env` in
+the working directory, `.env` in the home folder, and `config.toml` there (`persistence_backend`, and the table `[s3]`
+with `endpoint`, `access_key`, …). Only `PERSISTENCE_BACKEND=s3` turns it on: other programs have S3_* variables too.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class S3Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RemoteSettings:
-    """What was found: `s3` is None when it is off. `origin` names the places; `warnings` are for log, status, doctor."""
+    """What was found: `s3` is None when it is off. `origin` names the places; `warnings` are for all to see."""
 
     s3: S3Settings | None
     origin: tuple[str, ...] = ()

@@ -102,6 +102,11 @@ class Index:
             if not left:
                 connection.execute(delete(sessions).where(sessions.c.id == session_id))
 
+    def queue_removal(self, backup_id: str, session_id: str, *, now: float) -> None:
+        """Queue the removal of a backup from the bucket that is not on this machine."""
+        with self.writing() as connection:
+            insert_removal(connection, backup_id, session_id, now)
+
     def set_pinned(self, backup_id: str, pinned: bool) -> None:
         """Pin or unpin a backup. Raises: BackupNotFound."""
         with self.writing() as connection:

@@ -9,7 +9,8 @@ from .errors import BadInput
 
 # `digest`: digests of files and of loaded models (what was hashed, by what proves that it is the same still).
 # `rate`: how fast things went on this machine.
-Kind = Literal["digest", "rate"]
+# `sync`: what was found out about the storage, and what went there today.
+Kind = Literal["digest", "rate", "sync"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_VALUE_BYTES = 4 << 20  # of its JSON
 MAX_ENTRIES = 2_000  # of a kind; the least recently used go

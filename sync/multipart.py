@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import BinaryIO, NoReturn
 
 from ..state.errors import ObjectNotFound, RemoteFailed, RemoteRefused, TorporError
+from ..state.remote import Parts
 from .bucket import Bucket
-from .ports import PartJournal, Parts
+from .ports import PartJournal
 
 SINGLE_BYTES = 64 << 20  # up to here one request does it
 LEAST_PART_BYTES, MOST_PARTS = 8 << 20, 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from blake3 import blake3
 
@@ -14,18 +14,11 @@ from ..state.errors import BlobDamaged
 from ..state.manifest import BlobRef
 from ..state.remote import RemoteObject, blob_associated, blob_name
 from .bucket import Bucket
+from .multipart import put_object
 from .ports import LocalBlobs, PartJournal, Turn
 from .spool import Spool
 
 LARGE_BYTES = 64 << 20  # raw: from here on in parts, which are remembered across restarts
-
-
-class PutLarge(Protocol):
-    """Puts a large object in parts; begun before under this name, it goes on where it was."""
-
-    def __call__(self, name: str, digest: str, body: BinaryIO, size_bytes: int, turn: Turn) -> None:
-        """Put an object. On return it is there, and the journal has forgotten it."""
-        ...
 
 
 class Uploader:
@@ -38,12 +31,11 @@ class Uploader:
         ring: KeyRing | None,
         spool: Spool,
         journal: PartJournal,
-        put_large: PutLarge,
         *,
         new_upload: Callable[[], str],
     ) -> None:
         self._bucket, self._blobs, self._ring, self._spool = bucket, blobs, ring, spool
-        self._journal, self._put_large, self._new_upload = journal, put_large, new_upload
+        self._journal, self._new_upload = journal, new_upload
 
     def send(self, ref: BlobRef, turn: Turn) -> RemoteObject:
         """Send a blob; return where it lies then.
@@ -69,7 +61,8 @@ class Uploader:
             file = self._spool.keep(name, lambda target: self._encode(ref, target, turn))
         with file:
             stored = file.seek(0, io.SEEK_END)
-            self._put_large(name, ref.digest, counted(file, turn), stored, turn)
+            body = counted(file, turn)
+            put_object(self._bucket, self._journal, name, ref.digest, body, stored, next_part=turn.next_blob)
         self._spool.drop(name)
         return RemoteObject(ref.digest, ref.size_bytes, name, stored)
 

@@ -1,0 +1,288 @@
+"""The remote side, put together: settings -> bucket -> repository -> pusher -> pump, and what else needs the bucket.
+
+Without S3 nothing of it runs, and boto3 is not imported. With it, the pump opens the repository when the bucket can be
+reached: `repository()` is for everybody else who needs it at once, and raises why it cannot be had.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ulid import ULID
+
+from ..codec.keys import KeyRing
+from ..db.derive import Derived, derive
+from ..db.outbox import OutboxTable
+from ..db.remembered import Remembered
+from ..db.remote import RemoteIndex, Uploads
+from ..state.errors import Offline, RemoteFailed, SyncOff, TorporError
+from ..store.arriving import StoreBlobs
+from ..store.home import Home
+from ..store.machine import machine_id
+from ..store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
+from ..sync.collect import Collected, Collector
+from ..sync.limiter import Limiter
+from ..sync.network import NetworkWatch, can_connect, steady_clock
+from ..sync.pump_ports import Clocks
+from ..sync.pump_ports import Remote as RemotePort
+from ..sync.push import BucketPusher
+from ..sync.repository import Repository, read_info
+from ..sync.spool import Spool
+from ..sync.threads import DaemonPool
+from ..sync.upload import Uploader
+from ..sync.worker import Pump
+from .catalog import Catalog
+from .endpoint import address_of
+from .keys import KeyStore
+from .local_backups import CatalogBackups, describer
+from .quirks_memory import RememberedQuirks
+from .remote_settings import RemoteSettings
+from .sync_watcher import SyncWatcher
+
+if TYPE_CHECKING:
+    from ..sync.s3 import S3Bucket
+
+log = logging.getLogger("torpor.sync")
+
+UPLOADS_AT_ONCE = 4
+
+
+class RemoteSide:
+    """Everything that has to do with the bucket. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        home: Home,
+        settings: RemoteSettings,
+        catalog: Catalog,
+        remembered: Remembered,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._home, self.settings, self._catalog, self._clock = home, settings, catalog, clock
+        self.outbox = OutboxTable(catalog.index)
+        self.known = RemoteIndex(catalog.index, describer())
+        self.uploads = Uploads(catalog.index, clock)
+        self.remembered, self.keys = remembered, KeyStore(home.keys_json)
+        self.choices = read_sync_choices(home.sync_json)
+        self.machine = machine_id(home.machine_id) if settings.s3 is not None else ""
+        self.limiter = Limiter(self.choices.up_limit, self.choices.down_limit)
+        self.pool = DaemonPool(UPLOADS_AT_ONCE, "upload")
+        self.watcher = SyncWatcher(catalog.index, self.outbox, remembered, lambda: self.choices, clock)
+        self._opening, self._choosing = threading.Lock(), threading.Lock()
+        self._bucket: S3Bucket | None = None
+        self._repository: Repository | None = None
+        self.pump = self._make_pump()
+        self._network = NetworkWatch(self.pump.retry_now, lambda: self.pump.waits) if self.on else None
+
+    def _make_pump(self) -> Pump:
+        return Pump(
+            self.outbox,
+            RemotePort(self._connect, lambda: self.bucket().now(), self._can_connect, self._break_off),
+            self.watcher,
+            Clocks(self._clock, steady_clock, random.random),
+            f"{_boot_id()}:{os.getpid()}",
+            changed=self._nudge,
+            checkpoint=self._catalog.checkpoint,
+        )
+
+    @property
+    def on(self) -> bool:
+        """Tell whether a storage is configured."""
+        return self.settings.s3 is not None
+
+    def start(self) -> None:
+        """Derive the queue again, and begin to send. Raises: StoreFull, StoreFailed, IndexDamaged."""
+        if self._network is None:
+            return
+        self.derive()
+        left = self.choices.pause_left_s(self._clock())
+        if left is None or left > 0:
+            self.pump.pause(left)
+        self._catalog.queue_with(self.pump.notify)
+        self._network.start()
+        self.pump.start()
+
+    def stop(self) -> None:
+        """End at once; what is not committed is sent again."""
+        if self._network is None:
+            return
+        self._network.stop()
+        if not self.pump.stop():
+            log.warning("a transfer did not end in time; it is left behind")
+        if self._bucket is not None:
+            self._bucket.close()
+        self.pool.close()
+
+    def derive(self, session_id: str | None = None) -> Derived:
+        """Queue what is here and not in the bucket, as far as is known."""
+        found = derive(self._catalog.index, self.machine, self._clock(), session_id)
+        if found.added or found.removed:
+            log.info("queued %d items that the bucket lacks; %d were there already", found.added, found.removed)
+        return found
+
+    # -- the bucket and what lies in it ------------------------------------------------------------------------------
+
+    def bucket(self) -> S3Bucket:
+        """Return the bucket; nothing is sent by that. Raises: SyncOff, RemoteDenied, RemoteRefused."""
+        if self.settings.s3 is None:
+            raise SyncOff("there is no second copy: no S3 storage is configured")
+        with self._opening:
+            if self._bucket is None:
+                from ..sync.s3 import S3Bucket
+
+                memory = RememberedQuirks(self.remembered, self._clock)
+                self._bucket = S3Bucket(self.settings.s3.options(), limiter=self.limiter, memory=memory)
+            return self._bucket
+
+    def repository(self) -> Repository:
+        """Return the repository, opened now if need be. Raises: SyncOff, KeyMissing, UnknownRepository, Offline, ..."""
+        bucket = self.bucket()
+        with self._opening:
+            if self._repository is None:
+                info = read_info(bucket)
+                ring = None if info is None else self.keys.load(info.repo_id)
+                self._repository = Repository.open(
+                    bucket, self.machine, ring, self.known, self.pool, clock=self._clock, new_id=_new_id
+                )
+            return self._repository
+
+    def ring(self) -> KeyRing | None:
+        """Return the keys of the opened repository; None without one. Raises: as `repository`."""
+        return self.repository().ring
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Send nothing while this is open."""
+        return self.pump.hold()
+
+    def keys_changed(self, ring: KeyRing) -> None:
+        """Open the repository anew, with other keys."""
+        with self._opening:
+            self._repository = None
+        self.pump.reconnect()
+
+    def _connect(self) -> BucketPusher:
+        """Open the remote side for the pump: learn what is there, and queue what is not."""
+        with self._opening:
+            self._repository = None
+        repository = self.repository()
+        for name, error in repository.refresh():
+            log.warning("%s cannot be read: %s", name, error.detail)
+        self.derive()
+        spool = Spool(self._home.outgoing)
+        spool.clean(lambda name: self.uploads.read(name) is not None)
+        bucket, journal = repository.bucket, self.uploads
+        uploader = Uploader(
+            bucket,
+            StoreBlobs(self._catalog.blobs, self._catalog.staging),
+            repository.ring,
+            spool,
+            journal,
+            new_upload=lambda: str(ULID()).lower(),
+        )
+        backups = CatalogBackups(self._catalog)
+        mark = lambda: secrets.token_hex(4)  # noqa: E731
+        return BucketPusher(repository, backups, uploader, self.pool, self._clock, mark, self._catalog.checkpoint)
+
+    def _can_connect(self) -> bool:
+        address = None if self.settings.s3 is None else address_of(self.settings.s3.options())
+        return address is None or can_connect(*address)
+
+    def _break_off(self) -> None:
+        bucket = self._bucket
+        if bucket is not None:
+            bucket.interrupt()
+
+    def _nudge(self) -> None:
+        if self._network is not None:
+            self._network.nudge()
+
+    # -- what the user says ------------------------------------------------------------------------------------------
+
+    def choose(self, **changes: Any) -> SyncChoices:
+        """Change what the user said of the second copy, durably, and act on it. Raises: StoreFull, StoreFailed."""
+        with self._choosing:
+            before, made = self.choices, replace(self.choices, **changes)
+            write_sync_choices(self._home.sync_json, made)
+            self.choices = made
+            if (before.up_limit, before.down_limit) != (made.up_limit, made.down_limit):
+                self.limiter.set(up=made.up_limit, down=made.down_limit)
+            if (before.kv_policy, before.kv_daily_bytes) != (made.kv_policy, made.kv_daily_bytes):
+                self.reconsider()
+            if (before.paused_at, before.paused_until) != (made.paused_at, made.paused_until):
+                self._pause_or_resume()
+        return made
+
+    def _pause_or_resume(self) -> None:
+        left = self.choices.pause_left_s(self._clock())
+        if left is None or left > 0:
+            self.pump.pause(left)
+        else:
+            self.pump.resume()
+
+    def pause(self, seconds: float | None) -> None:
+        """Send nothing for so long, or until `resume`; it outlives a restart."""
+        now = self._clock()
+        self.choose(paused_at=now, paused_until=None if seconds is None else now + seconds)
+
+    def resume(self) -> None:
+        """Go on."""
+        self.choose(paused_at=None, paused_until=None)
+        self.pump.retry_now()
+
+    def now(self) -> None:
+        """Try everything now that waits, whatever the remote side was. A pause stays."""
+        self.outbox.hasten(self._clock())
+        self.pump.retry_now()
+        self.pump.notify()
+
+    def reconsider(self) -> None:
+        """Decide again on the KV caches that a policy keeps here: the rates, the budget or the policy changed."""
+        if self.on and self.outbox.reconsider():
+            self.pump.notify()
+
+    def set_no_sync(self, session_id: str, no_sync: bool) -> None:
+        """Keep a session on this machine, or queue what of it is missing in the bucket. Raises: InvalidId."""
+        self._catalog.set_no_sync(session_id, no_sync)
+        if no_sync:
+            self.pump.drop(session_id)
+        elif self.on:
+            self.derive(session_id)
+            self.pump.notify()
+
+    # -- collection --------------------------------------------------------------------------------------------------
+
+    def collector(self) -> Collector:
+        """Return the collector of the bucket. Raises: as `repository`."""
+        return Collector(self.repository(), self.pool, clock=self._clock)
+
+    def collect(self, *, dry_run: bool = False) -> Collected:
+        """Collect what no record names. Raises: as `repository`, and the collector's errors."""
+        return self.collector().run(dry_run=dry_run)
+
+    def trouble(self) -> TorporError | None:
+        """Return why the bucket cannot be used now, as far as the pump knows; None when it can."""
+        found = self.pump.describe()
+        if found["state"] == "offline":
+            return Offline(found["reason"], hint=found["hint"])
+        return RemoteFailed(found["reason"], hint=found["hint"]) if found["reason"] else None
+
+
+def _new_id() -> str:
+    return str(ULID())
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "no-boot-id"
