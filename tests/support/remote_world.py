@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.memory_bucket import MemoryServer
-from support.remote_doubles import FreeTurn, InlinePool, MemoryBackups, MemoryBlobs, MemoryIndex, MemoryJournal
-from support.stepping import Actor, Killed, SteppedBucket
 from torpor.codec.objects import Decoder
 from torpor.codec.remote_files import load_record
 from torpor.state.errors import BackupNotFound, ObjectNotFound, TorporError
@@ -29,6 +26,10 @@ from torpor.sync.repository import Repository
 from torpor.sync.spool import Spool
 from torpor.sync.upload import Uploader
 
+from support.memory_bucket import MemoryServer
+from support.remote_doubles import FreeTurn, InlinePool, MemoryBackups, MemoryBlobs, MemoryIndex, MemoryJournal
+from support.stepping import Actor, Killed, SteppedBucket
+
 HOUR, DAY = 3600.0, 86400.0
 START = 1.7e9
 BACKUPS, BLOBS = 4, 5
@@ -42,7 +43,10 @@ def backup_id(number: int) -> BackupId:
 
 def _layer(blobs: tuple[int, ...], add: Callable[[bytes], BlobRef]) -> Any:
     refs = [add(CONTENT[n]) for n in blobs]
-    return [{"$bytes": {"size_bytes": r.size_bytes, "blocks": [{"digest": r.digest, "size_bytes": r.size_bytes}]}} for r in refs]
+    return [
+        {"$bytes": {"size_bytes": r.size_bytes, "blocks": [{"digest": r.digest, "size_bytes": r.size_bytes}]}}
+        for r in refs
+    ]
 
 
 @dataclass
@@ -93,9 +97,15 @@ class World:
         machine.todo[name] = {"text", "vision"}
 
     def start(self, machine: Machine, kind: str, argument: Any = None) -> None:
-        if kind in machine.actors or kind == "remove" and "push" in machine.actors:
+        if kind in machine.actors or (kind == "remove" and "push" in machine.actors):
             return
-        work = {"push": self._push, "remove": self._remove, "collect": self._collect, "read": self._read, "refresh": self._refresh}[kind]
+        work = {
+            "push": self._push,
+            "remove": self._remove,
+            "collect": self._collect,
+            "read": self._read,
+            "refresh": self._refresh,
+        }[kind]
         slot = "push" if kind == "remove" else kind
         machine.actors[slot] = Actor(lambda actor: work(machine, actor, argument))
         self._count(kind)
@@ -166,11 +176,11 @@ class World:
     def _pusher(self, machine: Machine, actor: Actor) -> BucketPusher:
         repository = self._repository(machine, actor)
         spool = Spool(Path("/nonexistent"))
-        uploader = Uploader(
-            repository.bucket, machine.blobs, None, spool, MemoryJournal(), new_upload=self._new_upload
-        )
+        uploader = Uploader(repository.bucket, machine.blobs, None, spool, MemoryJournal(), new_upload=self._new_upload)
         mark = lambda: hashlib.md5(self._new_upload().encode()).hexdigest()[:8]  # noqa: E731
-        return BucketPusher(repository, machine.backups, uploader, InlinePool(), lambda: self.now + machine.skew_s, mark)
+        return BucketPusher(
+            repository, machine.backups, uploader, InlinePool(), lambda: self.now + machine.skew_s, mark
+        )
 
     def _new_upload(self) -> str:
         self.names += 1
