@@ -170,8 +170,7 @@ class World:
     def _repository(self, machine: Machine, actor: Actor) -> Repository:
         bucket = SteppedBucket(self.server, actor)
         info = RepoInfo("r", 0.0, False)
-        repository = Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
-        return repository
+        return Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
 
     def _pusher(self, machine: Machine, actor: Actor) -> BucketPusher:
         repository = self._repository(machine, actor)
