@@ -115,8 +115,8 @@ class FaultProxy:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
-        self._cleared = threading.Event()
         self._listener: socket.socket | None = None
+        self._hanging = 0
         self.counts = _Counts()
         self.port = 0
         self.accept()
@@ -124,6 +124,11 @@ class FaultProxy:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def is_hanging(self) -> bool:
+        """Tell whether some request was ever held for good."""
+        return self._hanging > 0
 
     def add(self, *faults: Fault) -> None:
         with self._lock:
@@ -303,6 +308,8 @@ class FaultProxy:
 
     def _hang(self, _: object) -> None:
         """Hold the connection without a byte until the proxy ends, or somebody breaks it."""
+        with self._lock:
+            self._hanging += 1
         self._stopped.wait()
         raise _Reset
 
