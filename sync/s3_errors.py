@@ -223,7 +223,7 @@ def _own(error: BaseException | None, depth: int = 8) -> TorporError | None:
             return error
         wrapped = getattr(error, "kwargs", None)
         inner = wrapped.get("error") if isinstance(wrapped, dict) else None
-        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+        error = inner if isinstance(inner, BaseException) else error.__cause__
         depth -= 1
     return None
 

@@ -17,7 +17,7 @@ from .daemon import Daemon
 from .fault_proxy import FaultProxy
 from .s3_servers import Place
 
-QUICK_TIMEOUTS = {"S3_CONNECT_TIMEOUT_S": "1", "S3_READ_TIMEOUT_S": "1", "S3_DEADLINE_S": "4"}
+QUICK_TIMEOUTS = {"S3_CONNECT_TIMEOUT_S": "1", "S3_STALL_S": "1", "S3_DEADLINE_S": "4"}
 _Value = TypeVar("_Value")
 
 
