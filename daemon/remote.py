@@ -25,7 +25,7 @@ from ..db.derive import Derived, derive
 from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
-from ..state.errors import BackupNotFound, Offline, RemoteFailed, SyncOff, TorporError
+from ..state.errors import BackupNotFound, KeyMissing, Offline, RemoteFailed, SyncOff, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
@@ -37,7 +37,7 @@ from ..sync.network import NetworkWatch, can_connect, steady_clock
 from ..sync.pump_ports import Clocks
 from ..sync.pump_ports import Remote as RemotePort
 from ..sync.push import BucketPusher
-from ..sync.repository import Repository, read_info
+from ..sync.repository import Repository, has_keys, read_info
 from ..sync.spool import Spool
 from ..sync.threads import DaemonPool
 from ..sync.upload import Uploader
@@ -58,6 +58,7 @@ log = logging.getLogger("torpor.sync")
 
 UPLOADS_AT_ONCE = 4
 COLLECT_EVERY_S, COLLECTED_KEY = 86_400.0, "collect-at"
+ENCRYPTED_KEY = "encrypted:"
 
 
 class RemoteSide:
@@ -161,12 +162,29 @@ class RemoteSide:
         bucket = self.bucket()
         with self._opening:
             if self._repository is None:
-                info = read_info(bucket)
-                ring = None if info is None else self.keys.load(info.repo_id)
+                ring = self._ring_of(bucket)
                 self._repository = Repository.open(
                     bucket, self.machine, ring, self.known, self.pool, clock=self._clock, new_id=_new_id
                 )
             return self._repository
+
+    def _ring_of(self, bucket: Bucket) -> KeyRing | None:
+        """Return the keys of a bucket; a keyring is asked only where there is one, or was.
+
+        A bucket that was encrypted once is so for ever here: nobody who takes its keys away gets plain backups.
+        """
+        info = read_info(bucket)
+        if info is None:
+            return None
+        was = self.remembered.get("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", now=self._clock()) is not None
+        if not (was or info.encrypted or has_keys(bucket)):
+            return None
+        ring = self.keys.load(info.repo_id)
+        if ring is not None and not was:
+            self.remembered.put("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", "true", now=self._clock())
+        if ring is None:
+            raise KeyMissing("what is in the bucket is encrypted, and this machine does not have the key")
+        return ring
 
     @property
     def opened(self) -> Repository | None:
