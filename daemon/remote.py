@@ -88,7 +88,7 @@ class RemoteSide:
         self._bucket: S3Bucket | None = None
         self._repository: Repository | None = None
         self.pump = self._make_pump()
-        self._network = NetworkWatch(self.pump.retry_now, lambda: self.pump.waits) if self.on else None
+        self._network = NetworkWatch(self.pump.network_changed, lambda: self.pump.waits) if self.on else None
 
     def _make_pump(self) -> Pump:
         return Pump(
@@ -335,20 +335,21 @@ class RemoteSide:
         return self.collector().run(dry_run=dry_run)
 
     def housekeep(self) -> None:
-        """Do what is due once a day, when nothing is sent: decide on budgets again, and collect what nobody needs.
-
-        Raises: as `collect`.
-        """
-        if not self.on or self.pump.state != "idle":
+        """Decide again on KV caches, since budgets are a day's; collect once a day, when nothing is sent."""
+        if not self.on:
             return
         self.reconsider()
         now, raw = self._clock(), self.remembered.get("sync", COLLECTED_KEY, now=self._clock())
         due = None if raw is None else orjson.loads(raw)
-        if isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S:
+        if self.pump.state != "idle" or (isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S):
             return
-        next_at = now + COLLECT_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311  machines that share a bucket take turns
+        try:
+            log.info("collected: %s", asdict(self.collect()))
+        except TorporError as error:
+            log.warning("the bucket was not collected; it is tried again in an hour: %s", error.detail)
+            return
+        next_at = now + COLLECT_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311  machines of one bucket take turns
         self.remembered.put("sync", COLLECTED_KEY, orjson.dumps(next_at).decode(), now=now)
-        log.info("collected: %s", asdict(self.collect()))
 
     def trouble(self) -> TorporError | None:
         """Return why the bucket cannot be used now, as far as the pump knows; None when it can."""

@@ -92,18 +92,20 @@ def test_pause_limit_policy_and_no_sync(home: Path, weed: Place) -> None:
             "in_bucket": 0,
         }
         hidden = save(daemon, "secret", seed=2)
+        with daemon.keeper() as keeper:
+            fork = keeper.fork("secret").id  # it says what the other said
         daemon.request("POST", "/v1/sync/resume").raise_for_status()
         assert as_json(home, "sync", "now", "--wait")["state"] == "idle"
         rows = places(daemon)
         assert rows[first]["stages"] == ["text"]
         assert rows[first]["held"] == "the policy is `never`"
-        assert (rows[hidden]["stages"], rows[hidden]["waiting"]) == ([], [])
+        assert [rows[each]["stages"] + rows[each]["waiting"] for each in (hidden, fork)] == [[], []]
         assert "kv kept here" in run(home, "ls")
         assert "the policy is `never`" in run(home, "sync", "status")
         daemon.request("PUT", "/v1/sync/policy", json={"kv": "always"}).raise_for_status()
         daemon.request("PUT", "/v1/sessions/secret/no-sync", json={"no_sync": False}).raise_for_status()
         assert as_json(home, "sync", "now", "--wait")["waiting_count"] == 0
-        assert [place["stages"] for place in places(daemon).values()] == [["text", "kv"]] * 2
+        assert [places(daemon)[each]["stages"] for each in (first, hidden, fork)] == [["text", "kv"]] * 2 + [[]]
 
 
 def places(daemon: Daemon) -> dict[str, dict[str, Any]]:
