@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 
@@ -35,7 +36,7 @@ def bring_back(
     threads: Submits,
     clock: Callable[[], float] = time.time,
 ) -> BackFromBucket:
-    """Return what the routes need. `threads` run downloads, `DOWNLOADS` of them at once, and looks at the bucket.
+    """Return what the routes need. `threads` run downloads, `DOWNLOADS` of them at once.
 
     `repository` opens it, and raises what keeps it from being opened; `ring` are the keys as they are now.
     """
@@ -55,8 +56,13 @@ def bring_back(
         new_id=lambda: str(ULID()),
         measured=lambda size_bytes, seconds: remember_rate(Remembered(catalog.index), size_bytes, seconds, clock()),
     )
-    backups = RemoteBackups(catalog, known, repository, time.monotonic, threads.submit)
+    backups = RemoteBackups(catalog, known, repository, time.monotonic, _start)
     return BackFromBucket(fetches, backups, known)
+
+
+def _start(look: Callable[[], None]) -> None:
+    """Look at the bucket in a thread of its own: behind a long download it would wait for hours."""
+    threading.Thread(target=look, name="look", daemon=True).start()
 
 
 def remember_rate(remembered: Remembered, size_bytes: int, seconds: float, now: float) -> None:

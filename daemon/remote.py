@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, cast
 
+import orjson
 from ulid import ULID
 
 from ..codec.keys import KeyRing
@@ -24,11 +25,12 @@ from ..db.derive import Derived, derive
 from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
-from ..state.errors import Offline, RemoteFailed, SyncOff, TorporError
+from ..state.errors import BackupNotFound, Offline, RemoteFailed, SyncOff, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
 from ..store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
+from ..sync.bucket import Bucket
 from ..sync.collect import Collected, Collector
 from ..sync.limiter import Limiter
 from ..sync.network import NetworkWatch, can_connect, steady_clock
@@ -42,7 +44,8 @@ from ..sync.upload import Uploader
 from ..sync.worker import Pump
 from .catalog import Catalog
 from .endpoint import address_of
-from .keys import KeyStore
+from .key_desk import KeyDesk
+from .keys import KeyStorage, KeyStore
 from .local_backups import CatalogBackups, describer
 from .quirks_memory import RememberedQuirks
 from .remote_settings import RemoteSettings
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("torpor.sync")
 
 UPLOADS_AT_ONCE = 4
+COLLECT_EVERY_S, COLLECTED_KEY = 86_400.0, "collect-at"
 
 
 class RemoteSide:
@@ -65,13 +69,15 @@ class RemoteSide:
         settings: RemoteSettings,
         catalog: Catalog,
         remembered: Remembered,
+        *,
+        key_storage: KeyStorage = "auto",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._home, self.settings, self._catalog, self._clock = home, settings, catalog, clock
         self.outbox = OutboxTable(catalog.index)
         self.known = RemoteIndex(catalog.index, describer())
         self.uploads = Uploads(catalog.index, clock)
-        self.remembered, self.keys = remembered, KeyStore(home.keys_json)
+        self.remembered, self.keys = remembered, KeyStore(home.repo_key, key_storage)
         self.choices = read_sync_choices(home.sync_json)
         self.machine = machine_id(home.machine_id) if settings.s3 is not None else ""
         self.limiter = Limiter(self.choices.up_limit, self.choices.down_limit)
@@ -103,19 +109,22 @@ class RemoteSide:
         """Derive the queue again, and begin to send. Raises: StoreFull, StoreFailed, IndexDamaged."""
         if self._network is None:
             return
+        self._catalog.queue_with(
+            self.pump.notify
+        )  # first: what is committed before is derived, what comes after queued
         self.derive()
         left = self.choices.pause_left_s(self._clock())
         if left is None or left > 0:
             self.pump.pause(left)
-        self._catalog.queue_with(self.pump.notify)
         self._network.start()
         self.pump.start()
 
     def stop(self) -> None:
-        """End at once; what is not committed is sent again."""
-        if self._network is None:
+        """End at once; what is not committed is sent again. A second time changes nothing."""
+        network, self._network = self._network, None
+        if network is None:
             return
-        self._network.stop()
+        network.stop()
         if not self.pump.stop():
             log.warning("a transfer did not end in time; it is left behind")
         if self._bucket is not None:
@@ -143,6 +152,10 @@ class RemoteSide:
                 self._bucket = S3Bucket(self.settings.s3.options(), limiter=self.limiter, memory=memory)
             return self._bucket
 
+    def bucket_when_needed(self) -> Bucket:
+        """Return the bucket for somebody who is put together before it can be had: it is made at the first call."""
+        return cast(Bucket, _Late(self.bucket))
+
     def repository(self) -> Repository:
         """Return the repository, opened now if need be. Raises: SyncOff, KeyMissing, UnknownRepository, Offline, ..."""
         bucket = self.bucket()
@@ -155,6 +168,16 @@ class RemoteSide:
                 )
             return self._repository
 
+    @property
+    def opened(self) -> Repository | None:
+        """Return the repository if it was opened."""
+        return self._repository
+
+    def quirks(self) -> dict[str, Any]:
+        """Return what was found out about the storage; empty before it was."""
+        found = RememberedQuirks(self.remembered, self._clock).read()
+        return {} if found is None else dict(found)
+
     def ring(self) -> KeyRing | None:
         """Return the keys of the opened repository; None without one. Raises: as `repository`."""
         return self.repository().ring
@@ -162,6 +185,10 @@ class RemoteSide:
     def hold(self) -> AbstractContextManager[None]:
         """Send nothing while this is open."""
         return self.pump.hold()
+
+    def key_desk(self) -> KeyDesk:
+        """Return what makes and changes the keys of the bucket."""
+        return KeyDesk(self.bucket, self.keys, hold=self.hold, changed=self.keys_changed, new_id=_new_id)
 
     def keys_changed(self, ring: KeyRing) -> None:
         """Open the repository anew, with other keys."""
@@ -179,18 +206,12 @@ class RemoteSide:
         self.derive()
         spool = Spool(self._home.outgoing)
         spool.clean(lambda name: self.uploads.read(name) is not None)
-        bucket, journal = repository.bucket, self.uploads
+        blobs = StoreBlobs(self._catalog.blobs, self._catalog.staging)
         uploader = Uploader(
-            bucket,
-            StoreBlobs(self._catalog.blobs, self._catalog.staging),
-            repository.ring,
-            spool,
-            journal,
-            new_upload=lambda: str(ULID()).lower(),
+            repository.bucket, blobs, repository.ring, spool, self.uploads, new_upload=lambda: str(ULID()).lower()
         )
         backups = CatalogBackups(self._catalog)
-        mark = lambda: secrets.token_hex(4)  # noqa: E731
-        return BucketPusher(repository, backups, uploader, self.pool, self._clock, mark, self._catalog.checkpoint)
+        return BucketPusher(repository, backups, uploader, self.pool, self._clock, _mark, self._catalog.checkpoint)
 
     def _can_connect(self) -> bool:
         address = None if self.settings.s3 is None else address_of(self.settings.s3.options())
@@ -244,6 +265,12 @@ class RemoteSide:
         self.pump.retry_now()
         self.pump.notify()
 
+    def retry(self, item_ids: list[int] | None) -> int:
+        """Try given up items again, all or some; return how many there were."""
+        count = self.outbox.retry(self._clock(), item_ids)
+        self.pump.notify()
+        return count
+
     def reconsider(self) -> None:
         """Decide again on the KV caches that a policy keeps here: the rates, the budget or the policy changed."""
         if self.on and self.outbox.reconsider():
@@ -258,6 +285,27 @@ class RemoteSide:
             self.derive(session_id)
             self.pump.notify()
 
+    def remove(self, backup_id: str, *, purge: bool = False) -> None:
+        """Remove a backup from this machine, and with `purge` from the bucket, of whatever machine it is.
+
+        Raises: SyncOff with `purge` and no bucket, BackupNotFound.
+        """
+        if purge and not self.on:
+            raise SyncOff("there is no bucket to remove it from", hint="Leave out --purge; nothing was removed.")
+        try:
+            self._catalog.remove(backup_id, purge=purge)
+        except BackupNotFound:
+            found = self.known.known([backup_id]).get(backup_id) if purge else None
+            if not found:
+                raise
+            self._catalog.index.queue_removal(backup_id, found[0].backup.session_id, now=self._clock())
+            self.pump.notify()
+
+    def copies(self, session_id: str) -> dict[str, int]:
+        """Count the backups of a session, and those of them that the bucket is known to have."""
+        ids = [backup.id for backup in self._catalog.index.list_backups(session_id=session_id, limit=10_000)]
+        return {"backups": len(ids), "in_bucket": len(self.known.known(ids)) if self.on else 0}
+
     # -- collection --------------------------------------------------------------------------------------------------
 
     def collector(self) -> Collector:
@@ -268,6 +316,22 @@ class RemoteSide:
         """Collect what no record names. Raises: as `repository`, and the collector's errors."""
         return self.collector().run(dry_run=dry_run)
 
+    def housekeep(self) -> None:
+        """Do what is due once a day, when nothing is sent: decide on budgets again, and collect what nobody needs.
+
+        Raises: as `collect`.
+        """
+        if not self.on or self.pump.state != "idle":
+            return
+        self.reconsider()
+        now, raw = self._clock(), self.remembered.get("sync", COLLECTED_KEY, now=self._clock())
+        due = None if raw is None else orjson.loads(raw)
+        if isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S:
+            return
+        next_at = now + COLLECT_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311  machines that share a bucket take turns
+        self.remembered.put("sync", COLLECTED_KEY, orjson.dumps(next_at).decode(), now=now)
+        log.info("collected: %s", asdict(self.collect()))
+
     def trouble(self) -> TorporError | None:
         """Return why the bucket cannot be used now, as far as the pump knows; None when it can."""
         found = self.pump.describe()
@@ -276,8 +340,22 @@ class RemoteSide:
         return RemoteFailed(found["reason"], hint=found["hint"]) if found["reason"] else None
 
 
+class _Late:
+    """Stands for what another call makes: every attribute is that one's."""
+
+    def __init__(self, made: Callable[[], object]) -> None:
+        self._made = made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made(), name)
+
+
 def _new_id() -> str:
     return str(ULID())
+
+
+def _mark() -> str:
+    return secrets.token_hex(4)
 
 
 def _boot_id() -> str:
