@@ -64,11 +64,12 @@ def translated(what: str) -> Iterator[None]:
     """Raise errors of ours instead of boto3's. `what`: the operation and the object."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
     try:
         yield
-    except (BotoCoreError, ClientError, Boto3Error, HTTPError, RecursionError, OSError) as error:
+    except (BotoCoreError, ClientError, Boto3Error, ResponseParserError, HTTPError, RecursionError, OSError) as error:
         raise translate(error, what) from error
 
 
@@ -201,8 +202,9 @@ def _no_credentials(error: BaseException, what: str) -> RemoteDenied | None:
 def _broken(error: BaseException, what: str) -> TorporError:
     """Translate an exchange that broke off: it says nothing of the network, which the next request will show."""
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
-    if isinstance(error, boto.ResponseParserError):
+    if isinstance(error, ResponseParserError):
         return RemoteFailed(
             f"{what}: what answers does not speak S3",
             hint="Check S3_ENDPOINT; a network that asks for a login in the browser looks like this too.",

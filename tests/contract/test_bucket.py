@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pytest
-from support.buckets import MemoryJournal, s3_bucket
+from support.buckets import MemoryJournal, options, s3_bucket
+from support.fault_proxy import FaultProxy
 from support.memory_bucket import MemoryBucket, MemoryServer
 from support.s3_servers import Place
 from torpor.state.errors import ObjectExists, ObjectNotFound, TorporError
 from torpor.sync.bucket import Bucket
 from torpor.sync.multipart import LEAST_PART_BYTES, MOST_PARTS, give_up, part_bytes_for, put_object
+from torpor.sync.quirks import InProcess, Quirks
+from torpor.sync.s3 import S3Bucket
 
 MIB = 1 << 20
+QUIRKS = {"weed": Quirks(True, "crc32"), "moto": Quirks(True, "none")}
 
 
 @dataclass
@@ -39,12 +43,12 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
         server = MemoryServer()
 
         def again() -> Bucket:
-            return MemoryBucket(server, prefix="here/")
+            return MemoryBucket(server)
     else:
-        place = request.getfixturevalue(request.param)
+        place = request.getfixturevalue(f"{request.param}_room")
 
         def again() -> Bucket:
-            opened.append(s3_bucket(place))
+            opened.append(s3_bucket(place, quirks=QUIRKS[request.param]))
             return opened[-1]
 
     yield Servers(again(), again)
@@ -154,18 +158,36 @@ def test_a_listing_of_many_pages(bucket: Bucket, monkeypatch: pytest.MonkeyPatch
     assert {each.name for each in bucket.list("many/000")} == {name for name in names if name.startswith("many/000")}
 
 
-def test_a_listing_of_more_than_a_thousand(weed: Place) -> None:
-    with contextlib.closing(s3_bucket(weed)) as bucket, ThreadPoolExecutor(8) as pool:
+def test_a_listing_of_more_than_a_thousand(weed_room: Place) -> None:
+    with contextlib.closing(s3_bucket(weed_room)) as bucket, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: put(bucket, f"many/{number}", b""), range(1005)))
         found = [each.name for each in bucket.list("many/")]
     assert len(found) == 1005
     assert set(found) == {f"many/{number}" for number in range(1005)}
 
 
-def test_two_prefixes_do_not_see_each_other(servers: Servers) -> None:
-    put(servers.bucket, "x", b"1")
-    assert [found.name for found in servers.bucket.list("")] == ["x"]
-    assert [found.name for found in servers.again().list("")] == ["x"]
+@pytest.mark.parametrize("server", ["weed", "moto"])
+def test_quirks_are_found_out_once(server: str, request: pytest.FixtureRequest) -> None:
+    place: Place = request.getfixturevalue(server)
+    memory = InProcess()
+    with contextlib.closing(S3Bucket(options(place), memory=memory)) as bucket:
+        put(bucket, "x", b"1")
+        assert [found.name for found in bucket.list("")] == ["x"]
+    assert {key: (memory.read() or {})[key] for key in ("conditional_put", "checksum")} == dataclasses.asdict(
+        QUIRKS[server]
+    )
+    other = {**(memory.read() or {}), "checksum": "md5"}
+    memory.write(other)
+    with FaultProxy(place.endpoint) as proxy:
+        there = dataclasses.replace(options(place), endpoint=proxy.endpoint)
+        memory.write({**other, "server": there.server})
+        with contextlib.closing(S3Bucket(there, memory=memory)) as behind:
+            put(behind, "z", b"1")
+        assert proxy.counts.requests == {"PUT": 1}
+    with contextlib.closing(S3Bucket(dataclasses.replace(options(place), prefix="elsewhere"), memory=memory)) as moved:
+        put(moved, "x", b"2")
+        assert (memory.read() or {})["checksum"] == QUIRKS[server].checksum  # another repository was asked anew
+        assert [found.name for found in moved.list("")] == ["x"]
 
 
 def test_names_come_back_as_they_are(bucket: Bucket) -> None:

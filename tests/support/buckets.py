@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from torpor.state.remote import Parts
@@ -22,7 +21,7 @@ def options(place: Place, **more: Any) -> S3Options:
         access_key=place.access_key,
         secret_key=place.secret_key,
         region="us-east-1",
-        prefix="here/",
+        prefix=place.prefix,
         connect_timeout_s=5,
         read_timeout_s=20,
         connections=32,
@@ -62,13 +61,3 @@ class MemoryJournal:
 
     def of_digest(self, digest: str) -> str | None:
         return self.digests.get(digest)
-
-
-def raw_objects(place: Place) -> Mapping[str, int]:
-    """All objects of a bucket, seen by a plain client."""
-    client = place.client()
-    try:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket)
-        return {found["Key"]: found["Size"] for page in pages for found in page.get("Contents", [])}
-    finally:
-        client.close()
