@@ -47,11 +47,12 @@ def resolve(catalog: Catalog, back: BackFromBucket | None, ref: str, *, ask: boo
     """
     try:
         return catalog.resolve(ref)
-    except (BackupNotFound, SessionNotFound):
-        found = None if back is None else back.backups.find(ref, ask=ask)
-        if found is None:
-            raise
-        return found
+    except (BackupNotFound, SessionNotFound) as error:
+        unknown = error
+    found = None if back is None else back.backups.find(ref, ask=ask)
+    if found is None:
+        raise unknown
+    return found
 
 
 class Wanted(BaseModel):
