@@ -147,7 +147,7 @@ def backups_table(backups: list[Backup], now: float) -> Table:
             ["pinned"] * b.pinned
             + ([f'"{b.title}"'] if b.title else [])
             + [f"group {b.group_name}"] * (b.group_name is not None)
-            + [f"{size(b.absent_bytes)} not here"] * (b.absent_bytes > 0)
+            + ["in S3"] * (b.absent_bytes > 0)
         )
         total, written = size(b.bytes_total), size(b.bytes_written)
         made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, last)
