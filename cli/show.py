@@ -218,10 +218,9 @@ def _blobs(blobs: list[dict[str, Any]], every: bool) -> Iterator[Any]:
 
 def _blob_line(blob: dict[str, Any]) -> Text:
     """Write a blob in one line that is never broken, so that its path can be copied."""
-    state = f"shared with {blob['shared_with']}" if blob["shared_with"] else ""
+    state, lost = f"shared with {blob['shared_with']}" if blob["shared_with"] else "", False
     if not blob["present"]:
-        state = "in S3" if blob.get("in_bucket") else "MISSING"
+        lost = not blob.get("in_bucket")
+        state = "MISSING" if lost else "in S3"
     line = f"{size(blob['size_bytes']):>10}  {blob['layer']:<15}  {state:<16}  {blob['path']}"
-    return Text(
-        visible(line), style="" if blob["present"] or blob.get("in_bucket") else "red", no_wrap=True, overflow="ignore"
-    )
+    return Text(visible(line), style="red" if lost else "", no_wrap=True, overflow="ignore")
