@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import typer
 from rich.console import Group
 
 from ..client import Keeper, connect
+from ..client.discover import find_endpoint
 from ..state.errors import BadInput, Refused
 from .output import errors, show, size, table, when
 from .visible import plain
@@ -64,7 +66,7 @@ def show_keys(
         found = keeper.api.json("POST" if recovery else "GET", "/v1/key/recovery" if recovery else "/v1/key")
     if recovery:
         errors.print("Whoever has this text can read every backup in the bucket, now and later.", style="bold yellow")
-        show(found, as_json, lambda: plain(found["recovery"].rstrip("\n")))
+        show(found, as_json, lambda: Group(*map(plain, found["recovery"].splitlines())))
         return
     show(found, as_json, lambda: _described(found))
 
@@ -87,11 +89,11 @@ def rotate(
 
 @contextmanager
 def _local_keeper() -> Iterator[Keeper]:
-    """Connect to a daemon on this machine: a passphrase never crosses a network."""
+    """Connect to a daemon on this machine: a passphrase never crosses a network. Raises: Refused."""
+    endpoint = find_endpoint(os.environ)
+    if not endpoint.socket and urlsplit(endpoint.url).hostname not in _LOCAL:
+        raise Refused("the daemon is on another machine", hint="Run this on the machine of the daemon.")
     with connect() as keeper:
-        endpoint = keeper.api.endpoint
-        if not endpoint.socket and urlsplit(endpoint.url).hostname not in _LOCAL:
-            raise Refused("the daemon is on another machine", hint="Run this on the machine of the daemon.")
         yield keeper
 
 

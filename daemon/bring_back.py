@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from ulid import ULID
 from ..codec.keys import KeyRing
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex
+from ..state.errors import TorporError
 from ..state.rates import FETCH_KEY, KEPT, Observation, from_rows, to_rows
 from ..store.arriving import StoreBlobs
 from ..sync.bucket import Bucket
@@ -33,11 +35,13 @@ def bring_back(
     repository: Callable[[], Repository],
     ring: Callable[[], KeyRing | None],
     threads: Submits,
+    away: Callable[[], TorporError | None] = lambda: None,
     clock: Callable[[], float] = time.time,
 ) -> BackFromBucket:
-    """Return what the routes need. `threads` run downloads, `DOWNLOADS` of them at once, and looks at the bucket.
+    """Return what the routes need. `threads` run downloads, `DOWNLOADS` of them at once.
 
-    `repository` opens it, and raises what keeps it from being opened; `ring` are the keys as they are now.
+    `repository` opens it, and raises what keeps it from being opened; `ring` are the keys as they are now; `away` says
+    why the bucket cannot be used, as far as those know who send.
     """
     fetcher = Fetcher(
         bucket,
@@ -55,8 +59,13 @@ def bring_back(
         new_id=lambda: str(ULID()),
         measured=lambda size_bytes, seconds: remember_rate(Remembered(catalog.index), size_bytes, seconds, clock()),
     )
-    backups = RemoteBackups(catalog, known, repository, time.monotonic, threads.submit)
-    return BackFromBucket(fetches, backups, known)
+    backups = RemoteBackups(catalog, known, repository, time.monotonic, _start)
+    return BackFromBucket(fetches, backups, known, away)
+
+
+def _start(look: Callable[[], None]) -> None:
+    """Look at the bucket in a thread of its own: behind a long download it would wait for hours."""
+    threading.Thread(target=look, name="look", daemon=True).start()
 
 
 def remember_rate(remembered: Remembered, size_bytes: int, seconds: float, now: float) -> None:

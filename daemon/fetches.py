@@ -43,7 +43,7 @@ class Batch:
         """Return how it is, or how it ended."""
         if self.cancelled:
             return "cancelled"
-        if self.left:
+        if self.ended_at is None:
             return "running"
         return "failed" if self.errors else "done"
 
@@ -133,9 +133,12 @@ class Fetches:
                 batch.errors[download.ref.digest] = error
             if batch.left:
                 return
-            batch.ended_at = self._clock()
-        if batch.state == "done" and batch.size_bytes >= MEASURED_BYTES:
-            self._measured(batch.size_bytes, batch.ended_at - batch.began_at)
+        ended_at, whole = self._clock(), not batch.errors and not batch.cancelled
+        try:
+            if whole and batch.size_bytes >= MEASURED_BYTES:
+                self._measured(batch.size_bytes, ended_at - batch.began_at)
+        finally:
+            batch.ended_at = ended_at
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """Tell how far a batch is. Raises: NotFound for one that nobody knows any more."""

@@ -6,7 +6,6 @@ index.sqlite     the index (can be rebuilt)             logs/         rotating l
 watch.json       the watched folders that were added, 0600
 sync.json        pause, limits and policy of the second copy, 0600
 machine-id       what tells this home from others that use the same bucket
-keys.json        keys of encrypted buckets where no keyring keeps them, 0600
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
@@ -86,11 +85,6 @@ class Home:
     def machine_id(self) -> Path:
         """Return the path of this home's id among the machines of a bucket."""
         return self.root / "machine-id"
-
-    @property
-    def keys_json(self) -> Path:
-        """Return the path of the keys that no keyring keeps."""
-        return self.root / "keys.json"
 
     @property
     def outgoing(self) -> Path:

@@ -1,4 +1,4 @@
-"""The file `sync.json`: what the user said of the second copy (pause, limits, policy); it outlives a restart."""
+"""The file `sync.json`: what the user said of the second copy: pause, limits, policy. It outlives a restart."""
 
 from __future__ import annotations
 

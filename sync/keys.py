@@ -1,6 +1,6 @@
 """Keys in the bucket: documents under `keys/`, each a ring wrapped by a passphrase. Usually there is one.
 
-Every change writes a new document, reads it back and opens it before anything older is deleted, so a key that something
+Every change writes a new document and reads it back before anything older is deleted, so a key that something
 is encrypted with never exists on one machine alone. Nobody locks: of two machines that make the first key at once, each
 looks again after its write, and who finds another's key that its own passphrase does not open takes its own back.
 """
@@ -180,11 +180,11 @@ def _check_recovered(bucket: Bucket, documents: Documents, ring: KeyRing) -> Non
 
 
 def _write(bucket: Bucket, ring: KeyRing, passphrase: str, random: Random, work: Work | None) -> str:
-    """Write a key document, read it back and open it; return its name. Only then may the ring be used."""
+    """Write a key document and read it back; return its name. Only then may the ring be used."""
     document = wrap(ring, passphrase, now=bucket.now(), random=random, work=work)
     name = _name(document)
     put_once(bucket, name, orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
-    if unwrap(_read(bucket, name), passphrase) != ring:
+    if _read(bucket, name) != document:
         raise ObjectDamaged("the storage gave back another key document than it took", hint="Nothing uses the key yet.")
     return name
 

@@ -84,8 +84,9 @@ class _Push:
         newest = max(own, key=lambda name: own[name].seq, default=None)
         wanted = {digest for item in items if item.stage for digest in blobs.get(item.stage, ())}
         if newest is not None:
-            wanted |= own[newest].objects.keys()
-            self.objects.update(own[newest].objects)
+            ours = {digest for stage in blobs.values() for digest in stage}  # it came out of the bucket: anybody's
+            self.objects.update((d, found) for d, found in own[newest].objects.items() if d in ours)
+            wanted |= self.objects.keys()
         self.objects.update(self.by.repository.index.objects(wanted - self.objects.keys()))
         self._drop_doomed()
         reused_bytes = sum(found.stored_bytes for found in self.objects.values())

@@ -62,7 +62,7 @@ class QuirkBook:
         self._memory, self._server, self._probe = memory, server, probe
         self._lock = threading.Lock()
         self._known: Quirks | None = None
-        self._is_fresh = False
+        self._was_doubted = False
 
     def known(self) -> Quirks:
         """Return the quirks; the first one who asks finds them out. Raises: what a request raises."""
@@ -77,8 +77,9 @@ class QuirkBook:
         A storage that refuses everything tells nothing of this: then all stays as it was.
         """
         with self._lock:
-            if self._is_fresh or self._known != seen:
+            if self._was_doubted or self._known != seen:
                 return self._known or seen
+            self._was_doubted = True
             try:
                 return self._found_out()
             except TorporError:
@@ -86,7 +87,6 @@ class QuirkBook:
 
     def _found_out(self) -> Quirks:
         self._known = self._probe()
-        self._is_fresh = True
         self._memory.write(
             {"server": self._server, "conditional_put": self._known.conditional_put, "checksum": self._known.checksum}
         )

@@ -21,6 +21,7 @@ from .s3_errors import scrubbed, translated
 
 Addressing = Literal["auto", "path", "virtual"]
 DEFAULT_REGION = "us-east-1"
+CONNECT_TIMEOUT_S, STALL_S, DEADLINE_S = 15.0, 60.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,9 @@ class S3Options:
     addressing: Addressing = "auto"
     ca_bundle: str | None = None
     proxy: str | None = field(default=None, repr=False)
-    connect_timeout_s: float = 15.0
-    stall_s: float = 60.0
-    deadline_s: float = 60.0
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    stall_s: float = STALL_S
+    deadline_s: float = DEADLINE_S
     slowest_bytes_s: float = 32_000.0
     attempts: int = 2
     connections: int = 8

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 PIECE, BUFFER = 16 << 10, 64 << 10
 Kind = Literal[
@@ -45,6 +45,11 @@ class Request:
     def is_conditional(self) -> bool:
         return "if-none-match" in self.headers
 
+    @property
+    def name(self) -> str:
+        """The object's name in its bucket."""
+        return unquote(urlsplit(self.target).path).lstrip("/").partition("/")[2]
+
 
 @dataclass(slots=True)
 class Fault:
@@ -59,6 +64,7 @@ class Fault:
     at: int = 0
     seconds: float = 0.0
     rate: float = 30_000.0
+    met: int = 0  # requests that it has hit
 
 
 def method(*names: str) -> Callable[[Request], bool]:
@@ -75,11 +81,26 @@ class _Reset(Exception):
     """The connection is to be reset."""
 
 
+@dataclass(slots=True)
+class Exchange:
+    """One request: the object's name (or nothing, for a listing), and bytes of both bodies as far as they passed."""
+
+    method: str
+    name: str
+    up: int = 0
+    down: int = 0
+
+
 @dataclass
 class _Counts:
     requests: Counter[str] = field(default_factory=Counter)
     bytes_up: Counter[str] = field(default_factory=Counter)
     bytes_down: Counter[str] = field(default_factory=Counter)
+    log: list[Exchange] = field(default_factory=list)
+
+    def named(self, prefix: str, *methods: str) -> list[Exchange]:
+        """The requests for objects whose names begin so."""
+        return [e for e in self.log if e.name.startswith(prefix) and (not methods or e.method in methods)]
 
 
 class FaultProxy:
@@ -136,6 +157,10 @@ class FaultProxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._listener = None
+        self.break_all()
+
+    def break_all(self) -> None:
+        """Reset the connections that are open."""
         with self._lock:
             for sock in self._open:
                 _break(sock)
@@ -211,23 +236,25 @@ class FaultProxy:
             return False
         request = _parse(head)
         fault = self._fault_for(request)
-        self.counts.requests[request.method] += 1
+        counts, exchange = self.counts, Exchange(request.method, request.name)
+        counts.requests[request.method] += 1
+        counts.log.append(exchange)
         if fault is not None and fault.kind == "delay":
             self._stopped.wait(fault.seconds)
         if fault is not None and fault.kind == "black-hole":
             self._hang(client)
         if fault is not None and fault.kind == "answer":
             if "expect" not in request.headers:
-                self._pass(client.body(request.headers), None, request, "up", None)
+                self._pass(client.body(request.headers), None, exchange, "up", None)
             client.send(_answer(fault, request))
             return "expect" not in request.headers
         server.send(_without(head, b"expect"))
         if "expect" in request.headers:
             client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._pass(client.body(request.headers), server, request, "up", fault)
-        return self._answer(client, server, request, fault)
+        self._pass(client.body(request.headers), server, exchange, "up", fault)
+        return self._answer(client, server, request, exchange, fault)
 
-    def _answer(self, client: _Line, server: _Line, request: Request, fault: Fault | None) -> bool:
+    def _answer(self, client: _Line, server: _Line, request: Request, exchange: Exchange, fault: Fault | None) -> bool:
         head = server.head()
         while head.startswith(b"HTTP/1.1 100"):
             head = server.head()
@@ -238,17 +265,17 @@ class FaultProxy:
         has_body = request.method != "HEAD" and status not in (204, 304)
         body = server.body(answer.headers, is_answer=True) if has_body else iter(())
         if fault is not None and fault.kind == "lost-reply":
-            self._pass(body, None, request, "", None)
+            self._pass(body, None, exchange, "", None)
             if not fault.status:
                 raise _Reset
             client.send(_answer(fault, request))
             return True
         client.send(head)
-        self._pass(body, client, request, "down", fault)
+        self._pass(body, client, exchange, "down", fault)
         return answer.headers.get("connection", "").lower() != "close"
 
     def _pass(
-        self, body: Iterator[tuple[bytes, bytes]], to: _Line | None, request: Request, way: str, fault: Fault | None
+        self, body: Iterator[tuple[bytes, bytes]], to: _Line | None, exchange: Exchange, way: str, fault: Fault | None
     ) -> None:
         """Pass a body on; each piece is (frame before it, its bytes)."""
         kind = fault.kind if fault is not None else ""
@@ -259,7 +286,9 @@ class FaultProxy:
             at += len(data)
             if way:
                 counted = self.counts.bytes_up if way == "up" else self.counts.bytes_down
-                counted[request.method] += len(data)
+                counted[exchange.method] += len(data)
+                exchange.up += len(data) if way == "up" else 0
+                exchange.down += len(data) if way == "down" else 0
             if to is not None:
                 self._send(to, frame + data, fault.rate if fault is not None and kind == "throttle" else None)
 
@@ -296,6 +325,7 @@ class FaultProxy:
             for fault in self._faults:
                 if fault.times > 0 and fault.hits(request):
                     fault.times -= 1
+                    fault.met += 1
                     return fault
         return None
 
