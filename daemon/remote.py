@@ -26,12 +26,14 @@ from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
 from ..state.errors import BackupNotFound, Offline, RemoteFailed, SyncOff, TorporError
+from ..state.remote import RepoInfo
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
 from ..store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
 from ..sync.bucket import Bucket
 from ..sync.collect import Collected, Collector
+from ..sync.keys import is_encrypted
 from ..sync.limiter import Limiter
 from ..sync.network import NetworkWatch, can_connect, steady_clock
 from ..sync.pump_ports import Clocks
@@ -162,7 +164,7 @@ class RemoteSide:
         with self._opening:
             if self._repository is None:
                 info = read_info(bucket)
-                ring = None if info is None else self.keys.load(info.repo_id)
+                ring = self._ring_of(info, bucket)
                 self._repository = Repository.open(
                     bucket, self.machine, ring, self.known, self.pool, clock=self._clock, new_id=_new_id
                 )
@@ -177,6 +179,12 @@ class RemoteSide:
         """Return what was found out about the storage; empty before it was."""
         found = RememberedQuirks(self.remembered, self._clock).read()
         return {} if found is None else dict(found)
+
+    def _ring_of(self, info: RepoInfo | None, bucket: S3Bucket) -> KeyRing | None:
+        """Return the bucket's keys; the keyring is not asked (nor loaded, 12 MiB) for a bucket that has none."""
+        if info is None or not (info.encrypted or is_encrypted(bucket)):
+            return None
+        return self.keys.load(info.repo_id)
 
     def ring(self) -> KeyRing | None:
         """Return the keys of the opened repository; None without one. Raises: as `repository`."""
