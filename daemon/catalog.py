@@ -145,6 +145,7 @@ class Catalog:
                     self.manifests.write(self.staging, backup_id, raws[backup_id])
                 for manifest in manifests:
                     self._keep_old_state(manifest)
+                    self._keep_with_its_parent(manifest)
                 pairs = [(manifest, raws[manifest.id]) for manifest in manifests]
                 self._index(pairs, enqueue=self._on_queued is not None)
             except BaseException:
@@ -195,6 +196,17 @@ class Catalog:
         if manifest.id not in sidecar.expires_at:
             sidecar.expires_at[manifest.id] = now + self._ttl_s
             self.sidecars.write(sidecar)
+
+    def _keep_with_its_parent(self, manifest: Manifest) -> None:
+        """Keep a session here that begins at a backup of one that stays here: it holds what that one said."""
+        if manifest.parent_id is None or self._has_backups(manifest.session_id):
+            return
+        with suppress(BackupNotFound):
+            parent = self.index.backup(manifest.parent_id)
+            if parent.session_id != manifest.session_id and self.sidecars.read(parent.session_id).no_sync:
+                sidecar = self.sidecars.read(manifest.session_id)
+                sidecar.no_sync = True
+                self.sidecars.write(sidecar)
 
     def _is_committed(self, backup_id: str, canonical: bytes) -> bool:
         try:
