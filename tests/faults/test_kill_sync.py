@@ -11,7 +11,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -116,7 +115,9 @@ def test_killed_at_random_times(sender: Sender, tmp_path: Path) -> None:
     sender.here.start()
     sender.check(tmp_path, needed_bytes(sender.here.place))
     sent, needed = sender.sent_bytes(), needed_bytes(sender.here.place)
-    print(f"\nkill -9 of the daemon: {KILLS} kills ({dict(seen)}), {len(sender.saved)} backups, 0 lost; {sent} bytes sent of {needed} needed")
+    print(
+        f"\nkill -9 of the daemon: {KILLS} kills ({dict(seen)}), {len(sender.saved)} backups, 0 lost; {sent} bytes sent of {needed} needed"
+    )
 
 
 def test_the_server_is_killed_in_the_middle(tmp_path: Path) -> None:
