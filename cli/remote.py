@@ -20,6 +20,7 @@ from .progress import bar
 from .visible import plain
 
 POLL_S = 0.2
+MACHINE_CHARS = 6  # of its 16
 ADOPTIONS = 4  # at once
 LOOK_S = 120.0  # of one request that looks at the bucket; it answers earlier, and may ask to be asked again
 
@@ -67,14 +68,14 @@ def _say_troubles(found: dict[str, Any]) -> None:
 
 
 def _table(rows: list[dict[str, Any]], now: float) -> Any:
-    made = table("!id", "session", ">saved", ">tokens", ">total", "in S3", "here", "of machine")
+    """Lay out backups of the bucket, one a line. Machines are told apart only where there are several."""
+    several = len({machine for row in rows for machine in row["machines"]}) > 1
+    made = table("!id", "!session", ">saved", ">total", "in S3", "here", *(["!machine"] if several else []))
     for row in rows:
         b = Backup.from_dict(row)
-        stages = ", ".join(row["stages"])
-        name = b.session_id + (f' "{b.title}"' if b.title else "")
-        here = "yes" if row["here"] else "–"
-        machines = ", ".join(machine[:8] for machine in row["machines"])
-        made.add_row(b.id, name, age(b.created_at, now), str(b.tokens), size(b.bytes_total), stages, here, machines)
+        cells = [b.id, b.session_id, age(b.created_at, now), size(b.bytes_total), " ".join(row["stages"])]
+        machines = [" ".join(machine[:MACHINE_CHARS] for machine in row["machines"])] if several else []
+        made.add_row(*cells, "yes" if row["here"] else "–", *machines)
     return made
 
 

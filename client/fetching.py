@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..state.errors import DaemonNotRunning, NotFound, SyncOff, TorporError, Unavailable
+from ..state.errors import BlobNotFound, DaemonNotRunning, SyncOff, TorporError, Unavailable
 from ..state.manifest import BlobRef
 from ..state.problems import from_problem
 from ..store.blobs import PutResult
 from .api import Api
 from .blob_access import BlobAccess
-from .losses import is_loss, lost
+from .losses import failure_of, is_loss, lost
 
 WAIT_S = 20.0  # of one request; who waits longer asks again
 PATIENCE_S = 15.0  # with a daemon that is being restarted
@@ -88,11 +88,14 @@ class Fetching:
         return frozenset(found["remote"]), None if trouble is None else from_problem(trouble)
 
     def bring(self, backup_id: str, refs: Sequence[BlobRef]) -> None:
-        """Bring here what is missing of some blobs. Raises: BlobNotFound, DaemonNotRunning."""
+        """Bring here what is missing of some blobs. Raises: BlobNotFound, what the bucket failed with."""
         self.expect(backup_id, refs)
         by_digest = {ref.digest: ref for ref in refs}
         for digest in self._blobs.missing(refs):
-            self._bring(by_digest[digest], NotFound(f"blob {digest[:16]}… is not in the store"))
+            try:
+                self._bring(by_digest[digest], BlobNotFound(f"blob {digest[:16]}… is not in the store"))
+            except BlobNotFound as loss:
+                raise failure_of(loss) or loss from None
 
     def _bring(self, ref: BlobRef, loss: TorporError) -> None:
         """Wait until the daemon has brought a blob here. Raises: the loss, with the bucket's error as its cause."""

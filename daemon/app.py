@@ -22,7 +22,7 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
-from .fetch_api import BackFromBucket, add_fetches, resolve
+from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
 from .groups import add_groups
 from .key_api import add_keys
 from .prefixes import add_prefixes
@@ -192,7 +192,7 @@ def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
     @app.get("/v1/backups/{backup_id}/blobs")
     def get_blobs(backup_id: str) -> Response:
         """Tell where each blob of a backup lies, and which other backups share it."""
-        return _json(catalog.blobs_of(backup_id))
+        return _json(places_of(catalog, back, backup_id))
 
     @app.put("/v1/backups/{backup_id}", status_code=201)
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:

@@ -13,6 +13,7 @@ from ulid import ULID
 from ..codec.keys import KeyRing
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex
+from ..state.errors import TorporError
 from ..state.rates import FETCH_KEY, KEPT, Observation, from_rows, to_rows
 from ..store.arriving import StoreBlobs
 from ..sync.bucket import Bucket
@@ -34,11 +35,13 @@ def bring_back(
     repository: Callable[[], Repository],
     ring: Callable[[], KeyRing | None],
     threads: Submits,
+    away: Callable[[], TorporError | None] = lambda: None,
     clock: Callable[[], float] = time.time,
 ) -> BackFromBucket:
     """Return what the routes need. `threads` run downloads, `DOWNLOADS` of them at once.
 
-    `repository` opens it, and raises what keeps it from being opened; `ring` are the keys as they are now.
+    `repository` opens it, and raises what keeps it from being opened; `ring` are the keys as they are now; `away` says
+    why the bucket cannot be used, as far as those know who send.
     """
     fetcher = Fetcher(
         bucket,
@@ -57,7 +60,7 @@ def bring_back(
         measured=lambda size_bytes, seconds: remember_rate(Remembered(catalog.index), size_bytes, seconds, clock()),
     )
     backups = RemoteBackups(catalog, known, repository, time.monotonic, _start)
-    return BackFromBucket(fetches, backups, known)
+    return BackFromBucket(fetches, backups, known, away)
 
 
 def _start(look: Callable[[], None]) -> None:

@@ -56,7 +56,10 @@ class Reconciled:
 
 @dataclass(frozen=True, slots=True)
 class BlobPlace:
-    """A blob of a backup: its file, whether that is there at its right size, and how many other backups name it."""
+    """A blob of a backup: its file, whether that is there at its right size, and how many other backups name it.
+
+    `in_bucket` is asked for those that are not here.
+    """
 
     digest: str
     size_bytes: int
@@ -64,6 +67,7 @@ class BlobPlace:
     path: str
     present: bool
     shared_with: int
+    in_bucket: bool = False
 
 
 @dataclass(frozen=True, slots=True)

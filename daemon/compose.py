@@ -147,6 +147,7 @@ def _run(
             repository=side.repository,
             ring=side.ring,
             threads=downloads,
+            away=side.trouble,
         )
     app = Gate(create_app(catalog, watches, about, time.time, side, back), token=token, allowed_hosts=lambda: hosts)
 

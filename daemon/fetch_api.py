@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import orjson
@@ -18,7 +19,7 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.problems import to_problem
 from ..state.remote import RemoteObject
 from ..sync.fetch import Download
-from .catalog import Catalog
+from .catalog import BackupBlobs, Catalog
 from .fetches import Fetches, outcome
 from .remote_backups import RemoteBackups
 
@@ -36,8 +37,19 @@ class Objects(Protocol):
 class BackFromBucket:
     """What the routes need while S3 is on."""
 
-    def __init__(self, fetches: Fetches, backups: RemoteBackups, objects: Objects) -> None:
-        self.fetches, self.backups, self.objects = fetches, backups, objects
+    def __init__(
+        self,
+        fetches: Fetches,
+        backups: RemoteBackups,
+        objects: Objects,
+        away: Callable[[], TorporError | None] = lambda: None,
+    ) -> None:
+        """Take the parts. `away` says why the bucket cannot be used now, as far as others know."""
+        self.fetches, self.backups, self.objects, self._away = fetches, backups, objects, away
+
+    def trouble(self) -> TorporError | None:
+        """Return why nothing can be fetched for the moment, as far as anybody knows."""
+        return self.fetches.down() or self._away()
 
 
 def resolve(catalog: Catalog, back: BackFromBucket | None, ref: str, *, ask: bool) -> Backup:
@@ -47,11 +59,22 @@ def resolve(catalog: Catalog, back: BackFromBucket | None, ref: str, *, ask: boo
     """
     try:
         return catalog.resolve(ref)
-    except (BackupNotFound, SessionNotFound):
-        found = None if back is None else back.backups.find(ref, ask=ask)
-        if found is None:
-            raise
+    except (BackupNotFound, SessionNotFound) as error:
+        unknown = error
+    found = None if back is None else back.backups.find(ref, ask=ask)
+    if found is None:
+        raise unknown
+    return found
+
+
+def places_of(catalog: Catalog, back: BackFromBucket | None, backup_id: str) -> BackupBlobs:
+    """Tell where each blob of a backup lies, here or in the bucket. Raises: BackupNotFound, ManifestDamaged."""
+    found = catalog.blobs_of(backup_id)
+    missing = [blob.digest for blob in found.blobs if not blob.present]
+    if back is None or not missing:
         return found
+    there = back.objects.objects(missing)
+    return replace(found, blobs=tuple(replace(blob, in_bucket=blob.digest in there) for blob in found.blobs))
 
 
 class Wanted(BaseModel):
@@ -116,7 +139,7 @@ def _add_blobs(app: FastAPI, back: BackFromBucket | None) -> None:
         """Tell which of some blobs the bucket has, and why they cannot be fetched now, where that is known."""
         on = _on(back)
         found: dict[str, RemoteObject] = on.objects.objects([parse_digest(digest) for digest in asked.digests])
-        return _json({"remote": sorted(found), "trouble": _problem(on.fetches.down())})
+        return _json({"remote": sorted(found), "trouble": _problem(on.trouble())})
 
 
 async def _settled(download: Download, wait_s: float) -> bool:

@@ -25,7 +25,7 @@ from ..db.derive import Derived, derive
 from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
-from ..state.errors import BackupNotFound, Offline, RemoteFailed, SyncOff, TorporError
+from ..state.errors import BackupNotFound, KeyMissing, Offline, RemoteFailed, SyncOff, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
@@ -37,7 +37,7 @@ from ..sync.network import NetworkWatch, can_connect, steady_clock
 from ..sync.pump_ports import Clocks
 from ..sync.pump_ports import Remote as RemotePort
 from ..sync.push import BucketPusher
-from ..sync.repository import Repository, read_info
+from ..sync.repository import Repository, has_keys, read_info
 from ..sync.spool import Spool
 from ..sync.threads import DaemonPool
 from ..sync.upload import Uploader
@@ -58,6 +58,7 @@ log = logging.getLogger("torpor.sync")
 
 UPLOADS_AT_ONCE = 4
 COLLECT_EVERY_S, COLLECTED_KEY = 86_400.0, "collect-at"
+ENCRYPTED_KEY = "encrypted:"
 
 
 class RemoteSide:
@@ -87,7 +88,7 @@ class RemoteSide:
         self._bucket: S3Bucket | None = None
         self._repository: Repository | None = None
         self.pump = self._make_pump()
-        self._network = NetworkWatch(self.pump.retry_now, lambda: self.pump.waits) if self.on else None
+        self._network = NetworkWatch(self.pump.network_changed, lambda: self.pump.waits) if self.on else None
 
     def _make_pump(self) -> Pump:
         return Pump(
@@ -161,12 +162,29 @@ class RemoteSide:
         bucket = self.bucket()
         with self._opening:
             if self._repository is None:
-                info = read_info(bucket)
-                ring = None if info is None else self.keys.load(info.repo_id)
+                ring = self._ring_of(bucket)
                 self._repository = Repository.open(
                     bucket, self.machine, ring, self.known, self.pool, clock=self._clock, new_id=_new_id
                 )
             return self._repository
+
+    def _ring_of(self, bucket: Bucket) -> KeyRing | None:
+        """Return the keys of a bucket; a keyring is asked only where there is one, or was.
+
+        A bucket that was encrypted once is so for ever here: nobody who takes its keys away gets plain backups.
+        """
+        info = read_info(bucket)
+        if info is None:
+            return None
+        was = self.remembered.get("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", now=self._clock()) is not None
+        if not (was or info.encrypted or has_keys(bucket)):
+            return None
+        ring = self.keys.load(info.repo_id)
+        if ring is not None and not was:
+            self.remembered.put("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", "true", now=self._clock())
+        if ring is None:
+            raise KeyMissing("what is in the bucket is encrypted, and this machine does not have the key")
+        return ring
 
     @property
     def opened(self) -> Repository | None:
@@ -317,20 +335,21 @@ class RemoteSide:
         return self.collector().run(dry_run=dry_run)
 
     def housekeep(self) -> None:
-        """Do what is due once a day, when nothing is sent: decide on budgets again, and collect what nobody needs.
-
-        Raises: as `collect`.
-        """
-        if not self.on or self.pump.state != "idle":
+        """Decide again on KV caches, since budgets are a day's; collect once a day, when nothing is sent."""
+        if not self.on:
             return
         self.reconsider()
         now, raw = self._clock(), self.remembered.get("sync", COLLECTED_KEY, now=self._clock())
         due = None if raw is None else orjson.loads(raw)
-        if isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S:
+        if self.pump.state != "idle" or (isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S):
             return
-        next_at = now + COLLECT_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311  machines that share a bucket take turns
+        try:
+            log.info("collected: %s", asdict(self.collect()))
+        except TorporError as error:
+            log.warning("the bucket was not collected; it is tried again in an hour: %s", error.detail)
+            return
+        next_at = now + COLLECT_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311  machines of one bucket take turns
         self.remembered.put("sync", COLLECTED_KEY, orjson.dumps(next_at).decode(), now=now)
-        log.info("collected: %s", asdict(self.collect()))
 
     def trouble(self) -> TorporError | None:
         """Return why the bucket cannot be used now, as far as the pump knows; None when it can."""

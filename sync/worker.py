@@ -24,7 +24,7 @@ from .turn import RunningPush
 log = logging.getLogger("torpor.sync")
 
 STOP_S = 2.0
-STILL_S = 5.0  # a transfer without a byte for so long is broken off when the network has changed
+STILL_S, LONG_STILL_S = 5.0, 20.0  # without a byte for so long, a transfer is broken off: network changed, user asks
 _LOCAL_RETRY_S = 30.0  # the index or the disk failed
 _LONGEST_WAIT_S = 60.0  # then the clocks are looked at again
 _SOONEST_S = 0.5  # between two looks at a remote side in trouble, however often the network changes
@@ -80,10 +80,14 @@ class Pump:
                 running.give_way()
         self._wake.set()
 
-    def retry_now(self) -> None:
-        """Look at the remote side now, whatever it was: the user asks, or the network came back."""
+    def network_changed(self) -> None:
+        """Look at the remote side now: the network is another one, or the machine has slept."""
+        self.retry_now(STILL_S)
+
+    def retry_now(self, still_s: float = LONG_STILL_S) -> None:
+        """Look at the remote side now, whatever it was; break off a transfer without a byte for so long."""
         trouble, running = self._trouble, self._running
-        if running is not None and running.still_s() > STILL_S:
+        if running is not None and running.still_s() > still_s:
             self._remote.break_off()
         if trouble is not None:
             soonest = max(self._looked_at + _SOONEST_S, self._clocks.steady())
@@ -118,10 +122,12 @@ class Pump:
         self._wake.set()
 
     def drop(self, session_id: str) -> None:
-        """End what is being sent of a session: it is to stay here."""
+        """End what is being sent of a session, since it is to stay here, and wait a moment until it has ended."""
         running = self._running
         if running is not None and any(item.session_id == session_id for item in running.items):
             self._end_running()
+            if threading.current_thread() is not self._thread:
+                running.over.wait(STOP_S)
 
     @property
     def state(self) -> RemoteState:
@@ -261,6 +267,7 @@ class Pump:
             self._done(running, result, self._clocks.steady() - started)
         finally:
             self._begin(None)
+            running.over.set()
 
     def _send(self, running: RunningPush) -> Pushed:
         """Push, with a defect of ours as a failure of the item: it must not hold up the others for ever."""

@@ -17,9 +17,12 @@ from torpor.daemon.app import About, create_app
 from torpor.daemon.bring_back import bring_back
 from torpor.daemon.compose import compose
 from torpor.daemon.fetch_api import BackFromBucket
+from torpor.daemon.remote import RemoteSide
+from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.settings import load_settings
 from torpor.daemon.watches import Watches
 from torpor.db.records import record_of
+from torpor.db.remembered import Remembered
 from torpor.db.remote import RemoteIndex
 from torpor.state.backup import Backup
 from torpor.state.manifest import BlobRef, Manifest
@@ -82,7 +85,8 @@ class BucketDaemon:
     def app(self, *, s3: bool = True) -> FastAPI:
         about = About("0", str(self.home.root), str(self.home.store), "log", 0.0, "http://x", 100)
         watches = Watches(self.home, self.catalog.index)
-        return create_app(self.catalog, watches, about, lambda: 1.0, back=self.back if s3 else None)
+        side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
+        return create_app(self.catalog, watches, about, lambda: 1.0, side, self.back if s3 else None)
 
     def close(self) -> None:
         self.stack.close()

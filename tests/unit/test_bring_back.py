@@ -29,7 +29,7 @@ class Client:
     """Sends requests to the application, in this process."""
 
     def __init__(self, daemon: BucketDaemon) -> None:
-        self.app = daemon.app()
+        self.daemon, self.app = daemon, daemon.app()
 
     async def open(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -299,6 +299,20 @@ def test_what_the_bucket_fails_with_keeps_its_class(call: Client, elsewhere: Els
     elsewhere.bucket.fault = lambda get: Offline("no route to host")
     raises("offline", lambda: call("POST", f"/v1/blobs/{first}/fetch"))
     assert call("POST", "/v1/blobs/remote", json={"digests": [first]})["trouble"]["code"] == "offline"
+
+
+def test_blobs_are_here_in_the_bucket_or_nowhere(call: Client, elsewhere: Elsewhere) -> None:
+    made = elsewhere.save(1, blobs=3)
+    call("GET", "/v1/backups/s")
+    here, there, nowhere = manifest_blobs(made)
+    call("POST", f"/v1/blobs/{here}/fetch")
+    call.daemon.known.forget_objects([each.name for each in elsewhere.uploaded.every_object(nowhere)])
+    found = {blob["digest"]: blob for blob in call("GET", f"/v1/backups/{made.id}/blobs")["blobs"]}
+    assert [(found[d]["present"], found[d]["in_bucket"]) for d in (here, there, nowhere)] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
 
 
 def test_hundreds_may_wait_and_the_rest_is_served(call: Client, elsewhere: Elsewhere) -> None:
