@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal
 
-from support.memory_bucket import MemoryBucket, MemoryServer, Stored
 from torpor.state.errors import Offline
 from torpor.sync.bucket import ObjectInfo
+
+from support.memory_bucket import MemoryBucket, MemoryServer, Stored
 
 # go: done and answered. lose: done, the answer is lost. drop: not done, no answer. late: no answer now, done some day.
 # kill: the process dies before the request goes. kill-behind: it dies when the request is done.
