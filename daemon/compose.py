@@ -18,6 +18,7 @@ from pathlib import Path
 from ..db.index import Index
 from ..db.remembered import Remembered
 from ..state.api import API_VERSION
+from ..state.collection import Grace
 from ..state.errors import TorporError
 from ..store import staging as staging_folders
 from ..store.blobs import BlobStore
@@ -96,7 +97,8 @@ def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catal
             side.reconsider()
 
     remembered = Remembered(catalog.index, noted=noted)
-    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage)
+    grace = Grace(settings.condemn_after_hours * 3600.0, settings.delete_after_hours * 3600.0)
+    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage, grace=grace)
     return side
 
 

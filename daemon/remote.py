@@ -25,6 +25,7 @@ from ..db.derive import Derived, derive
 from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
+from ..state.collection import Grace
 from ..state.errors import BackupNotFound, KeyMissing, Offline, RemoteFailed, SyncOff, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
@@ -73,7 +74,9 @@ class RemoteSide:
         *,
         key_storage: KeyStorage = "auto",
         clock: Callable[[], float] = time.time,
+        grace: Grace = Grace(),  # noqa: B008
     ) -> None:
+        self._grace = grace
         self._home, self.settings, self._catalog, self._clock = home, settings, catalog, clock
         self.outbox = OutboxTable(catalog.index)
         self.known = RemoteIndex(catalog.index, describer())
@@ -332,7 +335,7 @@ class RemoteSide:
 
     def collect(self, *, dry_run: bool = False) -> Collected:
         """Collect what no record names. Raises: as `repository`, and the collector's errors."""
-        return self.collector().run(dry_run=dry_run)
+        return self.collector().run(self._grace, dry_run=dry_run)
 
     def housekeep(self) -> None:
         """Decide again on KV caches, since budgets are a day's; collect once a day, when nothing is sent."""
