@@ -54,13 +54,21 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         stack.callback(InstanceLock(home).close)
         _log_to_file(home, settings)
         token = load_token(home)
-        remote = load_remote_settings(os.environ, Path.cwd(), home.root)
+        remote = load_remote_settings(os.environ, _working_folder(home), home.root)
         catalog = compose(home, settings, stack)
         found = catalog.reconcile()
         log.info("reconciled: %s", asdict(found))
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
         _run(home, settings, catalog, side, token, on_ready, stack)
+
+
+def _working_folder(home: Home) -> Path:
+    """Return where we were started; the home where that folder is gone."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return home.root
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -144,7 +152,7 @@ def _run(
         downloads = DaemonPool(DOWNLOADS, "download")
         back = bring_back(
             catalog,
-            side.bucket_when_needed(),
+            side.opening.bucket_when_needed(),
             side.known,
             repository=side.repository,
             ring=side.ring,
@@ -165,6 +173,7 @@ def _run(
             await asyncio.to_thread(watches.stop)
             if back is not None:
                 await asyncio.to_thread(back.fetches.close)  # requests that wait for a blob end now
+            await asyncio.to_thread(side.stop)  # and those that wait for the bucket
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
