@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from ..state.errors import InvalidSettings
-from ..sync.s3_client import CONNECT_TIMEOUT_S, DEADLINE_S, READ_TIMEOUT_S, S3Options
+from ..sync.s3_client import CONNECT_TIMEOUT_S, DEADLINE_S, STALL_S, S3Options
 
 BACKEND = "PERSISTENCE_BACKEND"
 HINT = (
@@ -44,7 +44,7 @@ class S3Settings(BaseModel):
     ca_bundle: str | None = None
     proxy: SecretStr | None = None
     connect_timeout_s: float = Field(CONNECT_TIMEOUT_S, gt=0)
-    read_timeout_s: float = Field(READ_TIMEOUT_S, gt=0)
+    stall_s: float = Field(STALL_S, gt=0)
     deadline_s: float = Field(DEADLINE_S, gt=0)
 
     @field_validator("bucket")
@@ -104,7 +104,7 @@ class S3Settings(BaseModel):
             ca_bundle=self.ca_bundle,
             proxy=_shown(self.proxy),
             connect_timeout_s=self.connect_timeout_s,
-            read_timeout_s=self.read_timeout_s,
+            stall_s=self.stall_s,
             deadline_s=self.deadline_s,
         )
 

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.caches import CacheSession
 from support.fault_proxy import Fault, Request
 from support.machines import Machine, eventually, machine, small_session
 from support.resolver import NAME, Resolver
 from support.s3_servers import Place, Weed, new_place
-from torpor.state.errors import TorporError
+from torpor.state.errors import ClockSkewed, RemoteDenied, Unavailable
 
-ROUNDS = 6 if os.environ.get("TORPOR_SOAK") else 1
-TOKENS = 600 if os.environ.get("TORPOR_SOAK") else 100
-STILL_S = 30.0
+SOAK = bool(os.environ.get("TORPOR_SOAK"))
+ROUNDS, TOKENS, STILL_S = (6, 600, 150.0) if SOAK else (1, 100, 30.0)
 
 seeds = itertools.count(1)
 
@@ -53,7 +53,7 @@ class Case:
     name: str
     fault: Callable[[], list[Fault]] | None = None  # none: the machine's own way is cut
     states: tuple[str, ...] = ()
-    needs_now: bool = False  # a person has to say when it is over
+    needs_now: bool = False  # it would take long to be noticed that it is over
 
 
 def answer(
@@ -65,7 +65,7 @@ def answer(
 CASES = [
     Case("refused", None, ("offline",)),
     Case("dns", None, ("offline",)),
-    Case("black-hole", lambda: [Fault("black-hole")], ("offline", "failing")),
+    Case("black-hole", lambda: [Fault("black-hole")], ("offline", "failing"), needs_now=True),
     Case("reset-up", lambda: [Fault("reset-up", 3, blob_put, at=20_000)]),
     Case("reset-down", lambda: [Fault("reset-down", 3, blob_get, at=20_000)]),
     Case("slow-down", lambda: answer(503, "SlowDown", times=5)),
@@ -110,7 +110,7 @@ class Pair:
             with proxy.fault(*faults):
                 yield lambda: sum(fault.met for fault in faults)
 
-    def save(self) -> tuple[str, object, float]:
+    def save(self) -> tuple[str, CacheSession, float]:
         seed = next(seeds)
         session = small_session(seed, TOKENS)
         began = time.perf_counter()
@@ -149,7 +149,7 @@ def test_a_fault(pair: Pair, case: Case) -> None:
         comes_back(pair, case, backup_id, session)
 
 
-def sends(pair: Pair, case: Case) -> tuple[str, object]:
+def sends(pair: Pair, case: Case) -> tuple[str, CacheSession]:
     """Save while the way is broken, and see it arrive."""
     here = pair.here
     with pair.broken(case, here) as met:
@@ -164,8 +164,8 @@ def sends(pair: Pair, case: Case) -> tuple[str, object]:
         elif case.name not in ("reset-down",):
             eventually(met, STILL_S, here.sync)
             here.wait_synced(backup_id, timeout_s=STILL_S)
-    if case.needs_now:
-        here.now()
+    if case.needs_now and not SOAK:
+        here.now()  # `failing` is looked at again after seconds, what a person has to put right after a minute
     here.wait_synced(backup_id, timeout_s=STILL_S)
     assert here.sync()["state"] in ("idle", "busy")
     return backup_id, session
@@ -176,23 +176,17 @@ def seen(which: Machine, states: tuple[str, ...]) -> dict[str, object] | None:
     return found if found["state"] in states else None
 
 
-def comes_back(pair: Pair, case: Case, backup_id: str, session: object) -> None:
-    """Wake it on the other machine while its way is broken, and again when it is not."""
-    there, error = pair.there, None
-    with ThreadPoolExecutor(1) as thread, pair.broken(case, there) as met:
+def comes_back(pair: Pair, case: Case, backup_id: str, session: CacheSession) -> None:
+    """Wake it on the other machine while its way is broken, and when it is not."""
+    there = pair.there
+    with ThreadPoolExecutor(1) as thread, pair.broken(case, there):
         waking = thread.submit(there.restores, backup_id, session)
-        try:
-            if case.states:
-                eventually(met, STILL_S)
-                error = waking.exception(STILL_S)
-            else:
-                waking.result(STILL_S)
-        except TimeoutError:
-            pass
-    if case.states:
-        assert isinstance(error, TorporError), error
+        error = waking.exception(STILL_S)
+    if error is not None:
+        assert isinstance(error, Unavailable | RemoteDenied | ClockSkewed), repr(error)
         assert error.hint
-        there.restores(backup_id, session)
+    assert error is not None or not case.states
+    there.restores(backup_id, session)
 
 
 def test_no_save_waited(pair: Pair) -> None:

@@ -23,7 +23,7 @@ def options(place: Place, **more: Any) -> S3Options:
         region="us-east-1",
         prefix=place.prefix,
         connect_timeout_s=5,
-        read_timeout_s=20,
+        stall_s=20,
         connections=32,
     )
     return dataclasses.replace(plain, **more)

@@ -18,7 +18,7 @@ from email.utils import formatdate
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-PIECE = 16 << 10
+PIECE, BUFFER = 16 << 10, 64 << 10
 Kind = Literal[
     "answer",  # with `status` and `code`, before anything reached the server
     "lost-reply",  # the server has done it; the client gets `status` and `code`, or with status 0 a broken connection
@@ -167,7 +167,13 @@ class FaultProxy:
 
     def accept(self) -> None:
         """Take connections (again), at the same port."""
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        if self._listener is not None:
+            return
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)  # a slow line is felt, not hidden by buffers
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(64)
         self._listener, self.port = listener, listener.getsockname()[1]
         self._spawn(self._listen, listener)
 
@@ -302,6 +308,7 @@ class FaultProxy:
         if to is not None:
             to.send(data[:cut])
         if kind.startswith("reset"):
+            self._stopped.wait(fault.seconds)  # what was sent may arrive: a reset drops what was not read yet
             raise _Reset
         self._hang(to)
         return b""

@@ -17,7 +17,7 @@ from .daemon import Daemon
 from .fault_proxy import FaultProxy
 from .s3_servers import Place
 
-QUICK_TIMEOUTS = {"S3_CONNECT_TIMEOUT_S": "1", "S3_READ_TIMEOUT_S": "1", "S3_DEADLINE_S": "4"}
+QUICK_TIMEOUTS = {"S3_CONNECT_TIMEOUT_S": "1", "S3_STALL_S": "1", "S3_DEADLINE_S": "4"}
 _Value = TypeVar("_Value")
 
 
@@ -47,7 +47,7 @@ class Machine:
     def __init__(self, home: Path, place: Place, proxy: FaultProxy, settings: dict[str, str] | None = None) -> None:
         self.home, self.place, self.proxy = home, place, proxy
         self.settings = {**place.settings, "S3_ENDPOINT": proxy.endpoint, **QUICK_TIMEOUTS, **(settings or {})}
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "sync.json").write_bytes(orjson.dumps({"kv_policy": "always"}))
         self.daemon = self._daemon()
 
@@ -55,9 +55,15 @@ class Machine:
         return Daemon(self.home, settings=self.settings, crash_at=crash_at)
 
     def start(self, crash_at: str = "") -> Daemon:
+        """Start a daemon, in place of one that has ended or is killed now."""
+        self.close()
         self.daemon = self._daemon(crash_at)
-        self.daemon.start()
-        return self.daemon
+        return self.daemon.__enter__()
+
+    def close(self) -> None:
+        """Kill the daemon, if there is one."""
+        if self.daemon.process is not None:
+            self.daemon.__exit__()
 
     def sync(self) -> dict[str, Any]:
         """What the daemon says of the remote side."""
@@ -117,12 +123,4 @@ def machine(home: Path, place: Place, settings: dict[str, str] | None = None) ->
         try:
             yield found
         finally:
-            if found.daemon.process is not None and found.daemon.process.returncode is None:
-                found.daemon.kill()
-
-
-def fresh(home: Path, place: Place) -> Iterator[Machine]:
-    """Run a machine with an empty home, and its daemon."""
-    with machine(home, place) as found:
-        found.start()
-        yield found
+            found.close()

@@ -15,7 +15,7 @@ from support.daemon import Daemon
 from support.s3_servers import Place
 
 WAIT_S = 60
-_FAST = {"S3_CONNECT_TIMEOUT_S": "2", "S3_READ_TIMEOUT_S": "5"}
+_FAST = {"S3_CONNECT_TIMEOUT_S": "2", "S3_STALL_S": "5"}
 
 
 def machine(home: Path, place: Place, *, kv: bool = True, **settings: str) -> Daemon:
