@@ -32,7 +32,7 @@ from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .instance import InstanceLock, Listening, announce, load_token
 from .remote import RemoteSide
-from .remote_settings import RemoteSettings, load_remote_settings
+from .remote_settings import RemoteSettings, load_remote_settings, working_directory
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
 from .watches import Watches
@@ -53,7 +53,7 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         stack.callback(InstanceLock(home).close)
         _log_to_file(home, settings)
         token = load_token(home)
-        remote = load_remote_settings(os.environ, Path.cwd(), home.root)
+        remote = load_remote_settings(os.environ, working_directory(), home.root)
         catalog = compose(home, settings, stack)
         found = catalog.reconcile()
         log.info("reconciled: %s", asdict(found))
