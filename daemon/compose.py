@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 
 from ..db.index import Index
 from ..db.remembered import Remembered
