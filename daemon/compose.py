@@ -27,6 +27,7 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 from ..sync.threads import DaemonPool
+from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .instance import InstanceLock, Listening, announce, load_token
@@ -146,6 +147,7 @@ def _run(
             repository=side.repository,
             ring=side.ring,
             threads=downloads,
+            lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
     app = Gate(create_app(catalog, watches, about, time.time, side, back), token=token, allowed_hosts=lambda: hosts)
@@ -161,7 +163,7 @@ def _run(
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(watches.stop)
             if back is not None:
-                await asyncio.to_thread(back.fetches.close)  # requests that wait for a blob end now
+                await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
