@@ -1,8 +1,11 @@
-"""Mistakes that the model of tests/stateful/test_collection.py must find, each planted into the real code."""
+"""Mistakes that the model of tests/stateful/test_collection.py must find, each planted into the real code.
+
+Each comes with a short story in which it does harm. With the code as it is, the stories end well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +13,17 @@ import pytest
 from torpor.state import collection
 from torpor.state.collection import Grace, Seen, Verdict
 from torpor.state.errors import Offline
-from torpor.state.remote import RemoteObject
+from torpor.state.remote import RECORDS_PREFIX, RemoteObject
 from torpor.sync import collect, push
+from torpor.sync.bucket import ObjectInfo
 from torpor.sync.collect import Collector
 from torpor.sync.presence import Presence
 
-from support.remote_world import World
+from support.remote_world import BLOBS, DAY, World
+from support.stepping import SteppedBucket
 
 Patch = pytest.MonkeyPatch
-_doomed, _write, _named, _run = Presence.doomed, push._Push._write, Collector._named, Collector.run
-_judge = collection.judge
+_write, _named, _judge = push._Push._write, Collector._named, collection.judge
 
 
 def no_check_behind_the_commit(patch: Patch) -> None:
@@ -64,6 +68,7 @@ def condemned_is_acquitted(patch: Patch) -> None:
 
 
 def names_of_blobs_are_used_again(patch: Patch) -> None:
+    """A blob always goes up under the same name."""
     uploads = World._new_upload
 
     def new_upload(self: World) -> str:
@@ -81,32 +86,16 @@ def names_of_blobs_are_used_again(patch: Patch) -> None:
 
 
 def deleted_by_an_old_listing(patch: Patch) -> None:
-    """What records name is listed once by each machine, and remembered."""
-    remembered: dict[tuple[int, str], tuple[int, set[str]]] = {}
-    worlds: list[Any] = []
+    """What records name is read once by each machine, and remembered."""
 
-    def named(self: Collector, progress: Any) -> tuple[int, set[str]]:
-        worlds.append(self._bucket.server)  # type: ignore[attr-defined]
-        key = (id(self._bucket.server), self._repository.machine)  # type: ignore[attr-defined]
-        if key not in remembered:
-            remembered[key] = _named(self, progress)
-        return remembered[key]
+    def named(self: Collector, names: list[str], progress: Any) -> set[str]:
+        index: Any = self._repository.index
+        if not hasattr(index, "remembered"):
+            index.remembered = _named(self, names, progress)
+        remembered: set[str] = index.remembered
+        return remembered
 
     patch.setattr(Collector, "_named", named)
-
-
-def records_listed_first(patch: Patch) -> None:
-    """Records are listed before the condemnations."""
-
-    def condemned(self: Collector) -> dict[str, float]:
-        self.__dict__["early"] = _named(self, collect.no_progress)
-        return _condemned(self)
-
-    patch.setattr(Collector, "_condemned", condemned)
-    patch.setattr(Collector, "_named", lambda self, progress: self.__dict__["early"])
-
-
-_condemned = Collector._condemned
 
 
 def deleted_without_a_second_look(patch: Patch) -> None:
@@ -119,37 +108,26 @@ def deleted_without_a_second_look(patch: Patch) -> None:
 
 
 def half_a_listing(patch: Patch) -> None:
-    """A listing that fails midway is taken for the whole."""
-    listing = collect.Repository.read_all
+    """A listing of records that fails midway is taken for the whole."""
+    listing = SteppedBucket.list
 
-    def named(self: Collector, progress: Any) -> tuple[int, set[str]]:
-        names: list[str] = []
+    def what_comes(self: SteppedBucket, prefix: str) -> Iterator[ObjectInfo]:
         try:
-            names.extend(info.name for info in self._bucket.list("manifests/"))
+            yield from listing(self, prefix)
         except Offline:
-            pass
-        found = listing(self._repository, names)
-        return 0, {each.name for _, r in found if not isinstance(r, Exception) for each in r.objects.values()}
-
-    def list_what_comes(self: Any, prefix: str) -> Any:
-        try:
-            yield from original(self, prefix)
-        except Offline:
-            if prefix != "manifests/":
+            if prefix != RECORDS_PREFIX:
                 raise
 
-    from support.stepping import SteppedBucket
-
-    original = SteppedBucket.list
-    patch.setattr(SteppedBucket, "list", list_what_comes)
+    patch.setattr(SteppedBucket, "list", what_comes)
 
 
 def index_is_believed(patch: Patch) -> None:
     """What records name is taken out of the index, which forgets objects that are not to be reused."""
 
-    def named(self: Collector, progress: Any) -> tuple[int, set[str]]:
+    def named(self: Collector, names: list[str], progress: Any) -> set[str]:
+        index: Any = self._repository.index
         self._repository.refresh()
-        return 0, set(self._repository.index.known)  # type: ignore[attr-defined]
+        return set(index.known)
 
     patch.setattr(Collector, "_named", named)
 
@@ -186,19 +164,132 @@ def deleted_at_once(patch: Patch) -> None:
     patch.setattr(collect, "judge", judge)
 
 
-BUGS: tuple[Callable[[Patch], None], ...] = (
-    no_check_behind_the_commit,
-    no_check_of_what_is_reused,
-    gone_is_not_seen,
-    condemned_is_not_seen,
-    condemned_is_acquitted,
-    names_of_blobs_are_used_again,
-    deleted_by_an_old_listing,
-    records_listed_first,
-    deleted_without_a_second_look,
-    half_a_listing,
-    index_is_believed,
-    synced_before_the_check,
-    superseded_before_the_check,
-    deleted_at_once,
-)
+Story = Callable[[World], None]
+
+
+def a_writer_sleeps_before_its_commit(world: World) -> None:
+    """Its blobs are collected meanwhile."""
+    writer, collector = world.machines[:2]
+    world.save(writer, (0,), ())
+    world.act(writer, "push", "put manifests")
+    world.weeks(collector, (4, 2))
+    world.act(writer, "push")
+
+
+def a_writer_sleeps_for_months(world: World) -> None:
+    """Even the condemnations are withdrawn when it wakes."""
+    writer, collector = world.machines[:2]
+    world.save(writer, (0,), ())
+    world.act(writer, "push", "put manifests")
+    world.weeks(collector, (4, 2, 31))
+    world.act(writer, "push")
+
+
+def a_collector_stands_before_a_deletion(world: World) -> None:
+    """While the writer of the blob commits at last."""
+    writer, collector = world.machines[:2]
+    world.save(writer, (0,), ())
+    world.act(writer, "push", "put manifests")
+    world.weeks(collector, (4,))
+    world.now += 2 * DAY
+    world.act(collector, "collect", "delete blobs")
+    world.act(writer, "push")
+    world.act(collector, "collect")
+
+
+def a_collector_stands_before_its_first_deed(world: World) -> None:
+    """It has seen that nobody names the blob; then somebody does."""
+    writer, collector = world.machines[:2]
+    world.save(writer, (0,), ())
+    world.act(writer, "push", "put manifests")
+    world.now += 4 * DAY
+    world.act(collector, "collect", "delete blobs")
+    world.act(writer, "push")
+    world.act(collector, "collect")
+
+
+def a_condemnation_comes_behind_the_check(world: World) -> None:
+    """The blob of a checked record is condemned, and stays."""
+    writer, collector = world.machines[:2]
+    world.save(writer, (0,), (1,))
+    world.act(writer, "push", "put manifests", "text")
+    world.now += 4 * DAY
+    world.act(collector, "collect", "put gc")
+    world.act(writer, "push")
+    world.act(collector, "collect")
+    world.weeks(collector, (2,))
+
+
+def another_writer_needs_what_is_condemned(world: World) -> None:
+    """It sends the blob again, and forgets the condemned object, which is still named."""
+    a_condemnation_comes_behind_the_check(world)
+    other = world.machines[1]
+    world.act(other, "refresh")
+    world.save(other, (0,), ())
+    world.act(other, "push")
+    world.weeks(other, (2,))
+
+
+def a_backup_grows_slowly(world: World) -> None:
+    """What its second record names is collected before it is written."""
+    a_condemnation_comes_behind_the_check(world)
+    writer, collector = world.machines[:2]
+    world.act(writer, "push", "put manifests", "vision")
+    world.weeks(collector, (4, 2))
+    world.act(writer, "push")
+
+
+def a_collector_has_looked_before(world: World) -> None:
+    """Records came since."""
+    writer, collector = world.machines[:2]
+    for blob in range(2):
+        world.save(writer, (blob,), ())
+        world.act(writer, "push")
+        world.act(collector, "collect")
+    world.weeks(collector, (4, 2))
+
+
+def a_listing_breaks_off(world: World) -> None:
+    """Behind the first page of records, time and again."""
+    writer, collector = world.machines[:2]
+    for blob in range(BLOBS):
+        world.save(writer, (blob,), ())
+    world.act(writer, "push")
+    for _ in range(2):
+        world.now += 4 * DAY
+        world.act(collector, "collect", "list manifests")
+        world.step(collector, "collect")
+        world.step(collector, "collect", "drop")
+        world.act(collector, "collect")
+
+
+def a_deletion_comes_late(world: World) -> None:
+    """The blob was sent again since."""
+    writer, slow, quick = world.machines
+    world.save(writer, (0,), ())
+    world.act(writer, "push")
+    world.act(writer, "remove", "", world.made[0])
+    world.weeks(quick, (4,))
+    world.now += 2 * DAY
+    world.act(slow, "collect", "delete blobs")
+    world.weeks(quick, (0, 31))
+    world.save(writer, (0,), ())
+    world.act(writer, "push")
+    world.act(slow, "collect")
+
+
+STORIES: dict[Callable[[Patch], None], Story] = {
+    no_check_behind_the_commit: a_writer_sleeps_before_its_commit,
+    no_check_of_what_is_reused: a_writer_sleeps_before_its_commit,
+    synced_before_the_check: a_writer_sleeps_before_its_commit,
+    gone_is_not_seen: a_writer_sleeps_for_months,
+    condemned_is_not_seen: a_collector_stands_before_a_deletion,
+    condemned_is_acquitted: a_collector_stands_before_a_deletion,
+    deleted_at_once: a_collector_stands_before_its_first_deed,
+    deleted_without_a_second_look: a_condemnation_comes_behind_the_check,
+    index_is_believed: another_writer_needs_what_is_condemned,
+    superseded_before_the_check: a_backup_grows_slowly,
+    deleted_by_an_old_listing: a_collector_has_looked_before,
+    half_a_listing: a_listing_breaks_off,
+    names_of_blobs_are_used_again: a_deletion_comes_late,
+}

@@ -33,7 +33,7 @@ from support.stepping import Actor, Fate, Killed, SteppedBucket
 
 HOUR, DAY = 3600.0, 86400.0
 START = 1.7e9
-BACKUPS, BLOBS = 8, 4
+BLOBS = 4
 CONTENT = {n: f"blob {n} ".encode() * 30 for n in range(BLOBS)}
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -60,6 +60,7 @@ class Machine:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     backups: MemoryBackups = field(default_factory=MemoryBackups)
     todo: dict[str, set[Stage]] = field(default_factory=dict)
+    whole: dict[str, set[Stage]] = field(default_factory=dict)  # stages that this machine had, and is to send
     actors: dict[str, Actor] = field(default_factory=dict)
     pushing: str | None = None
 
@@ -75,7 +76,7 @@ class World:
         self.now = START
         self.server = MemoryServer(clock=lambda: self.now, page_size=page_size)
         self.machines = [Machine(n) for n in range(machines)]
-        self.made: set[str] = set()
+        self.made: list[str] = []
         self.removed: set[str] = set()
         self.late: list[Callable[[], None]] = []
         self.names = 0
@@ -83,19 +84,18 @@ class World:
         self._decoded: dict[str, str | None] = {}
         self._records: dict[str, RemoteRecord] = {}
         self.seen: dict[str, int] = {}
+        self._promises: set[str] = set()
         self.synced: dict[tuple[str, Stage], set[str]] = {}  # a promise that was made once
 
     # what machines do
 
-    def save(self, machine: Machine, number: int, text: tuple[int, ...], vision: tuple[int, ...]) -> None:
+    def save(self, machine: Machine, text: tuple[int, ...], vision: tuple[int, ...]) -> None:
         """A backup is made, as the daemon would commit it."""
-        name = backup_id(number)
-        if name in self.made:
-            return
-        self.made.add(name)
+        name = backup_id(len(self.made))
+        self.made.append(name)
         layers = {"text_context": _layer(text, machine.blobs.add), "vision_cache": _layer(vision, machine.blobs.add)}
         machine.backups.add(Manifest(id=name, session_id="s", created_at=self.now, adapter="dict", layers=layers))
-        machine.todo[name] = {"text", "vision"}
+        machine.todo[name], machine.whole[name] = {"text", "vision"}, {"text", "vision"}
 
     def start(self, machine: Machine, kind: str, argument: Any = None) -> None:
         if kind in machine.actors or (kind == "remove" and "push" in machine.actors):
@@ -113,12 +113,14 @@ class World:
 
     def step(self, machine: Machine, slot: str, fate: Any = "go") -> None:
         actor = machine.actors[slot]
+        changes = actor.at[0] in ("put", "delete")
         actor.step(fate)
         self.late += actor.late
         actor.late = []
         if actor.done:
             self._ended(machine, slot)
-        self.check()
+        if changes or actor.done:  # nothing else makes a promise or breaks one
+            self.check()
 
     def run(self, machine: Machine, slot: str, until: str) -> None:
         """Step until the actor stands before a request whose name begins so, or is done."""
@@ -139,8 +141,8 @@ class World:
 
     def fault(self, machine: Machine, slot: str, until: str, fate: Fate) -> None:
         """Let something come before a request, and that one go wrong."""
-        if slot in machine.actors:
-            self.run(machine, slot, until)
+        if slot in machine.actors or slot != "read":
+            self.act(machine, slot, until)
         if slot in machine.actors:
             self.step(machine, slot, fate)
 
@@ -180,19 +182,19 @@ class World:
             del machine.blobs.data[digest]
         self._count("evicted" if gone else "nothing to evict")
 
-    def drop_local(self, machine: Machine, number: int) -> None:
+    def drop_local(self, machine: Machine, name: str) -> None:
         """Retention removes a backup here; the bucket keeps it."""
-        if machine.pushing != backup_id(number):
-            machine.backups.held.pop(backup_id(number), None)
-            machine.todo.pop(backup_id(number), None)
+        if machine.pushing != name:
+            machine.backups.held.pop(name, None)
+            machine.todo.pop(name, None)
+            machine.whole.pop(name, None)
 
     # what runs in actors
 
     def _repository(self, machine: Machine, actor: Actor) -> Repository:
         bucket = SteppedBucket(self.server, actor)
         info = RepoInfo("r", 0.0, False)
-        repository = Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
-        return repository
+        return Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
 
     def _pusher(self, machine: Machine, actor: Actor) -> BucketPusher:
         repository = self._repository(machine, actor)
@@ -227,8 +229,7 @@ class World:
             done = {i.stage for i in items if i.id not in pushed.failed}
             machine.todo.get(name, set()).difference_update(stage for stage in done if stage)
 
-    def _remove(self, machine: Machine, actor: Actor, number: int) -> None:
-        name = backup_id(number)
+    def _remove(self, machine: Machine, actor: Actor, name: str) -> None:
         self.removed.add(name)
         for each in self.machines:
             each.todo.pop(name, None)
@@ -242,9 +243,9 @@ class World:
         damaged = self._repository(machine, actor).refresh()
         assert damaged == []
 
-    def _read(self, machine: Machine, actor: Actor, number: int) -> None:
+    def _read(self, machine: Machine, actor: Actor, name: str) -> None:
         """Fetch a backup that another machine made, whole; then it is this machine's too."""
-        name, repository = backup_id(number), self._repository(machine, actor)
+        repository = self._repository(machine, actor)
         for attempt in range(3):
             repository.refresh()
             found = [machine.index.records[n][0] for n in machine.index.records_of(name)]
@@ -259,7 +260,8 @@ class World:
             manifest = found[0].manifest
             machine.backups.add(manifest_file.load(manifest))
             if name not in self.removed:
-                machine.todo.setdefault(name, {"text", "vision"})
+                machine.todo.setdefault(name, set()).update(found[0].stages)
+                machine.whole.setdefault(name, set()).update(found[0].stages)
             self._count("adopted")
             return
 
@@ -297,10 +299,11 @@ class World:
         """What was synced once, and was not removed, can be read from the bucket, whole, whatever else is going on."""
         readable = self._readable()
         for machine in self.machines:
-            for record, _ in machine.index.records.values():
-                blobs = stage_blobs(manifest_file.load(record.manifest))
-                for stage in self.promised(machine, record.backup_id):
-                    self.synced[record.backup_id, stage] = set(blobs[stage])
+            for name, (record, checked) in machine.index.records.items():
+                if checked and record.machine == machine.id and name not in self._promises:
+                    self._promises.add(name)
+                    blobs = stage_blobs(manifest_file.load(record.manifest))
+                    self.synced.update(((record.backup_id, stage), set(blobs[stage])) for stage in record.stages)
         for (name, stage), needed in self.synced.items():
             if name not in self.removed:
                 assert needed <= readable.get(name, set()), f"{name} was synced, and {stage} has a hole"
@@ -352,10 +355,10 @@ class World:
         assert {n.removeprefix(CONDEMNED_PREFIX) for n in left} <= {n.split("/")[2] for n in named}
         readable = self._readable()
         for machine in self.machines:
-            for name, held in machine.backups.held.items():
-                if name not in self.removed and held.manifest.id in machine.todo:
-                    needed = {d for blobs in stage_blobs(held.manifest).values() for d in blobs}
-                    assert needed <= readable.get(name, set()), f"{name} did not get whole: {machine.todo[name]}"
+            for name in machine.whole.keys() - self.removed:
+                blobs = stage_blobs(machine.backups.held[name].manifest)
+                needed = {digest for stage in machine.whole[name] for digest in blobs[stage]}
+                assert needed <= readable.get(name, set()), f"{name} did not get whole: {machine.todo[name]}"
 
     def _quiet_round(self) -> None:
         for machine in self.machines:
