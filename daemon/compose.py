@@ -17,6 +17,7 @@ from importlib.metadata import version
 from ..db.index import Index
 from ..db.remembered import Remembered
 from ..state.api import API_VERSION
+from ..state.collection import Grace
 from ..state.errors import TorporError
 from ..store import staging as staging_folders
 from ..store.blobs import BlobStore
@@ -96,7 +97,8 @@ def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catal
             side.reconsider()
 
     remembered = Remembered(catalog.index, noted=noted)
-    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage)
+    grace = Grace(settings.condemn_after_hours * 3600.0, settings.delete_after_hours * 3600.0)
+    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage, grace=grace)
     return side
 
 
@@ -142,7 +144,7 @@ def _run(
         downloads = DaemonPool(DOWNLOADS, "download")
         back = bring_back(
             catalog,
-            side.bucket_when_needed(),
+            side.opening.bucket_when_needed(),
             side.known,
             repository=side.repository,
             ring=side.ring,
@@ -164,6 +166,7 @@ def _run(
             await asyncio.to_thread(watches.stop)
             if back is not None:
                 await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
+            await asyncio.to_thread(side.stop)  # and those that speak with it
             await super().shutdown(sockets)
 
     config = uvicorn.Config(

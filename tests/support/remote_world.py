@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torpor.codec import manifest_file
 from torpor.codec.objects import Decoder
 from torpor.codec.remote_files import load_record
 from torpor.state.errors import BackupNotFound, ObjectNotFound, TorporError
@@ -28,11 +29,11 @@ from torpor.sync.upload import Uploader
 
 from support.memory_bucket import MemoryServer
 from support.remote_doubles import FreeTurn, InlinePool, MemoryBackups, MemoryBlobs, MemoryIndex, MemoryJournal
-from support.stepping import Actor, Killed, SteppedBucket
+from support.stepping import Actor, Fate, Killed, SteppedBucket
 
 HOUR, DAY = 3600.0, 86400.0
 START = 1.7e9
-BACKUPS, BLOBS = 4, 5
+BACKUPS, BLOBS = 8, 4
 CONTENT = {n: f"blob {n} ".encode() * 30 for n in range(BLOBS)}
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -82,7 +83,7 @@ class World:
         self._decoded: dict[str, str | None] = {}
         self._records: dict[str, RemoteRecord] = {}
         self.seen: dict[str, int] = {}
-        self.evict_unchecked = False
+        self.synced: dict[tuple[str, Stage], set[str]] = {}  # a promise that was made once
 
     # what machines do
 
@@ -129,6 +130,26 @@ class World:
                 return
         raise AssertionError("it comes to no end")
 
+    def act(self, machine: Machine, kind: str, until: str = "", argument: Any = None) -> None:
+        """Begin something, or go on with it, until it stands before a request, or is done."""
+        slot = "push" if kind == "remove" else kind
+        if slot not in machine.actors:
+            self.start(machine, kind, argument)
+        self.run(machine, slot, until)
+
+    def fault(self, machine: Machine, slot: str, until: str, fate: Fate) -> None:
+        """Let something come before a request, and that one go wrong."""
+        if slot in machine.actors:
+            self.run(machine, slot, until)
+        if slot in machine.actors:
+            self.step(machine, slot, fate)
+
+    def weeks(self, machine: Machine, days: tuple[float, ...]) -> None:
+        """Time passes, and a machine collects in between."""
+        for each in days:
+            self.now += each * DAY
+            self.act(machine, "collect")
+
     def kill(self, machine: Machine, *, behind: bool = False) -> None:
         """The process ends, with all that runs in it."""
         for slot in list(machine.actors):
@@ -170,7 +191,8 @@ class World:
     def _repository(self, machine: Machine, actor: Actor) -> Repository:
         bucket = SteppedBucket(self.server, actor)
         info = RepoInfo("r", 0.0, False)
-        return Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
+        repository = Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
+        return repository
 
     def _pusher(self, machine: Machine, actor: Actor) -> BucketPusher:
         repository = self._repository(machine, actor)
@@ -235,8 +257,6 @@ class World:
                     raise
                 continue
             manifest = found[0].manifest
-            from torpor.codec import manifest_file
-
             machine.backups.add(manifest_file.load(manifest))
             if name not in self.removed:
                 machine.todo.setdefault(name, {"text", "vision"})
@@ -244,8 +264,6 @@ class World:
             return
 
     def _fetch(self, machine: Machine, repository: Repository, record: RemoteRecord) -> None:
-        from torpor.codec import manifest_file
-
         class Inline:
             def submit(self, work: Callable[[], None], /) -> None:
                 work()
@@ -272,21 +290,20 @@ class World:
 
     def promised(self, machine: Machine, name: str) -> set[Stage]:
         """Return the stages of a backup that are synced as this machine sees it."""
-        records = [r for r, checked in machine.index.records.values() if checked or self.evict_unchecked]
+        records = [r for r, checked in machine.index.records.values() if checked]
         return {s for r in records if r.backup_id == name and r.machine == machine.id for s in r.stages}
 
     def check(self) -> None:
-        """What is synced and was not removed can be read from the bucket, whole, whatever else is going on."""
+        """What was synced once, and was not removed, can be read from the bucket, whole, whatever else is going on."""
         readable = self._readable()
         for machine in self.machines:
-            for name in {record.backup_id for record, _ in machine.index.records.values()} - self.removed:
-                record = next(r for r, _ in machine.index.records.values() if r.backup_id == name)
-                from torpor.codec import manifest_file
-
+            for record, _ in machine.index.records.values():
                 blobs = stage_blobs(manifest_file.load(record.manifest))
-                for stage in self.promised(machine, name):
-                    lost = blobs[stage].keys() - readable.get(name, set())
-                    assert not lost, f"{name} was synced by machine {machine.number}, and {stage} has a hole"
+                for stage in self.promised(machine, record.backup_id):
+                    self.synced[record.backup_id, stage] = set(blobs[stage])
+        for (name, stage), needed in self.synced.items():
+            if name not in self.removed:
+                assert needed <= readable.get(name, set()), f"{name} was synced, and {stage} has a hole"
 
     def _readable(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -347,5 +364,5 @@ class World:
                 self.run(machine, kind, "")
         for days in (4, 2, 40):
             self.now += days * DAY
-            self.start(self.machines[0], "collect")
-            self.run(self.machines[0], "collect", "")
+            for machine in self.machines:
+                self.act(machine, "collect")
