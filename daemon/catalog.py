@@ -144,12 +144,14 @@ class Catalog:
             self._require_blobs(manifests)
             if len(new) < len(raws):
                 self.manifests.settle()
+            for manifest in manifests:
+                if manifest.id in new:
+                    self._keep_here_too(manifest)
             try:
                 for backup_id in new:
                     self.manifests.write(self.staging, backup_id, raws[backup_id])
                 for manifest in manifests:
                     self._keep_old_state(manifest)
-                    self._keep_with_its_parent(manifest)
                 pairs = [(manifest, raws[manifest.id]) for manifest in manifests]
                 self._index(pairs, enqueue=self._on_queued is not None)
             except BaseException:
@@ -201,16 +203,18 @@ class Catalog:
             sidecar.expires_at[manifest.id] = now + self._ttl_s
             self.sidecars.write(sidecar)
 
-    def _keep_with_its_parent(self, manifest: Manifest) -> None:
-        """Keep a session here that begins at a backup of one that stays here: it holds what that one said."""
-        if manifest.parent_id is None or self._has_backups(manifest.session_id):
+    def _keep_here_too(self, manifest: Manifest) -> None:
+        """Keep a session on this machine that goes on from a backup of one that stays: it holds what that one holds."""
+        if manifest.parent_id is None:
             return
         with suppress(BackupNotFound):
-            parent = self.index.backup(manifest.parent_id)
-            if parent.session_id != manifest.session_id and self.sidecars.read(parent.session_id).no_sync:
+            parent = self.index.backup(manifest.parent_id).session_id
+            if parent != manifest.session_id and (self.sidecars.read(parent).no_sync or self.index.stays_here(parent)):
                 sidecar = self.sidecars.read(manifest.session_id)
-                sidecar.no_sync = True
-                self.sidecars.write(sidecar)
+                if not sidecar.no_sync:
+                    sidecar.no_sync = True
+                    self.sidecars.write(sidecar)  # before the manifest: a start-up that imports it reads this
+                    self.index.set_no_sync(manifest.session_id, True)
 
     def _is_committed(self, backup_id: str, canonical: bytes) -> bool:
         try:

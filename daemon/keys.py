@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import orjson
 
 from ..codec.keys import KeyRing, dump_ring, load_ring
-from ..state.errors import ObjectDamaged, StoreFailed, Timeout, TorporError, UnsafeHome
+from ..state.errors import KeyMissing, ObjectDamaged, StoreFailed, Timeout, TorporError, UnsafeHome
 from ..store.files import translated, write_private
 
 log = logging.getLogger("torpor.keys")
@@ -41,29 +41,51 @@ class KeyStore:
 
     def __init__(self, file: Path, storage: KeyStorage = "auto", deadline_s: float = DEADLINE_S) -> None:
         self._file, self._storage = file, storage
+        self._places: dict[str, Place] = {}
         self._keyring, self._lock = _Keyring(deadline_s, only_secure=storage == "auto"), threading.Lock()
 
     def load(self, repo_id: str) -> KeyRing | None:
-        """Return the ring of a repository, None when it is not here (or lies in a keyring that does not answer).
+        """Return the ring of a repository that is encrypted, None when it is not here.
 
-        Raises: UnsafeHome when others can read the file, ObjectDamaged, StoreFailed.
+        Raises: KeyMissing when a keyring that may have it does not answer, UnsafeHome when others can read the file,
+        ObjectDamaged, StoreFailed.
         """
-        return self.find(repo_id)[0]
+        try:
+            return self._find(repo_id)[0]
+        except Timeout as error:
+            raise KeyMissing(f"the bucket is encrypted, and {error.detail}", hint=_LOCKED_HINT) from error
 
     def find(self, repo_id: str) -> tuple[KeyRing | None, Place | None]:
-        """Return the ring of a repository and where it lies. Raises: as `load`."""
+        """Return the ring of a repository and where it lies; a keyring that does not answer has none.
+
+        Raises: UnsafeHome, ObjectDamaged, StoreFailed.
+        """
+        try:
+            return self._find(repo_id)
+        except Timeout:
+            return None, None
+
+    def in_file(self, repo_id: str) -> bool:
+        """Tell whether a ring that was loaded or saved lies in the file; nothing is read or asked for that."""
+        return self._places.get(repo_id) == "file"
+
+    def _find(self, repo_id: str) -> tuple[KeyRing | None, Place | None]:
         with self._lock:
             raw = self._read_file().get(repo_id)
         if raw is not None:
+            self._places[repo_id] = "file"
             return load_ring(raw.encode()), "file"
         if self._storage == "file":
             return None, None
         try:
             found = self._keyring.get(_account(repo_id))
-        except TorporError as error:
-            log.warning("the keyring cannot be used: %s", error.detail)
+        except StoreFailed as error:
+            log.info("no keyring is used: %s", error.detail)
             return None, None
-        return (load_ring(found.encode()), "keyring") if found is not None else (None, None)
+        if found is None:
+            return None, None
+        self._places[repo_id] = "keyring"
+        return load_ring(found.encode()), "keyring"
 
     def save(self, repo_id: str, ring: KeyRing) -> Place:
         """Keep a ring, and return where. It has been read back when this returns.
@@ -71,18 +93,21 @@ class KeyStore:
         Durability: in the file, it survives power loss on return; of a keyring that is the keyring's affair.
         Raises: StoreFailed, StoreFull, UnsafeHome; Timeout when `keyring` is demanded and does not answer.
         """
-        text = dump_ring(ring).decode()
         with self._lock:
-            kept = self._read_file()
-            if repo_id in kept:  # first: a kill between the two must not leave an older ring there, which is read first
-                self._write_file({**kept, repo_id: text})
-            if self._storage != "file" and self._into_keyring(repo_id, text):
-                if kept.pop(repo_id, None) is not None:
-                    self._write_file(kept)
-                return "keyring"
-            if repo_id not in kept:
-                self._write_file({**kept, repo_id: text})
-            return "file"
+            self._places[repo_id] = place = self._save(repo_id, dump_ring(ring).decode())
+            return place
+
+    def _save(self, repo_id: str, text: str) -> Place:
+        kept = self._read_file()
+        if repo_id in kept:  # first: a kill between the two must not leave an older ring there, which is read first
+            self._write_file({**kept, repo_id: text})
+        if self._storage != "file" and self._into_keyring(repo_id, text):
+            if kept.pop(repo_id, None) is not None:
+                self._write_file(kept)
+            return "keyring"
+        if repo_id not in kept:
+            self._write_file({**kept, repo_id: text})
+        return "file"
 
     def _into_keyring(self, repo_id: str, text: str) -> bool:
         try:

@@ -71,7 +71,7 @@ def _secrecy(side: RemoteSide) -> dict[str, Any]:
     if opened is None:
         encrypted = True if side.pump.state == "key-missing" else None
         return {"encrypted": encrypted, "readable": None, "key_warning": None}
-    in_file = opened.ring is not None and side.keys.find(opened.info.repo_id)[1] == "file"
+    in_file = opened.ring is not None and side.keys.in_file(opened.info.repo_id)
     return {
         "encrypted": opened.ring is not None,
         "readable": READABLE if opened.ring is None else None,

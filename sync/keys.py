@@ -54,11 +54,6 @@ class Unlocked:
     was_plain: bool
 
 
-def is_encrypted(bucket: Bucket) -> bool:
-    """Tell whether the bucket has a key, so that nothing may be written without one."""
-    return any(True for _ in bucket.list(KEYS_PREFIX))
-
-
 def load_documents(bucket: Bucket) -> Documents:
     """Read all key documents. Raises: ObjectDamaged when there are absurdly many, and the bucket's errors."""
     found = Documents()

@@ -361,7 +361,7 @@ def test_a_slow_line_gets_the_time_that_it_needs(
     opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
 ) -> None:
     data = os.urandom(SIZE)
-    bucket = opened(deadline_s=1.0, slowest_bytes_s=60_000.0)
+    bucket = opened(deadline_s=1.0, slowest_bytes_s=60_000.0, stall_s=2.0)
     with proxy.fault(Fault("throttle", rate=200_000.0)):
         put(bucket, "x", data)
         assert read(bucket, "x") == data

@@ -21,8 +21,8 @@ from torpor.state.errors import (
     WrongPassphrase,
 )
 from torpor.state.remote import RepoInfo
-from torpor.sync.keys import Unlocked, described, init_keys, is_encrypted, load_documents, rotate_keys, unlock
-from torpor.sync.repository import create_info
+from torpor.sync.keys import Unlocked, described, init_keys, load_documents, rotate_keys, unlock
+from torpor.sync.repository import create_info, has_keys
 
 FAST = Work(n=2, r=1, p=1)
 WORDS, OTHER = "correct horse battery staple", "another passphrase"
@@ -54,14 +54,14 @@ def names(bucket: MemoryBucket) -> list[str]:
 
 
 def test_the_first_key_and_a_second_machine(bucket: MemoryBucket) -> None:
-    assert not is_encrypted(bucket)
+    assert not has_keys(bucket)
     with pytest.raises(KeyMissing):
         unlock(bucket, WORDS)
     made = init(bucket)
     assert made.made
     assert not made.was_plain
     assert not made.ring.takes_plain
-    assert is_encrypted(bucket)
+    assert has_keys(bucket)
     assert unlock(bucket, WORDS) == made.ring
     again = init(bucket)
     assert not again.made

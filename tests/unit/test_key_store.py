@@ -17,7 +17,7 @@ import orjson
 import pytest
 from torpor.codec.keys import dump_ring, new_ring, rotated
 from torpor.daemon.keys import KeyStore
-from torpor.state.errors import ObjectDamaged, StoreFailed, Timeout, UnsafeHome
+from torpor.state.errors import KeyMissing, ObjectDamaged, StoreFailed, Timeout, UnsafeHome
 
 RING = new_ring(1_800_000_000.0)
 NEWER = rotated(RING, 1_800_000_100.0)
@@ -162,10 +162,16 @@ def test_a_locked_keyring_holds_nobody_up(file: Path, tmp_path: Path) -> None:
     keyring.set_keyring(locked)
     store = KeyStore(file, deadline_s=0.1)
     begun = time.monotonic()
-    assert store.load("R1") is None
-    assert store.load("R1") is None  # the first question still hangs, so no second is asked
+    with pytest.raises(KeyMissing, match="did not answer"):
+        store.load("R1")
+    with pytest.raises(KeyMissing, match="still does not answer"):  # so no second question is asked
+        store.load("R1")
+    assert store.find("R1") == (None, None)
     assert locked.calls == 1
+    assert not store.in_file("R1")
     assert store.save("R1", RING) == "file"
+    assert store.in_file("R1")
+    assert store.load("R1") == RING
     with pytest.raises(Timeout, match="keyring"):
         KeyStore(file, "keyring", deadline_s=0.1).save("R2", RING)
     assert time.monotonic() - begun < 5
