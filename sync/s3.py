@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from ..state.errors import (
     ObjectExists,
     ObjectNotFound,
+    Offline,
     RemoteDenied,
     RemoteFailed,
     RemoteRefused,
@@ -20,7 +21,7 @@ from ..state.errors import (
 )
 from .bodies import SMALL, Body
 from .bucket import ObjectInfo
-from .connections import Call, Calls
+from .connections import INTERRUPTED, INTERRUPTIONS, Call, Calls
 from .downloads import Download, Stream
 from .limiter import Limiter
 from .quirks import PROBES_PREFIX, InProcess, QuirkBook, Quirks, QuirksMemory, probe
@@ -175,7 +176,10 @@ class S3Bucket:
             return
 
     def interrupt(self) -> None:
-        """Break off all requests that are under way, e.g. because the network is another one now; later ones go on."""
+        """Break off what is under way, e.g. because the network is another one now.
+
+        Uploads end with Offline. Everything else goes on by itself on a new connection, downloads where they were.
+        """
         self.calls.interrupt()
 
     def close(self) -> None:
@@ -250,14 +254,24 @@ class S3Bucket:
             raise _no_s3(what)
         return str(etag)
 
-    def _ask(self, what: str, send: Callable[[Call], T], *, size_bytes: int = 0, attempts: int | None = None) -> T:
-        """Send a request; a failure of the storage's own, and a broken connection, are answered by one more try."""
-        left = attempts or self._options.attempts
+    def _ask(
+        self, what: str, send: Callable[[Call], T], *, size_bytes: int | None = None, attempts: int | None = None
+    ) -> T:
+        """Send a request; a failure of the storage's own, and a broken connection, are answered by one more try.
+
+        One that was interrupted is sent anew unless it has a body: with that, whoever sends it decides.
+        """
+        left, interruptions = attempts or self._options.attempts, 0 if size_bytes is not None else INTERRUPTIONS
+        pause_s: float | None
         while True:
-            call = Call(self._options.allowed_s(size_bytes))
+            call = Call(self._options.allowed_s(size_bytes or 0))
             try:
                 with translated(what), self.calls.running(call, what):
                     return send(call)
+            except Offline:
+                interruptions, pause_s = interruptions - 1, 0.0
+                if call.ended != INTERRUPTED or interruptions < 0:
+                    raise
             except (RemoteFailed, Throttled) as error:
                 left, pause_s = left - 1, self._pause_s(error)
                 if not left or pause_s is None:
