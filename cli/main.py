@@ -20,8 +20,8 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
+from . import key, output, remote, sessions, sync, transfer, watch
 from . import log as history
-from . import output, sessions, transfer, watch
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
@@ -36,6 +36,9 @@ app = typer.Typer(
 )
 
 app.add_typer(watch.app, name="watch")
+app.add_typer(remote.app, name="index")
+app.add_typer(key.app, name="key")
+app.add_typer(sync.app, name="sync")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -131,6 +134,7 @@ def status(
         rows.add_row("last backup", when(found["last_backup_at"]))
         free = size(found["disk_free_bytes"])
         rows.add_row("stored", f"{size(found['blob_bytes'])} in {found['blobs']} blobs, {free} free on this disk")
+        sync.add_status_rows(rows, found["remote"])
         watch.add_status_rows(rows, found["watches"])
         return rows
 
@@ -141,15 +145,20 @@ def status(
 def list_backups(
     session: Annotated[str | None, typer.Argument(help="Only this session.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+    in_bucket: Annotated[bool, typer.Option("--remote", help="What the bucket holds, of all machines.")] = False,
     as_json: Json = False,
 ) -> None:
     """List backups, newest first."""
+    if in_bucket:
+        remote.list_remote(session, limit, as_json)
+        return
+    query = {"limit": limit} if session is None else {"limit": limit, "session_id": session}
     with _keeper() as keeper:
-        found = keeper.api.backups(session_id=session, limit=limit)
+        found = keeper.api.json("GET", "/v1/backups", params=query)["backups"]
     if not found and not as_json:
         output.console.print("No backups yet.")
         return
-    show({"backups": [asdict(b) for b in found]}, as_json, lambda: output.backups_table(found, time.time()))
+    show({"backups": found}, as_json, lambda: output.backups_table(found, time.time()))
 
 
 @app.command("groups")
@@ -244,9 +253,10 @@ def rm(
     ref: Annotated[str, typer.Argument(help="A backup id, or with --session a session id.")],
     session: Annotated[bool, typer.Option("--session", help="Remove every backup of the session.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Pinned backups too.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="From the bucket as well, for all machines.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove a backup. What others share stays; the rest is freed after a grace time."""
+    """Remove a backup. What others share stays; the rest is freed after a grace time. In the bucket it stays."""
     with _keeper() as keeper:
         found = keeper.api.backups(session_id=ref, limit=10_000) if session else [_exact(keeper, ref)]
         if not found:
@@ -255,7 +265,7 @@ def rm(
         if pinned and not force:
             raise BadInput(f"{pinned[0]} is pinned", hint="Unpin it (`torpor pin --off ID`) or add --force.")
         for backup in found:
-            keeper.api.call("DELETE", f"/v1/backups/{backup.id}")
+            keeper.api.call("DELETE", f"/v1/backups/{backup.id}", params={"purge": True} if purge else {})
     show({"removed": [b.id for b in found]}, as_json, lambda: f"removed {len(found)} backup(s)")
 
 
@@ -289,6 +299,8 @@ app.command("log")(history.log)
 app.command("fork")(sessions.fork)
 app.command("rename")(sessions.rename)
 app.command("restore")(sessions.restore)
+app.command("fetch")(remote.fetch)
+app.command("no-sync")(sync.no_sync)
 
 
 @app.callback(invoke_without_command=True)

@@ -139,18 +139,35 @@ def table(*columns: str, title: str | None = None) -> SafeTable:
     return made
 
 
-def backups_table(backups: list[Backup], now: float) -> Table:
-    """Lay out backups, one a line."""
-    made = table("!id", "session", ">saved", ">tokens", ">total", ">written", "")
-    for b in backups:
+def backups_table(rows: list[dict[str, Any]], now: float) -> Table:
+    """Lay out backups as the API lists them, one a line; with S3 on also where each is."""
+    remote = any(row.get("remote") is not None for row in rows)
+    made = table("!id", "session", ">saved", ">tokens", ">total", ">written", *(["in S3"] if remote else []), "")
+    for row in rows:
+        b = Backup.from_dict(row)
         last = ", ".join(
             ["pinned"] * b.pinned
             + ([f'"{b.title}"'] if b.title else [])
             + [f"group {b.group_name}"] * (b.group_name is not None)
+            + ["not all here"] * (b.absent_bytes > 0)
         )
         total, written = size(b.bytes_total), size(b.bytes_written)
-        made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, last)
+        there = [in_bucket(row["remote"])] if remote else []
+        made.add_row(b.id, b.session_id, age(b.created_at, now), str(b.tokens), total, written, *there, last)
     return made
+
+
+def in_bucket(place: dict[str, Any] | None) -> str:
+    """Say which stages of a backup the bucket has, and what becomes of the others."""
+    if place is None:
+        return "–"
+    parts = [", ".join(place["stages"]) + ("" if place["checked"] or not place["stages"] else " (not checked)")]
+    for words, stages in (("waits", place["waiting"]), ("given up", place["given_up"])):
+        if stages:
+            parts.append(f"{', '.join(stages)} {words}")
+    if place["held"]:
+        parts.append("kv kept here")
+    return "; ".join(part for part in parts if part) or "no"
 
 
 def groups_table(groups: list[dict[str, Any]], now: float) -> Table:

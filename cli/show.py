@@ -206,7 +206,9 @@ def _blobs(blobs: list[dict[str, Any]], every: bool) -> Iterator[Any]:
         return
     missing = [blob for blob in blobs if not blob["present"]]
     folder = os.path.dirname(os.path.dirname(blobs[0]["path"]))
-    lost = f", {len(missing)} missing" if missing else ""
+    afar = sum(blob.get("in_bucket", False) for blob in missing)
+    lost = f", {afar} in S3" if afar else ""
+    lost += f", {len(missing) - afar} missing" if len(missing) > afar else ""
     yield from _section(f"{count(len(blobs), 'blob')} in {folder}{lost}")
     shown = blobs if every else (missing + [blob for blob in blobs if blob["present"]])[:BLOBS_SHOWN]
     yield from map(_blob_line, shown)
@@ -216,8 +218,9 @@ def _blobs(blobs: list[dict[str, Any]], every: bool) -> Iterator[Any]:
 
 def _blob_line(blob: dict[str, Any]) -> Text:
     """Write a blob in one line that is never broken, so that its path can be copied."""
-    state = f"shared with {blob['shared_with']}" if blob["shared_with"] else ""
+    state, lost = f"shared with {blob['shared_with']}" if blob["shared_with"] else "", False
     if not blob["present"]:
-        state = "MISSING"
+        lost = not blob.get("in_bucket")
+        state = "MISSING" if lost else "in S3"
     line = f"{size(blob['size_bytes']):>10}  {blob['layer']:<15}  {state:<16}  {blob['path']}"
-    return Text(visible(line), style="" if blob["present"] else "red", no_wrap=True, overflow="ignore")
+    return Text(visible(line), style="red" if lost else "", no_wrap=True, overflow="ignore")

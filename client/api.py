@@ -103,13 +103,16 @@ class Api:
             )
         return status
 
-    def backup(self, ref: str) -> Backup:
+    def backup(self, ref: str, *, ask: bool = True) -> Backup:
         """Return a backup by its id, the newest of a session, or the only backup whose id ends so.
 
-        Raises: InvalidId, BackupNotFound, SessionNotFound, AmbiguousId.
+        Where a bucket has the second copy, one that only it has is adopted; without `ask`, only as far as it is known.
+        Raises: InvalidId, BackupNotFound, SessionNotFound, AmbiguousId; Offline when nobody can look whether it is
+        in the bucket.
         """
         checked = ref if is_backup_id(ref) else parse_session_id(ref)
-        return Backup.from_dict(self.json("GET", f"/v1/backups/{checked}"))
+        query = {} if ask else {"ask": False}
+        return Backup.from_dict(self.json("GET", f"/v1/backups/{checked}", params=query))
 
     def backups(self, *, session_id: str | None = None, limit: int = 50, before: str | None = None) -> list[Backup]:
         """Return backups, newest first."""

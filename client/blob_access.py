@@ -1,6 +1,6 @@
 """Two ways to the blobs with one contract: through shared files, or over HTTP.
 
-Contract of a `BlobAccess` (tests/contract runs one suite over both):
+Contract of a `BlobAccess` (tests/contract runs one suite over both, and over them with a bucket behind):
 - `put` stores bytes under their digest; equal bytes are stored once, and it says whether it wrote;
 - after `settle`, everything put before survives power loss;
 - `read_into` fills buffers with exactly the bytes of the digest or raises; several threads may call it at once.
@@ -48,6 +48,10 @@ class BlobAccess(Protocol):
         """Return a blob in fresh memory. Raises: as `read_into`."""
         ...
 
+    def expect(self, backup_id: str, refs: Sequence[BlobRef]) -> None:
+        """Be told which blobs of a backup will be read, in this order. Never raises."""
+        ...
+
     def close(self) -> None:
         """Free what is held."""
         ...
@@ -92,6 +96,9 @@ class SharedFiles:
     def read(self, ref: BlobRef) -> memoryview:
         """Read and check a blob into fresh memory."""
         return self._blobs.read(ref)
+
+    def expect(self, backup_id: str, refs: Sequence[BlobRef]) -> None:
+        """Do nothing: what is read is here, or nowhere."""
 
     def close(self) -> None:
         """Remove the staging folder."""
@@ -140,6 +147,9 @@ class OverHttp:
         if body.nbytes != ref.size_bytes or digest_buffers([body]) != ref.digest:
             raise BlobDamaged(f"blob {ref.digest[:16]}… does not match its digest")
         return body
+
+    def expect(self, backup_id: str, refs: Sequence[BlobRef]) -> None:
+        """Do nothing: what is read is in the daemon's store, or nowhere."""
 
     def close(self) -> None:
         """Do nothing: the connections are the API's."""

@@ -188,7 +188,7 @@ class _Import:
     def _known(self, backup_id: str, whole: Manifest | None) -> Backup | None:
         """Return the backup that the file is already. Raises: Conflict when other content has its id."""
         try:
-            backup = self.api.backup(backup_id)
+            backup = self.api.backup(backup_id, ask=False)  # it is made of a file that is here
         except BackupNotFound:
             return None
         if whole is not None and backup.manifest_digest != manifest_file.digest_of(manifest_file.dump(whole)):

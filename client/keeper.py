@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,11 +30,13 @@ from .capture import Foreseeing, Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
 from .exporting import Exported, Exporter
+from .fetching import Fetching
 from .foresight import foreseen, must_render, with_outcome
 from .forking import fork
 from .groups import GroupHandle, check_targets
 from .history import History, read_history
 from .importing import Imported, Importer
+from .losses import NOT_THERE, why_not_fetched
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
@@ -59,6 +61,10 @@ class _Read:
     state: TargetState
 
 
+def _refs(manifest: Manifest) -> list[BlobRef]:
+    return [BlobRef(digest, size) for digest, (size, _) in manifest_blobs(manifest).items()]
+
+
 def connect(
     *, home: str | Path | None = None, url: str | None = None, token: str | None = None, pool: Pool | None = None
 ) -> Keeper:
@@ -73,7 +79,8 @@ def connect(
     except BaseException:
         api.close()
         raise
-    return Keeper(api, pool=pool, max_recoverable_tokens=status["max_recoverable_tokens"])
+    has_bucket = status.get("remote") is not None
+    return Keeper(api, pool=pool, max_recoverable_tokens=status["max_recoverable_tokens"], has_bucket=has_bucket)
 
 
 class Keeper:
@@ -87,11 +94,14 @@ class Keeper:
         free_memory: Callable[[], int] = available_bytes,
         clock: Callable[[], float] = time.time,
         max_recoverable_tokens: int = DEFAULT_MAX_TOKENS,
+        has_bucket: bool = False,
     ) -> None:
         checkpoint = from_environment(os.environ)
         self.api, self._clock = api, clock
         shared = api.endpoint.home
-        self.blobs: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
+        plain: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
+        self._fetching = Fetching(plain, api) if has_bucket else None
+        self.blobs: BlobAccess = self._fetching or plain
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
         self.max_recoverable_tokens = max_recoverable_tokens
         self._way_back = WayBack(api, self.blobs)
@@ -140,7 +150,7 @@ class Keeper:
         lend(self.memory, target)
         state = target if isinstance(target, TargetState) else target.describe()
         source = self._way_back.source(manifest, state, at_most)
-        conditions = self._conditions(state, self._missing(source.manifest))
+        conditions = self._foreseen(state, source.manifest)
         plan = plan_restore(source.manifest, state, conditions, require=require, at_most=source.at_most(at_most))
         plan = source.label(plan)
         if isinstance(target, Foreseeing) and must_render(plan, source.manifest, state.window_tokens):
@@ -149,11 +159,27 @@ class Keeper:
         return plan
 
     def _missing(self, manifest: Manifest) -> frozenset[str]:
-        named = manifest_blobs(manifest).items()
-        return frozenset(self.blobs.missing(BlobRef(digest, size) for digest, (size, _) in named))
+        return frozenset(self.blobs.missing(_refs(manifest)))
 
-    def _conditions(self, state: TargetState, missing: frozenset[str] = frozenset()) -> Conditions:
-        return Conditions(self.max_recoverable_tokens, missing, rates=self._rates.rates(state))
+    def _conditions(self, state: TargetState) -> Conditions:
+        return Conditions(self.max_recoverable_tokens, rates=self._rates.rates(state))
+
+    def _foreseen(self, state: TargetState, manifest: Manifest) -> Conditions:
+        """Return the conditions of a restore as far as they are known before anything is read."""
+        conditions, missing = self._conditions(state), self._missing(manifest)
+        if self._fetching is None or not missing:
+            return replace(conditions, missing=missing)
+        there, trouble = self._fetching.look(missing)
+        reasons = dict.fromkeys(missing - there, NOT_THERE)
+        if trouble is not None:
+            reasons |= dict.fromkeys(there, why_not_fetched(trouble))
+            there = frozenset()
+        return replace(conditions, missing=missing - there, remote=there, reasons=reasons)
+
+    def _to_fetch(self, manifest: Manifest) -> frozenset[str]:
+        """Return the blobs that a restore has to fetch; whether it can is seen when it tries."""
+        missing = self._missing(manifest) if self._fetching is not None else frozenset()
+        return self._fetching.look(missing)[0] if self._fetching is not None else frozenset()
 
     def manifest(self, ref: str) -> tuple[Backup, Manifest]:
         """Return a backup and its manifest. Raises: BackupNotFound, SessionNotFound, ManifestDamaged."""
@@ -178,12 +204,15 @@ class Keeper:
         model's window: refuse it, or leave whole turns out of it (the conversation keeps them). With `canary`, one
         token is run first and its logits are compared with those saved; if they differ, the KV is not taken over.
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, ContextTooLong, ManifestDamaged, and BlobDamaged or
-        BlobNotFound where nothing is left to restore.
+        BlobNotFound where nothing is left to restore. Where a bucket has the second copy, what is missing or damaged
+        is fetched from there; where it cannot be, Offline (or what else the bucket fails with) in place of both.
         """
         started = time.perf_counter()
         read = self._read(ref, target, require, at_most, overflow, canary=canary)
         session = target.adopt(read.woken)
-        if not canary:  # which takes time of its own
+        if read.woken.plan.bytes_fetch:
+            self._rates.forget_fetches()  # the daemon has measured anew
+        elif not canary:  # which takes time of its own
             took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
             self._threads.submit(self._rates.note, [took], read.state)
         return self._handed_over(read, target, session)
@@ -229,8 +258,8 @@ class Keeper:
         lend(self.memory, target)
         backup, manifest = self.manifest(ref)
         state = target.describe()
-        conditions = self._conditions(state)
         source = self._way_back.source(manifest, state, at_most)
+        conditions = replace(self._conditions(state), remote=self._to_fetch(source.manifest))
 
         def read(highest: Mode) -> Woken:
             options: Any = {"require": require, "at_most": source.at_most(highest), "label": source.label}
@@ -284,7 +313,10 @@ class Keeper:
 
         Raises: BackupNotFound, SessionNotFound, Conflict when the session id is in use, BlobNotFound.
         """
-        return fork(self.api, *self.manifest(ref), session_id, self._clock())
+        backup, manifest = self.manifest(ref)
+        if self._fetching is not None:
+            self._fetching.bring(backup.id, _refs(manifest))
+        return fork(self.api, backup, manifest, session_id, self._clock())
 
     def history(self, session_id: str, *, limit: int | None = None) -> History:
         """Return a session's backups as a drawing, newest first; what happened at each is read as it is asked for.
@@ -308,6 +340,9 @@ class Keeper:
         Raises: BackupNotFound, SessionNotFound, FileExists, UnsupportedState, StoreFull, StoreFailed, BlobDamaged.
         """
         raw = self.api.manifest(self.api.backup(ref).id)
+        if self._fetching is not None:
+            manifest = manifest_file.load(raw)
+            self._fetching.expect(manifest.id, _refs(manifest))
         return Exporter(self.blobs).run(raw, path, kind, progress, strict=strict, force=force)
 
     def import_file(

@@ -127,6 +127,7 @@ class Prefixes:
         part = _first_blocks(manifest, hit)
         _check(manifest, hit, target.describe().fingerprint)
         sink = target.allocate(part)
+        self._blobs.expect(manifest.id, part.blocks)
         errors = [future.exception() for future in submit_blocks(part, sink, self._blobs, self._threads)]
         for error in errors:
             if error is not None:

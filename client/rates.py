@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from ..state.manifest import MAX_COUNT
 from ..state.plan import TargetState
-from ..state.rates import KEPT, KINDS, Kind, Observation, Rates, rates_from
+from ..state.rates import FETCH_KEY, KEPT, KINDS, Kind, Observation, Rates, from_rows, is_sane, rates_from, to_rows
 from .remembered import Memory
 
 _OF_MACHINE: tuple[Kind, ...] = ("read", "fetch")
-MIN_SECONDS, MAX_SECONDS = 1e-5, 1e6  # shorter than a clock tells, and longer than anybody waits
 
 
 class RateBook:
@@ -34,12 +32,16 @@ class RateBook:
         """Remember what was measured with a target."""
         by_kind: dict[Kind, list[Observation]] = {}
         for observation in observations:
-            if _is_sane(observation):
+            if is_sane(observation):
                 by_kind.setdefault(observation.kind, []).append(observation)
         for kind, new in by_kind.items():
             key = _key(kind, target)
             kept = self._read[key] = [*self._seen(kind, key), *new][-2 * KEPT :]
-            self._memory.put("rate", key, [[o.units, o.seconds, o.past, o.device] for o in kept])
+            self._memory.put("rate", key, to_rows(kept))
+
+    def forget_fetches(self) -> None:
+        """Ask the daemon again how fast downloads were: it measures them itself."""
+        self._read.pop(FETCH_KEY, None)
 
     def _seen(self, kind: Kind, key: str) -> list[Observation]:
         if key not in self._read:
@@ -47,17 +49,7 @@ class RateBook:
         return self._read[key]
 
     def _load(self, kind: Kind, key: str) -> list[Observation]:
-        try:
-            rows = list(self._memory.get("rate", key) or [])[-2 * KEPT :]
-            found = [Observation(kind, int(n), float(took), int(past), str(device)) for n, took, past, device in rows]
-        except (TypeError, ValueError, OverflowError):  # written by another version
-            return []
-        return [observation for observation in found if _is_sane(observation)]
-
-
-def _is_sane(seen: Observation) -> bool:
-    """Tell whether an observation may be fitted: nothing in it makes an infinite or a negative rate."""
-    return MIN_SECONDS < seen.seconds < MAX_SECONDS and 0 < seen.units <= MAX_COUNT and 0 <= seen.past <= MAX_COUNT
+        return from_rows(kind, self._memory.get("rate", key))
 
 
 def _key(kind: Kind, target: TargetState) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 from ..codec import tree
-from ..state.errors import BlobDamaged, BlobNotFound, RestoreRefused, StoreFailed, TorporError
+from ..state.errors import RestoreRefused, TorporError
 from ..state.kv_limits import cut
-from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges
+from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, layer_blobs
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore
 from .blob_access import BlobAccess
 from .capture import KVSink, RestoreTarget, Woken
+from .losses import failure_of, is_loss, why
 
 
 class BlobReader(Protocol):
@@ -28,11 +28,11 @@ class BlobReader(Protocol):
 
 
 class Unreadable(Exception):  # noqa: N818 - not an error of its own: the restore goes on without these blobs
-    """Some blobs of a backup are gone or damaged. `first` is what the first of them failed with."""
+    """Some blobs of a backup are gone or damaged. `losses` is what each of them failed with."""
 
-    def __init__(self, digests: frozenset[str], first: TorporError) -> None:
-        super().__init__(str(first))
-        self.digests, self.first = digests, first
+    def __init__(self, losses: Mapping[str, TorporError]) -> None:
+        self.losses, self.first = losses, next(iter(losses.values()))
+        super().__init__(str(self.first))
 
 
 def read_backup(
@@ -55,7 +55,7 @@ def read_backup(
                 try:
                     layers[name] = tree.decode(encoded, checked.read_joined, target.from_leaf)
                 except TorporError as error:
-                    if not _is_loss(error):  # that one is noted, and the other layers are looked at too
+                    if not is_loss(error):  # that one is noted, and the other layers are looked at too
                         raise
     finally:
         errors = [future.exception() for future in futures]  # waits for all: no thread may write after this returns
@@ -90,20 +90,19 @@ class _Checked:
         try:
             yield
         except TorporError as error:
-            if _is_loss(error):
+            if is_loss(error):
                 self._lost[ref.digest] = error
             raise
 
     def raise_first(self, errors: Iterable[BaseException | None]) -> None:
         """Raise what is no lost blob first, then what is lost."""
         for error in errors:
-            if error is not None and not _is_loss(error):
+            if error is not None and not is_loss(error):
                 raise error
         if self._lost:
             for lost in self._lost.values():
                 _let_go(lost)
-            first = next(iter(self._lost.values()))
-            raise Unreadable(frozenset(self._lost), first) from first
+            raise Unreadable(self._lost) from next(iter(self._lost.values()))
 
 
 def _let_go(error: BaseException) -> None:
@@ -112,13 +111,6 @@ def _let_go(error: BaseException) -> None:
     while at is not None:
         at.__traceback__ = None
         at = at.__cause__ or at.__context__
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Tell whether a blob is gone for good: no file, other bytes, or a sector that cannot be read."""
-    cause = error.__cause__
-    bad_sector = isinstance(error, StoreFailed) and isinstance(cause, OSError) and cause.errno == errno.EIO
-    return bad_sector or isinstance(error, (BlobNotFound, BlobDamaged))
 
 
 def submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobReader, threads: ThreadPoolExecutor) -> list[Future[None]]:
@@ -157,18 +149,40 @@ def read_graded(
     """Plan and read; what turns out to be gone or damaged lowers the plan, until all that it names is whole.
 
     Raises: RestoreRefused, StoreFailed, InvalidManifest, UnsupportedState, BlobNotFound or BlobDamaged where nothing
-    is left to restore.
+    is left to restore. Where it is the bucket that could not help, its error in place of both (Offline, say).
     """
     first: TorporError | None = None
     while True:
         try:
             plan = label(plan_restore(manifest, state, conditions, require=require, at_most=at_most))
         except RestoreRefused as refusal:
-            raise refusal from first
+            raise _typed(refusal, first) from first
         if plan.mode == "refuse":
-            raise first or RestoreRefused(f"nothing of backup {manifest.id} can be restored here")
+            if first is not None:
+                raise failure_of(first) or first
+            raise RestoreRefused(f"nothing of backup {manifest.id} can be restored here")
+        blobs.expect(manifest.id, _in_order(manifest, plan))
         try:
             return plan, read_backup(manifest, plan, target, blobs, threads)
         except Unreadable as error:
-            conditions = replace(conditions, missing=conditions.missing | error.digests)
+            reasons = {digest: words for digest, loss in error.losses.items() if (words := why(loss)) is not None}
+            conditions = replace(
+                conditions,
+                missing=conditions.missing | error.losses.keys(),
+                reasons={**conditions.reasons, **reasons},
+            )
             first = error.first
+
+
+def _typed(refusal: RestoreRefused, loss: TorporError | None) -> TorporError:
+    """Return a refusal as what the bucket failed with, where that is the reason: it may heal by itself."""
+    failure = None if loss is None else failure_of(loss)
+    return refusal if failure is None else type(failure)(f"{refusal.detail}; {failure.detail}", hint=failure.hint)
+
+
+def _in_order(manifest: Manifest, plan: RestorePlan) -> list[BlobRef]:
+    """Return the blobs that a plan reads, in the order in which they are wanted: small layers, then KV blocks."""
+    found = [ref for name, tree in manifest.layers.items() if plan.reuses(name) for ref in layer_blobs(tree)]  # type: ignore[arg-type]
+    if manifest.kv_cache is not None and plan.reuses("kv_cache"):
+        found += cut(manifest.kv_cache, plan.tokens_reused).blocks
+    return found

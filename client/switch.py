@@ -80,7 +80,7 @@ class WayBack:
             if backup_id is None:
                 return
             try:
-                parent = self._api.backup(backup_id)
+                parent = self._api.backup(backup_id, ask=False)
             except BackupNotFound:
                 notes.append(f"the earlier backup {backup_id} is gone, and what came before it cannot be found")
                 return

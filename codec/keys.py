@@ -10,7 +10,7 @@ import base64
 import binascii
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -119,11 +119,6 @@ def joined(rings: Iterable[KeyRing]) -> KeyRing:
     """Return a ring with the keys of several."""
     found = list(rings)
     return ring_of((m for r in found for m in r.masters.values()), takes_plain=any(r.takes_plain for r in found))
-
-
-def without_plain(ring: KeyRing) -> KeyRing:
-    """Return a ring that takes nothing unencrypted any more."""
-    return replace(ring, takes_plain=False)
 
 
 def dump_ring(ring: KeyRing) -> bytes:

@@ -57,6 +57,12 @@ class _Chunks:
         return nonce
 
 
+def key_id(head: bytes) -> str | None:
+    """Return the id of the key that an object is sealed with, by its first bytes; None when it is not sealed."""
+    found = head[len(MAGIC) + 1 :][:KEY_ID_BYTES]
+    return found.hex() if head.startswith(MAGIC) and len(found) == KEY_ID_BYTES else None
+
+
 def _header(master: Master, random: Random) -> bytes:
     body = MAGIC + bytes([VERSION]) + bytes.fromhex(master.id) + random(SALT_BYTES)
     return body + blake3(body).digest(CHECK_BYTES)
@@ -113,10 +119,10 @@ class Opener:
         check_magic(header, MAGIC, VERSION)
         if blake3(header[:-CHECK_BYTES]).digest(CHECK_BYTES) != header[-CHECK_BYTES:]:
             raise ObjectDamaged("the header of the encrypted object was altered")
-        key_id = header[len(MAGIC) + 1 :][:KEY_ID_BYTES].hex()
+        wanted = header[len(MAGIC) + 1 :][:KEY_ID_BYTES].hex()
         if self._ring is None:
-            raise missing(key_id)
-        return _Chunks(self._ring.master(key_id), header, self._associated)
+            raise missing(wanted)
+        return _Chunks(self._ring.master(wanted), header, self._associated)
 
     def _next(self, chunks: _Chunks) -> bytes | None:
         """Open the next chunk as soon as it is there whole."""

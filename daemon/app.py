@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import FileResponse
 
-from ..db.remembered import Remembered
 from ..state.api import API_VERSION, DIGEST_HEADER
 from ..state.backup import Backup
 from ..state.errors import BadInput, NotFound, TorporError
@@ -23,9 +22,14 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
+from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
 from .groups import add_groups
+from .key_api import add_keys
 from .prefixes import add_prefixes
 from .remembered_api import add_remembered
+from .remote import RemoteSide
+from .sync_api import add_sync
+from .sync_report import places, short_report
 from .upload import receive_blob, receive_manifests
 from .watch_api import add_watches
 from .watches import Watches
@@ -67,21 +71,31 @@ class Digests(BaseModel):
     blobs: dict[str, int]
 
 
-def create_app(catalog: Catalog, watches: Watches, about: About, clock: Callable[[], float]) -> FastAPI:
+def create_app(
+    catalog: Catalog,
+    watches: Watches,
+    about: About,
+    clock: Callable[[], float],
+    side: RemoteSide,
+    back: BackFromBucket | None = None,
+) -> FastAPI:
     """Build the application. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
     app.add_exception_handler(TorporError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StarletteHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    _add_status(app, catalog, watches, about, clock)
-    _add_backups(app, catalog)
+    _add_status(app, catalog, watches, about, clock, side)
+    _add_backups(app, catalog, side, back)
     _add_sessions(app, catalog)
     _add_blobs(app, catalog)
     add_groups(app, catalog)
     add_prefixes(app, catalog)
     add_watches(app, watches)
-    add_remembered(app, Remembered(catalog.index), clock)
+    add_remembered(app, side.remembered, clock)
+    add_fetches(app, back)
+    add_sync(app, side)
+    add_keys(app, side.key_desk())
     return app
 
 
@@ -114,7 +128,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
 
 
-def _add_status(app: FastAPI, catalog: Catalog, watches: Watches, about: About, clock: Callable[[], float]) -> None:
+def _add_status(
+    app: FastAPI, catalog: Catalog, watches: Watches, about: About, clock: Callable[[], float], side: RemoteSide
+) -> None:
     @app.get("/v1/status")
     def status() -> Response:
         """Tell what the daemon holds and how it is."""
@@ -133,6 +149,7 @@ def _add_status(app: FastAPI, catalog: Catalog, watches: Watches, about: About, 
             "disk_free_bytes": disk.f_bavail * disk.f_frsize,
             **asdict(catalog.index.totals()),
             "watches": watches.describe(),
+            "remote": short_report(side),
         }
         return _json(body)
 
@@ -142,7 +159,7 @@ def _add_status(app: FastAPI, catalog: Catalog, watches: Watches, about: About, 
         return _json({"events": catalog.index.recent_events(limit)})
 
 
-def _add_backups(app: FastAPI, catalog: Catalog) -> None:
+def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None) -> None:
     @app.get("/v1/backups")
     def list_backups(
         session_id: str | None = None, limit: int = Query(50, ge=1, le=10_000), before: str | None = None
@@ -153,12 +170,17 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
             limit=limit,
             before=None if before is None else parse_backup_id(before),
         )
-        return _json({"backups": [_backup(row) for row in rows]})
+        where = places(side, [row.id for row in rows])
+        return _json({"backups": [_backup(row) | {"remote": where[row.id]} for row in rows]})
 
     @app.get("/v1/backups/{ref}")
-    def get_backup(ref: str) -> Response:
-        """Return one backup, by its id, as the newest of a session, or by the end of its id."""
-        return _json(_backup(catalog.resolve(ref)))
+    def get_backup(ref: str, ask: bool = True) -> Response:
+        """Return one backup, by its id, as the newest of a session, or by the end of its id.
+
+        One that only the bucket has is adopted; with `ask` the bucket is looked at for it.
+        """
+        found = resolve(catalog, back, ref, ask=ask)
+        return _json(_backup(found) | {"remote": places(side, [found.id])[found.id]})
 
     @app.get("/v1/backups/{backup_id}/manifest")
     def get_manifest(backup_id: str) -> Response:
@@ -170,7 +192,7 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
     @app.get("/v1/backups/{backup_id}/blobs")
     def get_blobs(backup_id: str) -> Response:
         """Tell where each blob of a backup lies, and which other backups share it."""
-        return _json(catalog.blobs_of(backup_id))
+        return _json(places_of(catalog, back, backup_id))
 
     @app.put("/v1/backups/{backup_id}", status_code=201)
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
@@ -185,9 +207,9 @@ def _add_backups(app: FastAPI, catalog: Catalog) -> None:
         return _json(_backup(catalog.set_pinned(backup_id, change.pinned)))
 
     @app.delete("/v1/backups/{backup_id}", status_code=204)
-    def delete_backup(backup_id: str) -> Response:
-        """Remove a backup."""
-        catalog.remove(backup_id)
+    def delete_backup(backup_id: str, purge: bool = False) -> Response:
+        """Remove a backup from this machine; with `purge` from the bucket as well, of all machines."""
+        side.remove(backup_id, purge=purge)
         return Response(status_code=204)
 
 

@@ -56,7 +56,10 @@ class Reconciled:
 
 @dataclass(frozen=True, slots=True)
 class BlobPlace:
-    """A blob of a backup: its file, whether that is there at its right size, and how many other backups name it."""
+    """A blob of a backup: its file, whether that is there at its right size, and how many other backups name it.
+
+    `in_bucket` is asked for those that are not here.
+    """
 
     digest: str
     size_bytes: int
@@ -64,6 +67,7 @@ class BlobPlace:
     path: str
     present: bool
     shared_with: int
+    in_bucket: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,15 @@ class Catalog:
         self._lock = threading.Lock()
         self._spared: set[str] = set()
         self._spare_all = False
+        self._on_queued: Callable[[], None] | None = None
+
+    def queue_with(self, on_queued: Callable[[], None]) -> None:
+        """Queue what is committed from now on for the bucket, and call this behind each commit."""
+        self._on_queued = on_queued
+
+    def _queued(self) -> None:
+        if self._on_queued is not None:
+            self._on_queued()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -131,15 +144,20 @@ class Catalog:
             self._require_blobs(manifests)
             if len(new) < len(raws):
                 self.manifests.settle()
+            for manifest in manifests:
+                if manifest.id in new:
+                    self._keep_here_too(manifest)
             try:
                 for backup_id in new:
                     self.manifests.write(self.staging, backup_id, raws[backup_id])
                 for manifest in manifests:
                     self._keep_old_state(manifest)
-                self._index([(manifest, raws[manifest.id]) for manifest in manifests])
+                pairs = [(manifest, raws[manifest.id]) for manifest in manifests]
+                self._index(pairs, enqueue=self._on_queued is not None)
             except BaseException:
                 self._take_back(new)  # not acknowledged, so it must not come back at start-up
                 raise
+        self._queued()
 
     def take_in(self, manifest: Manifest, choose: Callable[[Sidecar, float, float], None]) -> Backup:
         """Enter a backup whose blobs lie elsewhere, as far as they are not here. Again changes nothing.
@@ -185,6 +203,19 @@ class Catalog:
             sidecar.expires_at[manifest.id] = now + self._ttl_s
             self.sidecars.write(sidecar)
 
+    def _keep_here_too(self, manifest: Manifest) -> None:
+        """Keep a session on this machine that goes on from a backup of one that stays: it holds what that one holds."""
+        if manifest.parent_id is None:
+            return
+        with suppress(BackupNotFound):
+            parent = self.index.backup(manifest.parent_id).session_id
+            if parent != manifest.session_id and (self.sidecars.read(parent).no_sync or self.index.stays_here(parent)):
+                sidecar = self.sidecars.read(manifest.session_id)
+                if not sidecar.no_sync:
+                    sidecar.no_sync = True
+                    self.sidecars.write(sidecar)  # before the manifest: a start-up that imports it reads this
+                    self.index.set_no_sync(manifest.session_id, True)
+
     def _is_committed(self, backup_id: str, canonical: bytes) -> bool:
         try:
             existing = self.manifests.read(backup_id)
@@ -205,17 +236,24 @@ class Catalog:
         named = manifest_blobs(manifest).items()
         return frozenset(self.blobs.missing(BlobRef(digest, size) for digest, (size, _) in named))
 
-    def _index(self, manifests: Iterable[tuple[Manifest, bytes]], absent: frozenset[str] = frozenset()) -> None:
+    def _index(
+        self,
+        manifests: Iterable[tuple[Manifest, bytes]],
+        absent: frozenset[str] = frozenset(),
+        *,
+        enqueue: bool = False,
+    ) -> None:
         new = [
             NewBackup(
                 self._record(manifest, canonical),
                 manifest_blobs(manifest),
                 tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else (),
                 absent,
+                self.sidecars.read(manifest.session_id).no_sync,
             )
             for manifest, canonical in manifests
         ]
-        self.index.commit_backups(new, now=self._clock(), enqueue=False)
+        self.index.commit_backups(new, now=self._clock(), enqueue=enqueue)
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
@@ -302,17 +340,33 @@ class Catalog:
             self.index.set_pinned(backup_id, pinned)
         return self.index.backup(backup_id)
 
-    def remove(self, backup_id: str) -> None:
-        """Remove a backup; blobs stay until nothing needs them and a grace time is over. Raises: BackupNotFound."""
+    def set_no_sync(self, session_id: str, no_sync: bool) -> None:
+        """Keep a session on this machine, or no longer; one of which there is no backup yet, too.
+
+        What waits of it leaves the queue. What is in the bucket already stays there. Raises: InvalidId.
+        """
+        with self._lock:
+            sidecar = self.sidecars.read(parse_session_id(session_id))
+            sidecar.no_sync = no_sync
+            self.sidecars.write(sidecar)  # first: after a crash between the two, nothing goes that is not to go
+            self.index.set_no_sync(session_id, no_sync)
+
+    def remove(self, backup_id: str, *, purge: bool = False) -> None:
+        """Remove a backup; blobs stay until nothing needs them and a grace time is over.
+
+        With `purge` its removal from the bucket is queued. Raises: BackupNotFound.
+        """
         with self._lock:
             record = self.index.backup(parse_backup_id(backup_id))
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
             self._checkpoint("remove.trashed")
-            self.index.remove_backup(backup_id)
+            self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
             self._forget_choices(record)
+        if purge:
+            self._queued()
 
     def _forget_choices(self, record: Backup) -> None:
         """Drop what the user said of a removed backup, and with the last one of its session the title."""

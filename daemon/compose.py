@@ -13,8 +13,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 from ..db.index import Index
+from ..db.remembered import Remembered
 from ..state.api import API_VERSION
 from ..state.errors import TorporError
 from ..store import staging as staging_folders
@@ -25,9 +27,14 @@ from ..store.manifests import ManifestStore
 from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
+from ..sync.threads import DaemonPool
+from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .instance import InstanceLock, Listening, announce, load_token
+from .remote import RemoteSide
+from .remote_settings import RemoteSettings, load_remote_settings
 from .settings import Settings
+from .sync_watcher import UPLOAD_KEY
 from .watches import Watches
 
 log = logging.getLogger("torpor.daemon")
@@ -46,10 +53,13 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         stack.callback(InstanceLock(home).close)
         _log_to_file(home, settings)
         token = load_token(home)
+        remote = load_remote_settings(os.environ, Path.cwd(), home.root)
         catalog = compose(home, settings, stack)
         found = catalog.reconcile()
         log.info("reconciled: %s", asdict(found))
-        _run(home, settings, catalog, token, on_ready, stack)
+        side = compose_remote(home, settings, remote, catalog)
+        stack.callback(side.stop)
+        _run(home, settings, catalog, side, token, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -74,10 +84,27 @@ def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
     )
 
 
+def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catalog: Catalog) -> RemoteSide:
+    """Put the remote side of a home together; nothing of it runs yet, and without S3 nothing will."""
+    for warning in remote.warnings:
+        log.warning("%s", warning)
+    if remote.s3 is not None:
+        log.info("the second copy goes to bucket %s, as %s says", remote.s3.bucket, ", ".join(remote.origin))
+
+    def noted(kind: str, key: str) -> None:
+        if kind == "rate" and key != UPLOAD_KEY:  # what a download or a prefill takes decides on KV caches
+            side.reconsider()
+
+    remembered = Remembered(catalog.index, noted=noted)
+    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage)
+    return side
+
+
 def _run(
     home: Home,
     settings: Settings,
     catalog: Catalog,
+    side: RemoteSide,
     token: str,
     on_ready: Callable[[dict[str, object]], None],
     stack: ExitStack,
@@ -110,17 +137,32 @@ def _run(
     hosts = allowed_hosts(port, settings.allowed_hosts)
     watches = Watches(home, catalog.index)
     watches.load(settings.watch)
-    app = Gate(create_app(catalog, watches, about, time.time), token=token, allowed_hosts=lambda: hosts)
+    back = None
+    if side.on:
+        downloads = DaemonPool(DOWNLOADS, "download")
+        back = bring_back(
+            catalog,
+            side.bucket_when_needed(),
+            side.known,
+            repository=side.repository,
+            ring=side.ring,
+            threads=downloads,
+            away=side.trouble,
+        )
+    app = Gate(create_app(catalog, watches, about, time.time, side, back), token=token, allowed_hosts=lambda: hosts)
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             announce(home, listening)
             watches.start()  # only now: what it imports is committed by a call to this server
+            await asyncio.to_thread(side.start)
             on_ready(asdict(listening))
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(watches.stop)
+            if back is not None:
+                await asyncio.to_thread(back.fetches.close)  # requests that wait for a blob end now
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
@@ -138,19 +180,22 @@ def _run(
     stack.callback(home.socket.unlink, missing_ok=True)
     stopping = threading.Event()
     keeper = threading.Thread(
-        target=_housekeeping, args=(home, catalog, settings, stopping), name="housekeeping", daemon=True
+        target=_housekeeping, args=(home, catalog, side, settings, stopping), name="housekeeping", daemon=True
     )
     keeper.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
         watches.stop()
+        side.stop()
         stopping.set()
         keeper.join(timeout=10)
     log.info("stopped")
 
 
-def _housekeeping(home: Home, catalog: Catalog, settings: Settings, stopping: threading.Event) -> None:
+def _housekeeping(
+    home: Home, catalog: Catalog, side: RemoteSide, settings: Settings, stopping: threading.Event
+) -> None:
     """Remove orphans once an hour; the first time an hour after the start, so that a start stays light."""
     while not stopping.wait(HOUSEKEEPING_S):
         try:
@@ -158,6 +203,7 @@ def _housekeeping(home: Home, catalog: Catalog, settings: Settings, stopping: th
             removed = catalog.remove_orphans(settings.orphan_grace_hours * 3600.0)
             if removed or swept:
                 log.info("removed %d blobs that no backup needs, %d staging folders of dead writers", removed, swept)
+            side.housekeep()
         except (TorporError, OSError):
             log.exception("housekeeping failed; it is tried again in an hour")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field, ValidationError, field_validator
@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     orphan_grace_hours: float = Field(24.0, ge=0, description="age at which a blob that no backup needs is removed")
     watch: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
+    )
+    key_storage: Literal["auto", "keyring", "file"] = Field(
+        "auto", description="where the bucket's key is kept: the system's keyring, a file, or `auto`"
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -102,6 +102,11 @@ class Index:
             if not left:
                 connection.execute(delete(sessions).where(sessions.c.id == session_id))
 
+    def queue_removal(self, backup_id: str, session_id: str, *, now: float) -> None:
+        """Queue the removal of a backup from the bucket that is not on this machine."""
+        with self.writing() as connection:
+            insert_removal(connection, backup_id, session_id, now)
+
     def set_pinned(self, backup_id: str, pinned: bool) -> None:
         """Pin or unpin a backup. Raises: BackupNotFound."""
         with self.writing() as connection:
@@ -123,6 +128,11 @@ class Index:
                 waits = (outbox.c.session_id == session_id, outbox.c.kind == "push")
                 connection.execute(delete(outbox).where(*waits))
         return known
+
+    def stays_here(self, session_id: str) -> bool:
+        """Tell whether a session is kept on this machine."""
+        with self.reading() as connection:
+            return _stays_here(connection, session_id)
 
     def add_event(
         self,
@@ -217,10 +227,14 @@ def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: boo
     _insert_session(connection, record, new.no_sync)
     _insert_backup(connection, new, now)
     insert_keys(connection, new.block_keys)
-    if enqueue and not new.no_sync:
+    if enqueue and not _stays_here(connection, record.session_id):
         sizes = stage_sizes(record.layers, new.blob_sizes)
         insert_pushes(connection, record.id, record.session_id, sizes, now)
     return True
+
+
+def _stays_here(connection: Connection, session_id: str) -> bool:
+    return bool(connection.scalar(select(sessions.c.no_sync).where(sessions.c.id == session_id)))
 
 
 def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> None:
@@ -232,7 +246,8 @@ def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> No
             set_={
                 "updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at),
                 "title": func.coalesce(statement.excluded.title, sessions.c.title),
-                "no_sync": statement.excluded.no_sync,
+                # Only `set_no_sync` takes it off: a sidecar that cannot be read must not send a session away.
+                "no_sync": or_(sessions.c.no_sync, statement.excluded.no_sync),
             },
         )
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
@@ -13,10 +15,16 @@ TOUCH_S = 3600.0  # a use is noted no more often: reading should not cost a dura
 
 
 class Remembered:
-    """The table `remembered` of an open index. Values are JSON texts."""
+    """The table `remembered` of an open index. Values are JSON texts. `noted` learns of each that was put."""
 
-    def __init__(self, index: Index, *, max_entries: int = MAX_ENTRIES) -> None:
-        self._index, self._max_entries = index, max_entries
+    def __init__(
+        self,
+        index: Index,
+        *,
+        max_entries: int = MAX_ENTRIES,
+        noted: Callable[[Kind, str], None] = lambda kind, key: None,
+    ) -> None:
+        self._index, self._max_entries, self._noted = index, max_entries, noted
 
     def get(self, kind: Kind, key: str, *, now: float) -> str | None:
         """Return a value, or None; it counts as used."""
@@ -40,3 +48,4 @@ class Remembered:
             connection.execute(statement.on_conflict_do_update(index_elements=["kind", "key"], set_=row))
             kept = newest.limit(self._max_entries).scalar_subquery()
             connection.execute(delete(table).where(table.c.kind == kind, table.c.key.not_in(kept)))
+        self._noted(kind, key)

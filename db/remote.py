@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ..state.backup import Backup
@@ -81,7 +81,7 @@ class RemoteIndex:
             return set(connection.scalars(select(records.c.name)))
 
     def note_record(self, name: str, record: RemoteRecord, *, checked: bool) -> None:
-        """Remember a commit record and its objects, durably."""
+        """Remember a commit record and its objects, durably. One that was checked stays so: it never changes."""
         backup = self._describe(record)
         row = {
             "name": name,
@@ -95,7 +95,9 @@ class RemoteIndex:
             "backup": orjson.dumps(asdict(backup)).decode(),
         }
         with self._index.writing() as connection:
-            connection.execute(upsert(records).values(row).on_conflict_do_update(index_elements=["name"], set_=row))
+            new = upsert(records).values(row)
+            kept = row | {"checked": or_(records.c.checked, new.excluded.checked)}
+            connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=kept))
             connection.execute(delete(links).where(links.c.record == name))
             _insert_objects(connection, record.objects.values())
             named = [{"record": name, "object": found} for found in sorted({o.name for o in record.objects.values()})]
@@ -124,7 +126,14 @@ class RemoteIndex:
         with self._index.reading() as connection:
             for batch in _batches(backup_ids):
                 for row in connection.execute(select(records).where(records.c.backup_id.in_(batch))):
-                    found.setdefault(row.backup_id, []).append(_known(row))
+                    found.setdefault(row.backup_id, []).append(known_record(row))
+        return found
+
+    def last_synced(self, machine: str) -> float | None:
+        """Return when the newest record of a machine was written that was checked."""
+        mine = (records.c.machine == machine, records.c.checked)
+        with self._index.reading() as connection:
+            found: float | None = connection.scalar(select(func.max(records.c.written_at)).where(*mine))
         return found
 
     def forget_everything(self) -> None:
@@ -200,7 +209,8 @@ def _insert_objects(connection: Connection, found: Iterable[RemoteObject]) -> No
         connection.execute(upsert(objects).on_conflict_do_nothing(), rows)
 
 
-def _known(row: Any) -> KnownRecord:
+def known_record(row: Any) -> KnownRecord:
+    """Return a row of the table as a record."""
     backup = Backup.from_dict(orjson.loads(row.backup))
     stages = tuple(row.stages.split())
     return KnownRecord(row.name, backup, row.machine, row.seq, stages, row.checked, row.written_at)

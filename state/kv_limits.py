@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .manifest import KVCache, Manifest
 
 DEFAULT_MAX_TOKENS = 131_072
+MISSING = "missing or damaged"  # what is said of a blob of which nothing more is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +21,16 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a restore may take. Bytes are net of what must stay free; None is unknown and limits nothing."""
+    """What a restore may take. Bytes are net of what must stay free; None is unknown and limits nothing.
+
+    `reasons` says of missing blobs where they are and why they cannot be had, if there is more to say.
+    """
 
     max_tokens: int = DEFAULT_MAX_TOKENS
     host_bytes: int | None = None
     device_bytes: int | None = None
     missing: frozenset[str] = field(default_factory=frozenset)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def kv_limit(manifest: Manifest, room: Room) -> Limit:
@@ -45,7 +51,7 @@ def kv_limit(manifest: Manifest, room: Room) -> Limit:
             limits.append(Limit(max(free, 0) // width, f"the {where}'s memory ends there: {need}"))
     for i, ref in enumerate(kv.blocks if room.missing else ()):
         if ref.digest in room.missing:
-            limits.append(Limit(i * kv.layout.block_tokens, f"block {i} is missing or damaged"))
+            limits.append(Limit(i * kv.layout.block_tokens, f"block {i} is {room.reasons.get(ref.digest, MISSING)}"))
             break
     least = min(limits, key=lambda limit: limit.tokens)
     if least.reason is None:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from .errors import BadInput, RestoreRefused
 from .fingerprint import KV_PARTS, TOKEN_PARTS, VISION_PARTS, Fingerprint
-from .kv_limits import DEFAULT_MAX_TOKENS, Limit, Room, cut, holds_media, kv_limit
+from .kv_limits import DEFAULT_MAX_TOKENS, MISSING, Limit, Room, cut, holds_media, kv_limit
 from .manifest import LAYER_NAMES, LayerName, Manifest, layer_blobs
 from .rates import NOTHING_MEASURED, Rates, Work
 
@@ -40,12 +40,16 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What else decides: the setting, blobs that are nowhere, blobs that must be fetched, and measured rates."""
+    """What else decides: the setting, blobs that cannot be had, blobs that must be fetched, and measured rates.
+
+    `reasons` says of blobs that cannot be had where they are and why, if there is more to say.
+    """
 
     max_recoverable_tokens: int = DEFAULT_MAX_TOKENS
     missing: frozenset[str] = field(default_factory=frozenset)
     remote: frozenset[str] = field(default_factory=frozenset)
     rates: Rates = NOTHING_MEASURED
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +170,17 @@ class _Case:
             return "drop", f"the caller allows {MODES[self.worst]} at most"
         lost = self._lost(name)
         if lost:
-            return "drop", f"{lost} of its blobs are missing or damaged"
+            return "drop", f"{len(lost)} of its blobs are {self._why(lost)}"
         return "reuse", "the target takes layers as they were stored" if self.target.as_stored else "always restorable"
 
-    def _lost(self, name: LayerName) -> int:
+    def _lost(self, name: LayerName) -> set[str]:
         if name == "kv_cache" or not self.conditions.missing:
-            return 0
-        return len({ref.digest for ref in layer_blobs(self.manifest.layers[name])} & self.conditions.missing)
+            return set()
+        return {ref.digest for ref in layer_blobs(self.manifest.layers[name])} & self.conditions.missing
+
+    def _why(self, lost: set[str]) -> str:
+        reasons = self.conditions.reasons
+        return " or ".join(sorted({reasons.get(digest, MISSING) for digest in lost}))
 
     def _tokens(self) -> tuple[Decision, str]:
         saved, wanted = self.manifest.fingerprint, self.target.fingerprint
@@ -205,7 +213,9 @@ class _Case:
         if decision != "reuse":
             return Limit(0, reason)
         target, known = self.target, self.conditions
-        room = Room(known.max_recoverable_tokens, target.host_free_bytes, target.device_free_bytes, known.missing)
+        room = Room(
+            known.max_recoverable_tokens, target.host_free_bytes, target.device_free_bytes, known.missing, known.reasons
+        )
         return kv_limit(self.manifest, room)
 
     def _kv_decision(self, limit: Limit) -> tuple[Decision, str]:

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from .manifest import MAX_COUNT
 
 Kind = Literal["read", "fetch", "prefill", "encode"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 KEPT = 24  # observations of each kind
+MIN_SECONDS, MAX_SECONDS = 1e-5, 1e6  # shorter than a clock tells, and longer than anybody waits
+FETCH_KEY = "fetch"  # under which downloads are remembered: they belong to the machine, not to a model
 _ROUNDS = 200  # of the fit; it settles in far fewer
 _ORDER = (1, 0, 2)  # units first: a single observation says nothing of a start, nor of pairs
 
@@ -108,6 +112,25 @@ class Rates:
 
 
 NOTHING_MEASURED = Rates()
+
+
+def to_rows(observations: Iterable[Observation]) -> list[list[Any]]:
+    """Return observations of one kind as they are remembered: JSON."""
+    return [[o.units, o.seconds, o.past, o.device] for o in observations]
+
+
+def from_rows(kind: Kind, rows: Any) -> list[Observation]:
+    """Read remembered observations, the newest ones; what another version wrote is as good as none."""
+    try:
+        found = [Observation(kind, int(n), float(s), int(past), str(device)) for n, s, past, device in list(rows or [])]
+    except (TypeError, ValueError, OverflowError):
+        return []
+    return [observation for observation in found[-2 * KEPT :] if is_sane(observation)]
+
+
+def is_sane(seen: Observation) -> bool:
+    """Tell whether an observation may be fitted: nothing in it makes an infinite or a negative rate."""
+    return MIN_SECONDS < seen.seconds < MAX_SECONDS and 0 < seen.units <= MAX_COUNT and 0 <= seen.past <= MAX_COUNT
 
 
 def rates_from(observations: Iterable[Observation]) -> Rates:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 from .errors import BadInput
 
 # `digest`: digests of files and of loaded models (what was hashed, by what proves that it is the same still).
 # `rate`: how fast things went on this machine.
-Kind = Literal["digest", "rate"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+# `sync`: what was found out about the storage, and what went there today.
+Kind = Literal["digest", "rate", "sync"]
+KINDS: tuple[Kind, ...] = ("digest", "rate")  # that others may ask for
 MAX_VALUE_BYTES = 4 << 20  # of its JSON
 MAX_ENTRIES = 2_000  # of a kind; the least recently used go
 _KEY = re.compile(r"[0-9a-z:_.-]{1,200}")

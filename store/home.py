@@ -4,9 +4,13 @@ token            bearer token, 0600                     daemon.json   where the 
 daemon.lock      held by the running daemon             torpor.sock   its Unix socket, 0600
 index.sqlite     the index (can be rebuilt)             logs/         rotating log
 watch.json       the watched folders that were added, 0600
+sync.json        pause, limits and policy of the second copy, 0600
+machine-id       what tells this home from others that use the same bucket
+repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
 store/sessions/<digest>.json      pins, TTLs and titles of one session
+store/outgoing/                   encrypted or compressed blobs on their way to the bucket, where they are large
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
 store/trash/                      removed manifests, until the index has let go of them too
@@ -66,6 +70,26 @@ class Home:
     def watch_json(self) -> Path:
         """Return the path of the list of watched folders."""
         return self.root / "watch.json"
+
+    @property
+    def repo_key(self) -> Path:
+        """Return the path of the file with the keys of encrypted buckets."""
+        return self.root / "repo.key"
+
+    @property
+    def sync_json(self) -> Path:
+        """Return the path of what the user said of the second copy."""
+        return self.root / "sync.json"
+
+    @property
+    def machine_id(self) -> Path:
+        """Return the path of this home's id among the machines of a bucket."""
+        return self.root / "machine-id"
+
+    @property
+    def outgoing(self) -> Path:
+        """Return the folder of what is on its way to the bucket."""
+        return self.store / "outgoing"
 
     @property
     def logs(self) -> Path:

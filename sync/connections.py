@@ -1,14 +1,16 @@
 """Requests under way and their sockets: an overall deadline for each, and a way to break them off from outside.
 
 A socket's timeout only bounds the wait for the next byte: a server, or a network, that lets a trickle through keeps a
-request for hours. And a request that waits in a black hole does not notice that the network came back. So every request
-is known here together with its socket, and is ended by shutting that down, which wakes the thread that waits on it.
+request for hours. While the kernel's buffers drain over a slow line, it fires though all is well. And a request in a
+black hole does not notice that the network came back. So every request is known here together with its socket: whether
+bytes pass is asked of the kernel, and a request is ended by shutting its socket down, which wakes the thread on it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -17,17 +19,20 @@ from typing import Any
 from ..state.errors import Offline, Timeout
 
 OVERDUE = "it did not end within its time"
+STALLED = "no byte came through for too long"
 INTERRUPTED = "it was broken off to connect anew"
 CLOSING = "the connection to the storage is closed"
 
 LOOK_S, IDLE_S = 0.25, 30.0
+LONGEST_SILENCE_S = 3600.0  # of the socket itself; the watcher ends what is silent long before
+_PASSED = struct.Struct("=120xQQ")  # struct tcp_info of linux/tcp.h: tcpi_bytes_acked, tcpi_bytes_received
 _current = threading.local()
 
 
 class Call:
     """A request under way, which may still wait for the network for `allowed_s`."""
 
-    __slots__ = ("allowed_s", "ended", "sending", "since", "socket")
+    __slots__ = ("allowed_s", "ended", "moved_at", "passed", "sending", "since", "socket")
 
     def __init__(self, allowed_s: float) -> None:
         self.allowed_s = allowed_s
@@ -35,10 +40,12 @@ class Call:
         self.ended: str | None = None  # why it was broken off
         self.sending = False  # the body goes out; before that, it may be read to be signed
         self.socket: socket.socket | None = None
+        self.passed: tuple[int, ...] = ()  # bytes that came through, either way
+        self.moved_at = 0.0
 
     def go_on(self) -> None:
         """Let its time run."""
-        self.since = time.monotonic()
+        self.since = self.moved_at = time.monotonic()
 
     def stand_still(self) -> None:
         """Stop its time."""
@@ -46,10 +53,15 @@ class Call:
             self.allowed_s -= time.monotonic() - self.since
             self.since = None
 
-    def is_over(self, now: float) -> bool:
-        """Tell whether its time is up."""
-        since = self.since
-        return since is not None and now - since > self.allowed_s
+    def look(self, now: float, stall_s: float) -> None:
+        """Break it off when its time is up, or when nothing came through for so long."""
+        since, passed = self.since, _passed(self.socket)
+        if passed != self.passed:
+            self.passed, self.moved_at = passed, now
+        if since is not None and now - since > self.allowed_s:
+            self.break_off(OVERDUE)
+        elif since is not None and now - self.moved_at > stall_s:
+            self.break_off(STALLED)
 
     def break_off(self, why: str) -> None:
         """Wake the thread that waits on the socket."""
@@ -60,8 +72,24 @@ class Call:
                 socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
 
+def _refuse_ended(call: Call, what: str, error: Exception | None = None) -> None:
+    """Raise why a call was broken off; what came of it otherwise may look like a short answer."""
+    if call.ended in (OVERDUE, STALLED):
+        raise Timeout(f"{what}: {call.ended}", hint="It is tried again by itself.") from error
+    if call.ended is not None:
+        raise Offline(f"{what}: {call.ended}") from error
+
+
+def _passed(sock: socket.socket | None) -> tuple[int, ...]:
+    """Return how many bytes the other side has acknowledged and sent."""
+    try:
+        return _PASSED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PASSED.size)) if sock else ()
+    except (OSError, struct.error):
+        return ()
+
+
 class Calls:
-    """All requests of one bucket. `stall_s` bounds the wait for room to send."""
+    """All requests of one bucket. One through which no byte comes for `stall_s` is broken off."""
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s
@@ -82,11 +110,9 @@ class Calls:
         self._enter(call)
         try:
             yield
+            _refuse_ended(call, what)
         except Exception as error:
-            if call.ended == OVERDUE:
-                raise Timeout(f"{what}: {OVERDUE}") from error
-            if call.ended is not None:
-                raise Offline(f"{what}: {call.ended}") from error
+            _refuse_ended(call, what, error)
             raise
         finally:
             _current.call = outer
@@ -163,7 +189,7 @@ class Calls:
             if call.ended is not None:
                 raise TimeoutError(call.ended)
         if sock is not None:
-            sock.settimeout(self._stall_s)  # urllib3 sends under the timeout that is meant for connecting
+            sock.settimeout(LONGEST_SILENCE_S)  # urllib3 sends under the timeout that is meant for connecting
 
     def _enter(self, call: Call) -> None:
         call.go_on()
@@ -186,8 +212,7 @@ class Calls:
             while not self._closed.is_set():
                 now = time.monotonic()
                 for call in self._running:
-                    if call.is_over(now):
-                        call.break_off(OVERDUE)
+                    call.look(now, self._stall_s)
                 if not self._changed.wait(LOOK_S if self._running else IDLE_S) and not self._running:
                     break
             self._watcher = None

@@ -46,7 +46,7 @@ from .bucket import Bucket
 from .ports import BlobWriter, LocalBlobs, ObjectIndex
 
 OF_ALL = (Offline, RemoteDenied, ClockSkewed, BucketNotFound, StoreFull)  # what fails one download this way fails each
-DOWN_S = 10.0  # for how long that is taken to hold
+DOWN_S = 5.0  # for how long that is taken to hold
 
 
 class Submits(Protocol):

@@ -1,12 +1,12 @@
 """Put an object of any size. A large one goes up in parts that are remembered, so that a restart goes on behind them.
 
 Order, each step with a crash between it and the next in mind:
-1. the upload is begun, and its id remembered before the first part goes (a crash between leaves an upload without parts);
+1. the upload is begun, and its id remembered before the first part goes (a crash between leaves one without parts);
 2. each part is sent, then remembered;
 3. the parts are joined; only then is the upload forgotten.
 
-After a restart the server's list of parts is the truth: what it holds in the size that it must have, under the ETag that
-was remembered where one was, is not sent again. The file must hold the same bytes as before.
+After a restart the server's list of parts is the truth: what it holds in the size that it must have, and under the ETag
+that was remembered, if one was, is not sent again. The file must hold the same bytes as before.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import BinaryIO, NoReturn
 
 from ..state.errors import ObjectNotFound, RemoteFailed, RemoteRefused, TorporError
+from ..state.remote import Parts
 from .bucket import Bucket
-from .ports import PartJournal, Parts
+from .ports import PartJournal
 
 SINGLE_BYTES = 64 << 20  # up to here one request does it
 LEAST_PART_BYTES, MOST_PARTS = 8 << 20, 10_000

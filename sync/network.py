@@ -20,7 +20,7 @@ log = logging.getLogger("torpor.sync")
 TICK_S = 5.0
 SETTLE_S = 0.2  # a change of the network comes as a burst
 SLEPT_S = 2.0  # clocks are further apart than by any pause of ours
-CONNECT_S = 3.0
+CONNECT_S, STOP_S = 3.0, 2.0
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links; addresses and routes of IPv4 and of IPv6
 
 
@@ -77,7 +77,7 @@ class NetworkWatch:
         self._on_change, self._alert, self._asleep, self._tick_s = on_change, alert, asleep, tick_s
         self._netlink = open_netlink()
         self._nudge, self._nudged = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._stopping = threading.Event()
+        self._stopping, self._closing, self._closed = threading.Event(), threading.Lock(), False
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
 
     @property
@@ -90,20 +90,27 @@ class NetworkWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End at once."""
+        """End at once; a second time changes nothing."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self.nudge()
-        self._thread.join(2.0)
-        if not self._thread.is_alive():
+        if self._thread.ident is not None:
+            self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            return
+        with self._closing:
+            self._closed = True
             os.close(self._nudge)
             os.close(self._nudged)
-            if self._netlink is not None:
-                self._netlink.close()
+        if self._netlink is not None:
+            self._netlink.close()
 
     def nudge(self) -> None:
         """Ask `alert` again: something waits from now on, or no longer."""
-        with suppress(BlockingIOError, OSError):
-            os.write(self._nudged, b"!")
+        with self._closing, suppress(BlockingIOError):  # full: it is nudged enough
+            if not self._closed:
+                os.write(self._nudged, b"!")
 
     def _run(self) -> None:
         poll = select.poll()

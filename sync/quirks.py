@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
-from ..state.errors import ObjectExists, RemoteFailed, RemoteRefused
+from ..state.errors import ObjectExists, RemoteFailed, RemoteRefused, TorporError
 from .s3_errors import remote_status
 
 Checksum = Literal["crc32", "md5", "none"]  # cheapest first
@@ -62,7 +62,7 @@ class QuirkBook:
         self._memory, self._server, self._probe = memory, server, probe
         self._lock = threading.Lock()
         self._known: Quirks | None = None
-        self._is_fresh = False
+        self._was_doubted = False
 
     def known(self) -> Quirks:
         """Return the quirks; the first one who asks finds them out. Raises: what a request raises."""
@@ -72,15 +72,21 @@ class QuirkBook:
             return self._known or self._found_out()
 
     def doubted(self, seen: Quirks) -> Quirks:
-        """Find out again after a refusal, at most once: the storage may have been changed. Returns what is so now."""
+        """Find out again after a refusal, at most once: the storage may have been changed. Returns what is so now.
+
+        A storage that refuses everything tells nothing of this: then all stays as it was.
+        """
         with self._lock:
-            if self._is_fresh or self._known != seen:
+            if self._was_doubted or self._known != seen:
                 return self._known or seen
-            return self._found_out()
+            self._was_doubted = True
+            try:
+                return self._found_out()
+            except TorporError:
+                return seen
 
     def _found_out(self) -> Quirks:
         self._known = self._probe()
-        self._is_fresh = True
         self._memory.write(
             {"server": self._server, "conditional_put": self._known.conditional_put, "checksum": self._known.checksum}
         )
@@ -108,10 +114,9 @@ class Probed(Protocol):
 
 def probe(bucket: Probed, name: str) -> Quirks:
     """Find out what a storage can do, with an object of a name that was never used."""
-    try:
-        return Quirks(_keeps_conditions(bucket, name), _checksum(bucket, name))
-    finally:
-        bucket.delete(name)
+    found = Quirks(_keeps_conditions(bucket, name), _checksum(bucket, name))
+    bucket.delete(name)
+    return found
 
 
 def _keeps_conditions(bucket: Probed, name: str) -> bool:
@@ -131,6 +136,7 @@ def _checksum(bucket: Probed, name: str) -> Checksum:
     for kind in _KINDS[:-1]:
         if _accepts(bucket, name, kind, io.BytesIO(b"1")) and not _accepts(bucket, name, kind, _Altered(b"1")):
             return kind
+    bucket.put_as(name, io.BytesIO(b"1"), 1, Quirks(False, "none"), only_new=False)  # it refuses these, and not all
     return "none"
 
 

@@ -46,7 +46,7 @@ class S3Bucket:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._options, self._limiter, self._jitter = options, limiter or Limiter(), jitter
-        self.calls = Calls(options.read_timeout_s)
+        self.calls = Calls(options.stall_s)
         self._client = make_client(options, self.calls)
         self._quirks = QuirkBook(memory or InProcess(), options.server, self._probe)
 
@@ -70,7 +70,9 @@ class S3Bucket:
             return self._client.put_object(**self._at(name), **arguments, **self._payload(sent, call))
 
         # A conditional write is sent once: behind a lost reply, the second one would find our own object.
-        self._stored(self._ask(f"put {name}", send, size_bytes=size_bytes, attempts=1 if only_new else None), name)
+        self._stored(
+            self._ask(f"put {name}", send, size_bytes=size_bytes, attempts=1 if only_new else None), f"put {name}"
+        )
 
     @contextmanager
     def get(self, name: str, *, offset: int = 0) -> Iterator[Iterator[bytes]]:
@@ -136,7 +138,9 @@ class S3Bucket:
         def send(call: Call) -> Any:
             return self._client.upload_part(**arguments, **self._payload(sent, call))
 
-        return self._stored(self._ask(f"put part {number} of {name}", send, size_bytes=size_bytes), name)
+        return self._stored(
+            self._ask(f"put part {number} of {name}", send, size_bytes=size_bytes), f"put part of {name}"
+        )
 
     def parts(self, name: str, upload_id: str) -> Mapping[int, tuple[str, int]]:
         """Return the parts that the server holds, of all pages."""
@@ -214,7 +218,7 @@ class S3Bucket:
                 return None
             raise
         used[-1].allowed_s = self._options.allowed_s(int(answer["ContentLength"]))
-        return Stream(answer["Body"], self._stored(answer, name), used[-1])
+        return Stream(answer["Body"], self._stored(answer, f"get {name}"), used[-1])
 
     def _page(self, prefix: str, size: int, more: Mapping[str, str]) -> Mapping[str, Any]:
         arguments = {"Bucket": self._options.bucket, "Prefix": self._options.root + prefix, "MaxKeys": size, **more}
@@ -240,10 +244,10 @@ class S3Bucket:
         with contextlib.suppress(ObjectNotFound):
             self._ask(f"head {name}", lambda _: self._client.get_object(**arguments)["Body"].close())
 
-    def _stored(self, answer: Mapping[str, Any], name: str) -> str:
+    def _stored(self, answer: Mapping[str, Any], what: str) -> str:
         """Return the ETag. A page that asks for a login has none, whatever its status says."""
         if not (etag := answer.get("ETag")):
-            raise _no_s3(name)
+            raise _no_s3(what)
         return str(etag)
 
     def _ask(self, what: str, send: Callable[[Call], T], *, size_bytes: int = 0, attempts: int | None = None) -> T:

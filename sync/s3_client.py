@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..state.errors import RemoteRefused
-from .connections import Calls
+from .connections import LONGEST_SILENCE_S, Calls
 from .s3_errors import scrubbed, translated
 
 Addressing = Literal["auto", "path", "virtual"]
 DEFAULT_REGION = "us-east-1"
+CONNECT_TIMEOUT_S, STALL_S, DEADLINE_S = 15.0, 60.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class S3Options:
     """Where the bucket is, and how long to wait for it. Without keys, boto3's own chain is asked.
 
     `deadline_s` bounds a whole request; one with a body gets as long as `slowest_bytes_s` needs, if that is more.
-    `read_timeout_s` bounds the wait for the next byte, either way. `attempts` counts the tries of one request.
+    `stall_s` bounds the time in which no byte passes, either way. `attempts` counts the tries of one request.
     """
 
     bucket: str
@@ -42,9 +43,9 @@ class S3Options:
     addressing: Addressing = "auto"
     ca_bundle: str | None = None
     proxy: str | None = field(default=None, repr=False)
-    connect_timeout_s: float = 15.0
-    read_timeout_s: float = 60.0
-    deadline_s: float = 60.0
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    stall_s: float = STALL_S
+    deadline_s: float = DEADLINE_S
     slowest_bytes_s: float = 32_000.0
     attempts: int = 2
     connections: int = 8
@@ -111,7 +112,7 @@ def _config(options: S3Options) -> Any:
         response_checksum_validation="when_required",
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=options.connect_timeout_s,
-        read_timeout=options.read_timeout_s,
+        read_timeout=LONGEST_SILENCE_S,
         max_pool_connections=options.connections,
         proxies={"http": options.proxy, "https": options.proxy} if options.proxy else None,
     )

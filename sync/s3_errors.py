@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -64,19 +65,21 @@ def translated(what: str) -> Iterator[None]:
     """Raise errors of ours instead of boto3's. `what`: the operation and the object."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
+    handled = sys.exception()  # the caller may ask the storage while it deals with another error of ours
     try:
         yield
-    except (BotoCoreError, ClientError, Boto3Error, HTTPError, RecursionError, OSError) as error:
-        raise translate(error, what) from error
+    except (BotoCoreError, ClientError, Boto3Error, ResponseParserError, HTTPError, RecursionError, OSError) as error:
+        raise translate(error, what, handled) from error
 
 
-def translate(error: BaseException, what: str) -> TorporError:
-    """Return what an exception of boto3, botocore or urllib3 means."""
+def translate(error: BaseException, what: str, handled: BaseException | None = None) -> TorporError:
+    """Return what an exception of boto3, botocore or urllib3 means; `handled` was there before it."""
     from botocore.exceptions import ClientError
 
-    if (ours := _own(error)) is not None:
+    if (ours := _own(error, handled)) is not None:
         return ours
     if isinstance(error, ClientError):
         return _answered(error.response, what)
@@ -201,8 +204,9 @@ def _no_credentials(error: BaseException, what: str) -> RemoteDenied | None:
 def _broken(error: BaseException, what: str) -> TorporError:
     """Translate an exchange that broke off: it says nothing of the network, which the next request will show."""
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
-    if isinstance(error, boto.ResponseParserError):
+    if isinstance(error, ResponseParserError):
         return RemoteFailed(
             f"{what}: what answers does not speak S3",
             hint="Check S3_ENDPOINT; a network that asks for a login in the browser looks like this too.",
@@ -214,9 +218,9 @@ def _broken(error: BaseException, what: str) -> TorporError:
     return RemoteFailed(f"{what}: the connection broke off ({type(error).__name__})")
 
 
-def _own(error: BaseException | None, depth: int = 8) -> TorporError | None:
+def _own(error: BaseException | None, handled: BaseException | None, depth: int = 8) -> TorporError | None:
     """Find an error of ours that a body raised, and that the library wrapped."""
-    while error is not None and depth:
+    while error is not None and error is not handled and depth:
         if isinstance(error, TorporError):
             return error
         wrapped = getattr(error, "kwargs", None)

@@ -19,7 +19,7 @@ class RunningPush:
         self, items: Sequence[Item], wall: float, steady: Callable[[], float], keep: Callable[[], None]
     ) -> None:
         self.items, self.started_at, self._steady, self._keep = tuple(items), wall, steady, keep
-        self.sent_bytes = 0
+        self.sent_bytes, self.over = 0, threading.Event()
         self._lock, self._ended, self._yielding = threading.Lock(), False, False
         self._recent: deque[tuple[float, int]] = deque()
         self._last = steady()

@@ -8,87 +8,26 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BackupNotFound, Throttled, TorporError
-from ..state.outbox import LEASE_S, Item, Stage, delay_s, error_class, is_dead, priority
+from ..state.outbox import LEASE_S, Item, delay_s, error_class, is_dead, priority
 from ..state.sync_state import ASKED, RemoteState, Troubled, later, next_trouble, verdict
-from .ports import Interrupted, Outbox, Pushed, Pusher
+from .ports import Interrupted, Pushed, Pusher
+from .pump_ports import Clocks, Queue, Remote, Watcher
 from .turn import RunningPush
 
 log = logging.getLogger("torpor.sync")
 
 STOP_S = 2.0
-STILL_S = 5.0  # a transfer without a byte for so long is broken off when the network has changed
+STILL_S, LONG_STILL_S = 5.0, 20.0  # without a byte for so long, a transfer is broken off: network changed, user asks
 _LOCAL_RETRY_S = 30.0  # the index or the disk failed
 _LONGEST_WAIT_S = 60.0  # then the clocks are looked at again
 _SOONEST_S = 0.5  # between two looks at a remote side in trouble, however often the network changes
-
-
-class Queue(Outbox, Protocol):
-    """The outbox as the pump needs it."""
-
-    def release_all(self) -> int:
-        """Free every lease."""
-        ...
-
-    def first_priority(self, now: float) -> int | None:
-        """Return the priority of what would be leased now."""
-        ...
-
-    def still_leased(self, ids: Iterable[int]) -> set[int]:
-        """Return which of some items are leased still, and were not taken out of the queue."""
-        ...
-
-    def left_out(self, backup_id: str, sent: Iterable[Stage]) -> Mapping[Stage, str]:
-        """Say why other stages of a backup are not in the bucket."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """What the pump asks of the remote side.
-
-    `connect` opens it, `ask` is a request that has nothing to do with any item, `can_connect` costs next to nothing,
-    `break_off` ends every transfer that is stuck. All but the last two raise errors of the tree.
-    """
-
-    connect: Callable[[], Pusher]
-    ask: Callable[[], object]
-    can_connect: Callable[[], bool]
-    break_off: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Times as arguments: the wall clock in seconds since the epoch, one that nobody sets, and randomness."""
-
-    wall: Callable[[], float]
-    steady: Callable[[], float]
-    random: Callable[[], float]
-
-
-class Watcher(Protocol):
-    """Who is told what the pump does."""
-
-    def kept_back(self, item: Item) -> str | None:
-        """Say why an item is to stay here, by policy; None when it may go."""
-        ...
-
-    def pushed(self, items: tuple[Item, ...], result: Pushed, seconds: float) -> None:
-        """Learn that items are in the bucket."""
-        ...
-
-    def gave_up(self, item: Item, error: TorporError) -> None:
-        """Learn that an item waits until somebody asks for it."""
-        ...
-
-    def troubled(self, trouble: Troubled | None, before: Troubled | None) -> None:
-        """Learn that the remote side got into a trouble, or out of it."""
-        ...
 
 
 class Pump:
@@ -107,7 +46,8 @@ class Pump:
     ) -> None:
         self._queue, self._remote, self._watcher, self._clocks = queue, remote, watcher, clocks
         self._owner, self._changed, self._checkpoint = owner, changed, checkpoint
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._wake, self._stopping, self._holding = threading.Event(), threading.Event(), threading.Event()
+        self._turn = threading.Lock()  # held while something is done, and by whoever wants nothing to be
         self._pusher: Pusher | None = None
         self._trouble: Troubled | None = None
         self._looked_at = -1e9
@@ -140,10 +80,14 @@ class Pump:
                 running.give_way()
         self._wake.set()
 
-    def retry_now(self) -> None:
-        """Look at the remote side now, whatever it was: the user asks, or the network came back."""
+    def network_changed(self) -> None:
+        """Look at the remote side now: the network is another one, or the machine has slept."""
+        self.retry_now(STILL_S)
+
+    def retry_now(self, still_s: float = LONG_STILL_S) -> None:
+        """Look at the remote side now, whatever it was; break off a transfer without a byte for so long."""
         trouble, running = self._trouble, self._running
-        if running is not None and running.still_s() > STILL_S:
+        if running is not None and running.still_s() > still_s:
             self._remote.break_off()
         if trouble is not None:
             soonest = max(self._looked_at + _SOONEST_S, self._clocks.steady())
@@ -167,11 +111,23 @@ class Pump:
         self._paused_at = self._resume_at = None
         self._wake.set()
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Send nothing while this is open; a transfer ends first."""
+        self._holding.set()
+        self._end_running()
+        with self._turn:
+            self._holding.clear()
+            yield
+        self._wake.set()
+
     def drop(self, session_id: str) -> None:
-        """End what is being sent of a session: it is to stay here."""
+        """End what is being sent of a session, since it is to stay here, and wait a moment until it has ended."""
         running = self._running
         if running is not None and any(item.session_id == session_id for item in running.items):
             self._end_running()
+            if threading.current_thread() is not self._thread:
+                running.over.wait(STOP_S)
 
     @property
     def state(self) -> RemoteState:
@@ -227,6 +183,10 @@ class Pump:
 
     def step(self) -> float | None:
         """Do the next thing; return how many seconds to wait then, or None to wait until something happens."""
+        with self._turn:
+            return self._step()
+
+    def _step(self) -> float | None:
         steady = self._clocks.steady()
         if self._stopping.is_set():
             return None
@@ -307,12 +267,13 @@ class Pump:
             self._done(running, result, self._clocks.steady() - started)
         finally:
             self._begin(None)
+            running.over.set()
 
     def _send(self, running: RunningPush) -> Pushed:
         """Push, with a defect of ours as a failure of the item: it must not hold up the others for ever."""
         ids, pusher, first = {item.id for item in running.items}, self._pusher, running.items[0]
         # Whatever was asked for before this push could be seen was not told to it.
-        if pusher is None or self._stopping.is_set() or self._is_paused() or self._queue.still_leased(ids) != ids:
+        if pusher is None or self._is_to_end() or self._queue.still_leased(ids) != ids:
             raise Interrupted
         left_out = self._queue.left_out(first.backup_id, running.stages) if running.stages else {}
         try:
@@ -364,7 +325,7 @@ class Pump:
     def _one_by_one(self, items: list[Item]) -> None:
         """Send stages alone that failed together: only the one that cannot go is to wait."""
         for item in items:
-            if self._trouble is None and not self._is_paused() and not self._stopping.is_set():
+            if self._trouble is None and not self._is_to_end():
                 self._push([item])
             else:
                 self._queue.release([item.id])
@@ -405,6 +366,9 @@ class Pump:
             self._paused_at = self._resume_at = None
             self._since = self._clocks.wall()
         return self._paused_at is not None
+
+    def _is_to_end(self) -> bool:
+        return self._stopping.is_set() or self._holding.is_set() or self._is_paused()
 
     def _end_running(self) -> None:
         running = self._running

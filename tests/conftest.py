@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from support.daemon import Daemon
-from support.s3_servers import Moto, Place, Weed, new_place, running_moto, running_weed
+from support.s3_servers import Moto, Place, Weed, new_place, new_room, remove_place, running_moto, running_weed
 
 # Torch's threads wait for each other; on cores that several workers share, that costs more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,12 +67,28 @@ def moto_server() -> Iterator[Moto]:
 
 
 @pytest.fixture
-def weed(weed_server: Weed) -> Place:
+def weed(weed_server: Weed) -> Iterator[Place]:
     """A bucket of its own on a real server."""
-    return new_place(weed_server)
+    place = new_place(weed_server)
+    yield place
+    remove_place(place)
 
 
 @pytest.fixture
-def moto(moto_server: Moto) -> Place:
+def moto(moto_server: Moto) -> Iterator[Place]:
     """A bucket of its own on the server that behaves like AWS."""
-    return new_place(moto_server)
+    place = new_place(moto_server)
+    yield place
+    remove_place(place)
+
+
+@pytest.fixture
+def weed_room(weed_server: Weed) -> Place:
+    """A prefix of its own in a bucket that tests share, which is quicker than a bucket."""
+    return new_room(weed_server)
+
+
+@pytest.fixture
+def moto_room(moto_server: Moto) -> Place:
+    """A prefix of its own in a bucket that tests share."""
+    return new_room(moto_server)

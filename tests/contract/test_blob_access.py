@@ -1,4 +1,4 @@
-"""One suite over both ways to the blobs: shared files, and HTTP without any."""
+"""One suite over both ways to the blobs: shared files, and HTTP without any; each also with a bucket behind it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from support.daemon import Daemon
 from torpor.client.api import Api
 from torpor.client.blob_access import BlobAccess, OverHttp, SharedFiles
 from torpor.client.discover import Endpoint
+from torpor.client.fetching import Fetching
 from torpor.state.crash_points import no_checkpoint
 from torpor.state.errors import BlobDamaged, BlobNotFound
 from torpor.state.manifest import BlobRef
 from torpor.store.home import Home
 
 
-@pytest.fixture(params=["files", "http"])
+@pytest.fixture(params=["files", "http", "files-bucket-off", "http-bucket-off"])
 def access(request: pytest.FixtureRequest, shared_daemon: Daemon) -> Iterator[BlobAccess]:
-    if request.param == "files":
-        files = SharedFiles(Home(shared_daemon.home), no_checkpoint)
-        yield files
-        files.close()
-    else:
-        api = Api(lambda: Endpoint(shared_daemon.url, shared_daemon.token))
-        yield OverHttp(api)
-        api.close()
+    """The bucket was turned off since the process connected: what it would have brought is lost as without it."""
+    api = Api(lambda: Endpoint(shared_daemon.url, shared_daemon.token))
+    over_files = request.param.startswith("files")
+    plain: BlobAccess = SharedFiles(Home(shared_daemon.home), no_checkpoint) if over_files else OverHttp(api)
+    access = Fetching(plain, api) if request.param.endswith("off") else plain
+    yield access
+    access.close()
+    api.close()
 
 
 @pytest.fixture
@@ -86,6 +87,12 @@ def test_a_blob_that_is_not_there(access: BlobAccess) -> None:
         access.read(BlobRef("1" * 64, 5))
     with pytest.raises(BlobNotFound):
         access.read_into(BlobRef("1" * 64, 5), [memoryview(bytearray(5))])
+
+
+def test_being_told_what_is_read_changes_nothing(access: BlobAccess) -> None:
+    here = access.put(views(os.urandom(10))).ref
+    access.expect("01M81P35719XNDZ4R57NMV6DYZ", [here, BlobRef("0" * 64, 10), BlobRef("1" * 64, 10)])
+    assert access.missing([here]) == []
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "zero"])

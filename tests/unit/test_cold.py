@@ -174,6 +174,13 @@ def test_hostile_objects(what: str, stored: bytes) -> None:
         tracemalloc.stop()
 
 
+def test_nobody_waits_for_a_plane_of_4_gib() -> None:
+    for width, sizes in ((1, [0xFFFFFFFF]), (2, [0xFFFFFFFF, 7]), (1, [CHUNK_BYTES])):
+        head = struct.pack("<BBI", width, (1 << width) - 1, CHUNK_BYTES) + struct.pack(f"<{width}I", *sizes)
+        with pytest.raises(ObjectDamaged, match="not smaller"):
+            list(Unpacker().feed(HEAD + head))
+
+
 def test_a_newer_version_is_named() -> None:
     with pytest.raises(NewerFormat, match="version 2"):
         warm(MAGIC + b"\x02" + bytes(50))

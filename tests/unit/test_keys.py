@@ -176,7 +176,6 @@ def test_rings_are_joined() -> None:
     assert both.ids == (a.current.id, b.current.id)
     assert both.current == b.current
     assert both.takes_plain
-    assert not keys.without_plain(both).takes_plain
 
 
 def test_names_of_blobs_say_nothing() -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.manifests import manifest
+from support.pumping import MIB, add, backup_id
 from torpor.codec import manifest_file
 from torpor.db.derive import Derived, derive
 from torpor.db.index import Index
 from torpor.db.outbox import OutboxTable
-from torpor.db.records import NewBackup, record_of
+from torpor.db.records import record_of
 from torpor.db.remote import RemoteIndex, Uploads
 from torpor.state.backup import Backup
 from torpor.state.outbox import LONGEST_DELAY_S, Stage, stage_sizes
 from torpor.state.remote import RemoteObject, RemoteRecord
 
-MIB = 1 << 20
 ME, OTHER = "0" * 16, "f" * 16
 
 
@@ -32,23 +31,6 @@ def index(tmp_path: Path) -> Iterator[Index]:
 @pytest.fixture
 def outbox(index: Index) -> OutboxTable:
     return OutboxTable(index)
-
-
-def backup_id(number: int) -> str:
-    return f"01M81P35719XNDZ4R57NMV{number:04d}"
-
-
-def add(index: Index, number: int, session: str, at: float, sizes: dict[str, int], **more: bool) -> str:
-    """Commit a backup with one blob of each layer."""
-    enqueue = more.pop("enqueue", True)
-    made = manifest(id=backup_id(number), session_id=session, created_at=at)
-    record = replace(
-        record_of(made, manifest_digest=f"{number:064x}", manifest_bytes=9, pinned=False, expires_at=None),
-        layers=("text_context", *sizes),
-    )
-    blobs = {f"{number:032x}{i:032x}": (size, layer) for i, (layer, size) in enumerate(sizes.items())}
-    index.commit_backups([NewBackup(record, blobs, **more)], now=at, enqueue=enqueue)
-    return record.id
 
 
 def leased(outbox: OutboxTable, now: float = 100.0) -> list[tuple[str, Stage | None]]:

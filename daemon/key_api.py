@@ -1,0 +1,59 @@
+"""The routes of keys. Passphrases come in by them and go nowhere else: not into a log, an error, or a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Response
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from .key_desk import KeyDesk
+
+_PRIVATE = {"Cache-Control": "no-store"}
+
+
+class Init(BaseModel):
+    """A passphrase that opens the bucket's keys, or protects a first one; and keys from paper."""
+
+    model_config = ConfigDict(extra="forbid")
+    passphrase: SecretStr
+    recovery: SecretStr | None = None
+
+
+class Rotate(BaseModel):
+    """The bucket's passphrase, or with `new_passphrase` the one that it gets."""
+
+    model_config = ConfigDict(extra="forbid")
+    passphrase: SecretStr
+    new_passphrase: bool = False
+
+
+def add_keys(app: FastAPI, desk: KeyDesk) -> None:
+    """Add the routes to the application."""
+
+    @app.get("/v1/key")
+    def get_keys() -> Response:
+        """Say which keys the bucket and this machine have; no secret."""
+        return _json(desk.describe())
+
+    @app.post("/v1/key/init")
+    def init(wanted: Init) -> Response:
+        """Make the bucket's first key, or unlock it on this machine."""
+        recovery = None if wanted.recovery is None else wanted.recovery.get_secret_value()
+        return _json(desk.init(wanted.passphrase.get_secret_value(), recovery))
+
+    @app.post("/v1/key/rotate")
+    def rotate(wanted: Rotate) -> Response:
+        """Encrypt with a new key from now on."""
+        passphrase = wanted.passphrase.get_secret_value()
+        return _json(desk.rotate(passphrase, new_passphrase=wanted.new_passphrase))
+
+    @app.post("/v1/key/recovery")
+    def recovery() -> Response:
+        """Return the keys as a text for paper."""
+        return _json({"recovery": desk.recovery()})
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json", headers=_PRIVATE)

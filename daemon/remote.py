@@ -1,0 +1,385 @@
+"""The remote side, put together: settings -> bucket -> repository -> pusher -> pump, and what else needs the bucket.
+
+Without S3 nothing of it runs, and boto3 is not imported. With it, the pump opens the repository when the bucket can be
+reached: `repository()` is for everybody else who needs it at once, and raises why it cannot be had.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from ulid import ULID
+
+from ..codec.keys import KeyRing
+from ..db.derive import Derived, derive
+from ..db.outbox import OutboxTable
+from ..db.remembered import Remembered
+from ..db.remote import RemoteIndex, Uploads
+from ..state.errors import BackupNotFound, KeyMissing, Offline, RemoteFailed, SyncOff, TorporError
+from ..store.arriving import StoreBlobs
+from ..store.home import Home
+from ..store.machine import machine_id
+from ..store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
+from ..sync.bucket import Bucket
+from ..sync.collect import Collected, Collector
+from ..sync.limiter import Limiter
+from ..sync.network import NetworkWatch, can_connect, steady_clock
+from ..sync.pump_ports import Clocks
+from ..sync.pump_ports import Remote as RemotePort
+from ..sync.push import BucketPusher
+from ..sync.repository import Repository, has_keys, read_info
+from ..sync.spool import Spool
+from ..sync.threads import DaemonPool
+from ..sync.upload import Uploader
+from ..sync.worker import Pump
+from .catalog import Catalog
+from .endpoint import address_of
+from .key_desk import KeyDesk
+from .keys import KeyStorage, KeyStore
+from .local_backups import CatalogBackups, describer
+from .quirks_memory import RememberedQuirks
+from .remote_settings import RemoteSettings
+from .sync_watcher import SyncWatcher
+
+if TYPE_CHECKING:
+    from ..sync.s3 import S3Bucket
+
+log = logging.getLogger("torpor.sync")
+
+UPLOADS_AT_ONCE = 4
+COLLECT_EVERY_S, COLLECTED_KEY = 86_400.0, "collect-at"
+ENCRYPTED_KEY = "encrypted:"
+
+
+class RemoteSide:
+    """Everything that has to do with the bucket. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        home: Home,
+        settings: RemoteSettings,
+        catalog: Catalog,
+        remembered: Remembered,
+        *,
+        key_storage: KeyStorage = "auto",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._home, self.settings, self._catalog, self._clock = home, settings, catalog, clock
+        self.outbox = OutboxTable(catalog.index)
+        self.known = RemoteIndex(catalog.index, describer())
+        self.uploads = Uploads(catalog.index, clock)
+        self.remembered, self.keys = remembered, KeyStore(home.repo_key, key_storage)
+        self.choices = read_sync_choices(home.sync_json)
+        self.machine = machine_id(home.machine_id) if settings.s3 is not None else ""
+        self.limiter = Limiter(self.choices.up_limit, self.choices.down_limit)
+        self.pool = DaemonPool(UPLOADS_AT_ONCE, "upload")
+        self.watcher = SyncWatcher(catalog.index, self.outbox, remembered, lambda: self.choices, clock)
+        self._opening, self._choosing = threading.Lock(), threading.Lock()
+        self._bucket: S3Bucket | None = None
+        self._repository: Repository | None = None
+        self.pump = self._make_pump()
+        self._network = NetworkWatch(self.pump.network_changed, lambda: self.pump.waits) if self.on else None
+
+    def _make_pump(self) -> Pump:
+        return Pump(
+            self.outbox,
+            RemotePort(self._connect, lambda: self.bucket().now(), self._can_connect, self._break_off),
+            self.watcher,
+            Clocks(self._clock, steady_clock, random.random),
+            f"{_boot_id()}:{os.getpid()}",
+            changed=self._nudge,
+            checkpoint=self._catalog.checkpoint,
+        )
+
+    @property
+    def on(self) -> bool:
+        """Tell whether a storage is configured."""
+        return self.settings.s3 is not None
+
+    def start(self) -> None:
+        """Derive the queue again, and begin to send. Raises: StoreFull, StoreFailed, IndexDamaged."""
+        if self._network is None:
+            return
+        self._catalog.queue_with(
+            self.pump.notify
+        )  # first: what is committed before is derived, what comes after queued
+        self.derive()
+        left = self.choices.pause_left_s(self._clock())
+        if left is None or left > 0:
+            self.pump.pause(left)
+        self._network.start()
+        self.pump.start()
+
+    def stop(self) -> None:
+        """End at once; what is not committed is sent again. A second time changes nothing."""
+        network, self._network = self._network, None
+        if network is None:
+            return
+        network.stop()
+        if not self.pump.stop():
+            log.warning("a transfer did not end in time; it is left behind")
+        if self._bucket is not None:
+            self._bucket.close()
+        self.pool.close()
+
+    def derive(self, session_id: str | None = None) -> Derived:
+        """Queue what is here and not in the bucket, as far as is known."""
+        found = derive(self._catalog.index, self.machine, self._clock(), session_id)
+        if found.added or found.removed:
+            log.info("queued %d items that the bucket lacks; %d were there already", found.added, found.removed)
+        return found
+
+    # -- the bucket and what lies in it ------------------------------------------------------------------------------
+
+    def bucket(self) -> S3Bucket:
+        """Return the bucket; nothing is sent by that. Raises: SyncOff, RemoteDenied, RemoteRefused."""
+        if self.settings.s3 is None:
+            raise SyncOff("there is no second copy: no S3 storage is configured")
+        with self._opening:
+            if self._bucket is None:
+                from ..sync.s3 import S3Bucket
+
+                memory = RememberedQuirks(self.remembered, self._clock)
+                self._bucket = S3Bucket(self.settings.s3.options(), limiter=self.limiter, memory=memory)
+            return self._bucket
+
+    def bucket_when_needed(self) -> Bucket:
+        """Return the bucket for somebody who is put together before it can be had: it is made at the first call."""
+        return cast(Bucket, _Late(self.bucket))
+
+    def repository(self) -> Repository:
+        """Return the repository, opened now if need be. Raises: SyncOff, KeyMissing, UnknownRepository, Offline, ..."""
+        bucket = self.bucket()
+        with self._opening:
+            if self._repository is None:
+                ring = self._ring_of(bucket)
+                self._repository = Repository.open(
+                    bucket, self.machine, ring, self.known, self.pool, clock=self._clock, new_id=_new_id
+                )
+            return self._repository
+
+    def _ring_of(self, bucket: Bucket) -> KeyRing | None:
+        """Return the keys of a bucket; a keyring is asked only where there is one, or was.
+
+        A bucket that was encrypted once is so for ever here: nobody who takes its keys away gets plain backups.
+        """
+        info = read_info(bucket)
+        if info is None:
+            return None
+        was = self.remembered.get("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", now=self._clock()) is not None
+        if not (was or info.encrypted or has_keys(bucket)):
+            return None
+        ring = self.keys.load(info.repo_id)
+        if ring is not None and not was:
+            self.remembered.put("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", "true", now=self._clock())
+        if ring is None:
+            raise KeyMissing("what is in the bucket is encrypted, and this machine does not have the key")
+        return ring
+
+    @property
+    def opened(self) -> Repository | None:
+        """Return the repository if it was opened."""
+        return self._repository
+
+    def quirks(self) -> dict[str, Any]:
+        """Return what was found out about the storage; empty before it was."""
+        found = RememberedQuirks(self.remembered, self._clock).read()
+        return {} if found is None else dict(found)
+
+    def ring(self) -> KeyRing | None:
+        """Return the keys of the opened repository; None without one. Raises: as `repository`."""
+        return self.repository().ring
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Send nothing while this is open."""
+        return self.pump.hold()
+
+    def key_desk(self) -> KeyDesk:
+        """Return what makes and changes the keys of the bucket."""
+        return KeyDesk(self.bucket, self.keys, hold=self.hold, changed=self.keys_changed, new_id=_new_id)
+
+    def keys_changed(self, ring: KeyRing) -> None:
+        """Open the repository anew, with other keys."""
+        with self._opening:
+            self._repository = None
+        self.pump.reconnect()
+
+    def _connect(self) -> BucketPusher:
+        """Open the remote side for the pump: learn what is there, and queue what is not."""
+        with self._opening:
+            self._repository = None
+        repository = self.repository()
+        for name, error in repository.refresh():
+            log.warning("%s cannot be read: %s", name, error.detail)
+        self.derive()
+        spool = Spool(self._home.outgoing)
+        spool.clean(lambda name: self.uploads.read(name) is not None)
+        blobs = StoreBlobs(self._catalog.blobs, self._catalog.staging)
+        uploader = Uploader(
+            repository.bucket, blobs, repository.ring, spool, self.uploads, new_upload=lambda: str(ULID()).lower()
+        )
+        backups = CatalogBackups(self._catalog)
+        return BucketPusher(repository, backups, uploader, self.pool, self._clock, _mark, self._catalog.checkpoint)
+
+    def _can_connect(self) -> bool:
+        address = None if self.settings.s3 is None else address_of(self.settings.s3.options())
+        return address is None or can_connect(*address)
+
+    def _break_off(self) -> None:
+        bucket = self._bucket
+        if bucket is not None:
+            bucket.interrupt()
+
+    def _nudge(self) -> None:
+        if self._network is not None:
+            self._network.nudge()
+
+    # -- what the user says ------------------------------------------------------------------------------------------
+
+    def choose(self, **changes: Any) -> SyncChoices:
+        """Change what the user said of the second copy, durably, and act on it. Raises: StoreFull, StoreFailed."""
+        with self._choosing:
+            before, made = self.choices, replace(self.choices, **changes)
+            write_sync_choices(self._home.sync_json, made)
+            self.choices = made
+            if (before.up_limit, before.down_limit) != (made.up_limit, made.down_limit):
+                self.limiter.set(up=made.up_limit, down=made.down_limit)
+            if (before.kv_policy, before.kv_daily_bytes) != (made.kv_policy, made.kv_daily_bytes):
+                self.reconsider()
+            if (before.paused_at, before.paused_until) != (made.paused_at, made.paused_until):
+                self._pause_or_resume()
+        return made
+
+    def _pause_or_resume(self) -> None:
+        left = self.choices.pause_left_s(self._clock())
+        if left is None or left > 0:
+            self.pump.pause(left)
+        else:
+            self.pump.resume()
+
+    def pause(self, seconds: float | None) -> None:
+        """Send nothing for so long, or until `resume`; it outlives a restart."""
+        now = self._clock()
+        self.choose(paused_at=now, paused_until=None if seconds is None else now + seconds)
+
+    def resume(self) -> None:
+        """Go on."""
+        self.choose(paused_at=None, paused_until=None)
+        self.pump.retry_now()
+
+    def now(self) -> None:
+        """Try everything now that waits, whatever the remote side was. A pause stays."""
+        self.outbox.hasten(self._clock())
+        self.pump.retry_now()
+        self.pump.notify()
+
+    def retry(self, item_ids: list[int] | None) -> int:
+        """Try given up items again, all or some; return how many there were."""
+        count = self.outbox.retry(self._clock(), item_ids)
+        self.pump.notify()
+        return count
+
+    def reconsider(self) -> None:
+        """Decide again on the KV caches that a policy keeps here: the rates, the budget or the policy changed."""
+        if self.on and self.outbox.reconsider():
+            self.pump.notify()
+
+    def set_no_sync(self, session_id: str, no_sync: bool) -> None:
+        """Keep a session on this machine, or queue what of it is missing in the bucket. Raises: InvalidId."""
+        self._catalog.set_no_sync(session_id, no_sync)
+        if no_sync:
+            self.pump.drop(session_id)
+        elif self.on:
+            self.derive(session_id)
+            self.pump.notify()
+
+    def remove(self, backup_id: str, *, purge: bool = False) -> None:
+        """Remove a backup from this machine, and with `purge` from the bucket, of whatever machine it is.
+
+        Raises: SyncOff with `purge` and no bucket, BackupNotFound.
+        """
+        if purge and not self.on:
+            raise SyncOff("there is no bucket to remove it from", hint="Leave out --purge; nothing was removed.")
+        try:
+            self._catalog.remove(backup_id, purge=purge)
+        except BackupNotFound:
+            found = self.known.known([backup_id]).get(backup_id) if purge else None
+            if not found:
+                raise
+            self._catalog.index.queue_removal(backup_id, found[0].backup.session_id, now=self._clock())
+            self.pump.notify()
+
+    def copies(self, session_id: str) -> dict[str, int]:
+        """Count the backups of a session, and those of them that the bucket is known to have."""
+        ids = [backup.id for backup in self._catalog.index.list_backups(session_id=session_id, limit=10_000)]
+        return {"backups": len(ids), "in_bucket": len(self.known.known(ids)) if self.on else 0}
+
+    # -- collection --------------------------------------------------------------------------------------------------
+
+    def collector(self) -> Collector:
+        """Return the collector of the bucket. Raises: as `repository`."""
+        return Collector(self.repository(), self.pool, clock=self._clock)
+
+    def collect(self, *, dry_run: bool = False) -> Collected:
+        """Collect what no record names. Raises: as `repository`, and the collector's errors."""
+        return self.collector().run(dry_run=dry_run)
+
+    def housekeep(self) -> None:
+        """Decide again on KV caches, since budgets are a day's; collect once a day, when nothing is sent."""
+        if not self.on:
+            return
+        self.reconsider()
+        now, raw = self._clock(), self.remembered.get("sync", COLLECTED_KEY, now=self._clock())
+        due = None if raw is None else orjson.loads(raw)
+        if self.pump.state != "idle" or (isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S):
+            return
+        try:
+            log.info("collected: %s", asdict(self.collect()))
+        except TorporError as error:
+            log.warning("the bucket was not collected; it is tried again in an hour: %s", error.detail)
+            return
+        next_at = now + COLLECT_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311  machines of one bucket take turns
+        self.remembered.put("sync", COLLECTED_KEY, orjson.dumps(next_at).decode(), now=now)
+
+    def trouble(self) -> TorporError | None:
+        """Return why the bucket cannot be used now, as far as the pump knows; None when it can."""
+        found = self.pump.describe()
+        if found["state"] == "offline":
+            return Offline(found["reason"], hint=found["hint"])
+        return RemoteFailed(found["reason"], hint=found["hint"]) if found["reason"] else None
+
+
+class _Late:
+    """Stands for what another call makes: every attribute is that one's."""
+
+    def __init__(self, made: Callable[[], object]) -> None:
+        self._made = made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made(), name)
+
+
+def _new_id() -> str:
+    return str(ULID())
+
+
+def _mark() -> str:
+    return secrets.token_hex(4)
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "no-boot-id"

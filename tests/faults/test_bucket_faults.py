@@ -1,0 +1,514 @@
+"""The bucket over a network that fails: each request succeeds, or ends in time with an error that says what to do.
+
+SeaweedFS stands behind a proxy that spoils what passes. What is stored is looked at past the proxy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.buckets import MemoryJournal, s3_bucket
+from support.fault_proxy import Fault, FaultProxy, Kind, Request, is_object, method
+from support.s3_servers import Place, Weed, new_room
+from torpor.codec.objects import open_document, seal_document
+from torpor.state.errors import (
+    BadInput,
+    BucketNotFound,
+    ClockSkewed,
+    Damaged,
+    ObjectExists,
+    ObjectNotFound,
+    Offline,
+    RemoteDenied,
+    RemoteFailed,
+    RemoteRefused,
+    Throttled,
+    Timeout,
+    TorporError,
+)
+from torpor.sync.limiter import Limiter
+from torpor.sync.multipart import LEAST_PART_BYTES, put_object
+from torpor.sync.ports import Interrupted
+from torpor.sync.quirks import Quirks
+from torpor.sync.s3 import S3Bucket
+
+SOAK = bool(os.environ.get("TORPOR_SOAK"))
+MIB = 1 << 20
+SIZE = 300_000
+LONGEST_S = 6.0  # twice the deadline, and what a busy machine needs
+CONTRACT = (
+    Offline, Throttled, RemoteFailed, RemoteDenied, ClockSkewed, RemoteRefused, BucketNotFound, ObjectExists, Timeout,
+)  # fmt: skip
+KNOWN = Quirks(conditional_put=True, checksum="crc32")
+SHORT = {"connect_timeout_s": 1.0, "stall_s": 0.6, "deadline_s": 1.5, "slowest_bytes_s": 1e6}
+
+
+@pytest.fixture
+def proxy(weed_room: Place) -> Iterator[FaultProxy]:
+    with FaultProxy(weed_room.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def opened(weed_room: Place, proxy: FaultProxy) -> Iterator[Callable[..., S3Bucket]]:
+    """Opens buckets behind the proxy, with small timeouts."""
+    with contextlib.ExitStack() as stack:
+
+        def bucket(**more: Any) -> S3Bucket:
+            place = dataclasses.replace(weed_room, endpoint=more.pop("endpoint", proxy.endpoint))
+            short = {**SHORT, "quirks": KNOWN} | more
+            return stack.enter_context(contextlib.closing(s3_bucket(place, **short)))
+
+        yield bucket
+
+
+@pytest.fixture
+def straight(weed_room: Place) -> Iterator[S3Bucket]:
+    """The same bucket past the proxy."""
+    with contextlib.closing(s3_bucket(weed_room, quirks=KNOWN)) as bucket:
+        yield bucket
+
+
+def put(bucket: S3Bucket, name: str, data: bytes, **options: Any) -> None:
+    bucket.put(name, io.BytesIO(data), len(data), **options)
+
+
+def read(bucket: S3Bucket, name: str, offset: int = 0) -> bytes:
+    with bucket.get(name, offset=offset) as pieces:
+        return b"".join(pieces)
+
+
+def answers(status: int, code: str, times: float = float("inf"), **more: Any) -> Fault:
+    return Fault("answer", times=times, status=status, code=code, **more)
+
+
+def is_conditional(request: Request) -> bool:
+    return request.is_conditional
+
+
+def _refuse(proxy: FaultProxy) -> None:
+    proxy.refuse()
+
+
+def _spoil(*faults: Fault) -> Callable[[FaultProxy], None]:
+    return lambda proxy: proxy.add(*[dataclasses.replace(fault) for fault in faults])
+
+
+# What is done to the network, by name; the error that each of put, get and list may end in (None: success).
+Outcome = type[TorporError] | None
+FAULTS: dict[str, tuple[Callable[[FaultProxy], None], dict[str, tuple[Outcome, ...]]]] = {
+    "refused": (_refuse, dict.fromkeys(("put", "get", "list"), (Offline,))),
+    "black hole": (_spoil(Fault("black-hole")), dict.fromkeys(("put", "get", "list"), (Timeout,))),
+    "reset in mid-upload": (
+        _spoil(Fault("reset-up", at=SIZE // 2)),
+        {"put": (RemoteFailed,), "get": (None,), "list": (None,)},
+    ),
+    "one reset in mid-upload": (_spoil(Fault("reset-up", times=1, at=9)), {"put": (None,)}),
+    "reset in mid-download": (
+        _spoil(Fault("reset-down", hits=method("GET"), at=100)),
+        {"put": (None,), "get": (RemoteFailed,), "list": (RemoteFailed,)},
+    ),
+    "one reset in mid-download": (
+        _spoil(Fault("reset-down", times=1, hits=method("GET"), at=150)),
+        {"get": (None,), "list": (None,)},
+    ),
+    "SlowDown five times": (
+        _spoil(answers(503, "SlowDown", times=5)),
+        dict.fromkeys(("put", "get", "list"), (Throttled,)),
+    ),
+    "one 500": (_spoil(answers(500, "InternalError", times=1)), dict.fromkeys(("put", "get", "list"), (None,))),
+    "500 and lost replies": (
+        _spoil(Fault("lost-reply", status=500, code="InternalError")),
+        dict.fromkeys(("put", "get", "list"), (RemoteFailed,)),
+    ),
+    "clock skew": (
+        _spoil(answers(403, "RequestTimeTooSkewed")),
+        dict.fromkeys(("put", "get", "list"), (ClockSkewed,)),
+    ),
+    "access denied": (_spoil(answers(403, "AccessDenied")), dict.fromkeys(("put", "get", "list"), (RemoteDenied,))),
+    "flipped byte going up": (
+        _spoil(Fault("flip-up", hits=method("PUT"), at=SIZE // 3)),
+        {"put": (RemoteFailed,), "get": (None,), "list": (None,)},
+    ),
+    "one flipped byte going up": (_spoil(Fault("flip-up", times=1, hits=method("PUT"), at=7)), {"put": (None,)}),
+    "stall of an upload": (
+        _spoil(Fault("stall-up", hits=method("PUT"), at=1000)),
+        {"put": (Timeout,), "get": (None,), "list": (None,)},
+    ),
+    "stall of a download": (
+        _spoil(Fault("stall-down", hits=method("GET"), at=100)),
+        {"put": (None,), "get": (Timeout,), "list": (Timeout,)},
+    ),
+    "stall before an answer": (_spoil(Fault("stall-down")), {"get": (Timeout,), "list": (Timeout,)}),
+    "trickle": (
+        _spoil(Fault("throttle", rate=100.0)),
+        {"put": (Timeout,), "get": (Timeout,), "list": (Timeout,)},
+    ),
+    "a server that is full": (_spoil(answers(507, "InsufficientStorage")), {"put": (RemoteFailed,)}),
+    "a bucket that is gone": (_spoil(answers(404, "NoSuchBucket")), {"put": (BucketNotFound,), "list": (BucketNotFound,)}),
+    "sent elsewhere, always": (
+        _spoil(answers(301, "PermanentRedirect")),
+        dict.fromkeys(("put", "get", "list"), (RemoteRefused,)),
+    ),
+    "another write at the same time": (_spoil(answers(409, "ConditionalRequestConflict")), {"put": (Throttled,)}),
+    "a page that asks for a login": (
+        _spoil(answers(200, "Login", headers=(("Content-Type", "text/html"),))),
+        dict.fromkeys(("put", "get", "list"), (RemoteFailed,)),
+    ),
+}  # fmt: skip
+CASES = [(fault, operation) for fault, (_, outcomes) in FAULTS.items() for operation in outcomes]
+
+
+@dataclasses.dataclass
+class Rig:
+    """One proxy and two buckets for all cases: each case has its own names."""
+
+    proxy: FaultProxy
+    bucket: S3Bucket
+    straight: S3Bucket
+    cases: Iterator[int] = dataclasses.field(default_factory=itertools.count)
+
+
+@pytest.fixture(scope="module")
+def rig(weed_server: Weed) -> Iterator[Rig]:
+    room = new_room(weed_server)
+    with FaultProxy(room.endpoint) as proxy, contextlib.closing(s3_bucket(room, quirks=KNOWN)) as straight:
+        behind = dataclasses.replace(room, endpoint=proxy.endpoint)
+        with contextlib.closing(s3_bucket(behind, quirks=KNOWN, **SHORT)) as bucket:
+            yield Rig(proxy, bucket, straight)
+
+
+@pytest.mark.parametrize(("fault", "operation"), CASES, ids=[f"{f}-{o}" for f, o in CASES])
+def test_a_fault_ends_in_success_or_says_what_to_do(fault: str, operation: str, rig: Rig) -> None:
+    spoil, outcomes = FAULTS[fault]
+    case = f"case-{next(rig.cases)}/"
+    old, new = os.urandom(SIZE), os.urandom(SIZE)
+    put(rig.straight, case + "old", old)
+    ask: Callable[[], Any] = {
+        "put": lambda: put(rig.bucket, case + "new", new),
+        "get": lambda: read(rig.bucket, case + "old"),
+        "list": lambda: {found.name for found in rig.bucket.list(case)},
+    }[operation]
+    done, failure = None, None
+    with _restored(rig.proxy):
+        spoil(rig.proxy)
+        begun = time.monotonic()
+        try:
+            done = ask()
+        except CONTRACT as error:
+            failure = error
+        took_s = time.monotonic() - begun
+    assert took_s < LONGEST_S
+    assert (type(failure) if failure is not None else None) in outcomes[operation]
+    if failure is not None:
+        assert failure.hint
+        assert failure.detail.startswith(f"{operation} {case}")
+    elif operation == "put":
+        assert rig.straight.head(case + "new").size_bytes == SIZE
+    else:
+        assert done == {"get": old, "list": {case + "old"}}[operation]
+    with contextlib.suppress(ObjectNotFound):
+        assert read(rig.straight, case + "new") == new  # wrong bytes never, and none is no wonder
+
+
+@contextlib.contextmanager
+def _restored(proxy: FaultProxy) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        proxy.clear()
+        proxy.accept()
+
+
+def test_it_goes_on_when_the_network_is_back(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    bucket, data = opened(), os.urandom(SIZE)
+    put(bucket, "a", data)
+    proxy.refuse()
+    with pytest.raises(Offline, match="refuses connections"):
+        put(bucket, "b", data)
+    proxy.accept()
+    put(bucket, "b", data)
+    assert read(straight, "b") == read(bucket, "a") == data
+
+
+def test_a_name_that_does_not_resolve(opened: Callable[..., S3Bucket]) -> None:
+    with pytest.raises(Offline, match="cannot be resolved"):
+        opened(endpoint="http://storage.invalid:9").now()
+
+
+def test_slow_down_is_passed_on_with_its_delay(opened: Callable[..., S3Bucket], proxy: FaultProxy) -> None:
+    bucket = opened()
+    proxy.add(answers(503, "SlowDown", headers=(("Retry-After", "120"),)))
+    with pytest.raises(Throttled) as caught:
+        bucket.now()
+    assert caught.value.retry_after_s == 120
+    assert proxy.counts.requests["GET"] == 1  # who is asked to wait two minutes does not ask again at once
+
+
+def test_a_short_delay_is_waited_for(opened: Callable[..., S3Bucket], proxy: FaultProxy) -> None:
+    bucket = opened()
+    proxy.add(answers(429, "TooManyRequests", times=1, headers=(("Retry-After", "1"),)))
+    begun = time.monotonic()
+    bucket.now()
+    assert 1 <= time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize(("code", "error"), [("RequestTimeTooSkewed", ClockSkewed), ("AccessDenied", RemoteDenied)])
+def test_head_asks_why_it_is_refused(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, code: str, error: type[TorporError]
+) -> None:
+    bucket = opened()
+    proxy.add(answers(403, code))
+    with pytest.raises(error, match=code):
+        bucket.head("x")
+
+
+def test_our_own_lost_write_is_found(opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket) -> None:
+    """The reply is lost; the next try meets our own object, and its bytes are ours."""
+    bucket, data = opened(), os.urandom(SIZE)
+    proxy.add(Fault("lost-reply", times=1, hits=is_conditional, status=0))
+    with pytest.raises(RemoteFailed):
+        put(bucket, "x", data, only_new=True)
+    assert proxy.counts.requests["PUT"] == 1  # a conditional write is never sent twice unasked
+    with pytest.raises(ObjectExists):
+        put(bucket, "x", data, only_new=True)
+    assert read(bucket, "x") == read(straight, "x") == data
+
+
+@pytest.mark.parametrize("remembered", [None, KNOWN])
+def test_a_storage_without_conditional_writes(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket, remembered: Quirks | None
+) -> None:
+    """It answers 501, found out at the beginning or later, or says yes and overwrites."""
+    bucket = opened(quirks=remembered)
+    proxy.add(answers(501, "NotImplemented", hits=is_conditional))
+    put(bucket, "x", b"first", only_new=True)
+    with pytest.raises(ObjectExists):
+        put(bucket, "x", b"second", only_new=True)
+    put(bucket, "y", b"other", only_new=True)
+    assert (read(straight, "x"), read(straight, "y")) == (b"first", b"other")
+    before = proxy.counts.requests["PUT"]
+    put(bucket, "z", b"", only_new=True)
+    assert proxy.counts.requests["PUT"] == before + 1  # it does not ask for what it knows that there is not
+    assert [found.name for found in straight.list("probes/")] == []
+
+
+def test_a_storage_that_refuses_the_newer_checksums(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    def newer(request: Request) -> bool:
+        return "x-amz-checksum-crc32" in request.headers
+
+    data = os.urandom(SIZE)
+    bucket = opened(quirks=None)
+    proxy.add(answers(400, "InvalidArgument", hits=newer))
+    put(bucket, "x", data)
+    assert read(straight, "x") == data
+    proxy.add(Fault("flip-up", hits=method("PUT"), at=5))
+    with pytest.raises(RemoteFailed, match="BadDigest"):
+        put(bucket, "y", data)
+    assert [found.name for found in straight.list("y")] == []
+
+
+def test_a_flipped_byte_on_the_way_down_is_seen(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    """The bucket hands over what arrives; the cold form tells."""
+    stored = seal_document(os.urandom(SIZE), b"it", None)
+    put(straight, "x", stored)
+    bucket = opened()
+    for at in (0, 7, 100, 150_000, len(stored) - 1):
+        with proxy.fault(Fault("flip-down", hits=is_object, at=at)), pytest.raises((Damaged, BadInput)):
+            open_document(read(bucket, "x"), b"it", None)
+
+
+def test_a_download_is_taken_up_where_it_broke_off(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    data = os.urandom(6 * MIB)
+    put(straight, "x", data)
+    proxy.add(Fault("reset-down", times=1, hits=method("GET"), at=5 * MIB, seconds=0.3))
+    assert read(opened(), "x") == data
+    assert proxy.counts.bytes_down["GET"] < 7 * MIB
+
+
+def test_an_object_that_changes_while_it_is_read(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    put(straight, "x", os.urandom(2 * MIB))
+    proxy.add(Fault("reset-down", times=1, hits=method("GET"), at=MIB, seconds=0.3))
+    with opened().get("x") as pieces:
+        first = next(pieces)
+        put(straight, "x", os.urandom(2 * MIB))
+        with pytest.raises(RemoteFailed, match="changed while it was read"):
+            list(pieces)
+    assert first
+
+
+def test_a_slow_line_gets_the_time_that_it_needs(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    data = os.urandom(SIZE)
+    bucket = opened(deadline_s=1.0, slowest_bytes_s=60_000.0, stall_s=2.0)
+    with proxy.fault(Fault("throttle", rate=200_000.0)):
+        put(bucket, "x", data)
+        assert read(bucket, "x") == data
+    assert read(straight, "x") == data
+
+
+def test_a_bandwidth_limit_does_not_count_against_the_deadline(
+    opened: Callable[..., S3Bucket], straight: S3Bucket
+) -> None:
+    data = os.urandom(SIZE)
+    limiter = Limiter(up=200_000.0, down=200_000.0)
+    bucket = opened(deadline_s=1.0, slowest_bytes_s=1e9, limiter=limiter)
+    for transfer in (lambda: put(bucket, "x", data), lambda: read(bucket, "x")):
+        begun = time.monotonic()
+        transfer()
+        assert 1.2 < time.monotonic() - begun < 10
+    assert read(straight, "x") == data
+
+
+@pytest.mark.parametrize("way", ["interrupt", "close"])
+@pytest.mark.parametrize("kind", ["black-hole", "stall-down", "stall-up"])
+def test_what_hangs_is_broken_off_at_once(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket, kind: Kind, way: str
+) -> None:
+    """The network came back, or the daemon stops: nobody waits for a timeout."""
+    put(straight, "x", os.urandom(8 * MIB))
+    bucket = opened(stall_s=60.0, deadline_s=60.0)
+    proxy.add(Fault(kind, at=MIB))
+    failures: list[TorporError] = []
+
+    def transfer() -> None:
+        try:
+            if kind == "stall-up":
+                put(bucket, "y", os.urandom(30 * MIB))
+            else:
+                read(bucket, "x")
+        except TorporError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=transfer)
+    thread.start()
+    until = time.monotonic() + 20
+    while not proxy.is_hanging and time.monotonic() < until:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    getattr(bucket, way)()
+    thread.join(10)
+    assert time.monotonic() - begun < 2
+    assert [type(failure) for failure in failures] == [Offline]
+    proxy.clear()
+    if way == "interrupt":
+        assert len(read(bucket, "x")) == 8 * MIB
+    else:
+        with pytest.raises(Offline, match="closed"):
+            bucket.now()
+
+
+def test_a_body_may_leave_a_transfer(opened: Callable[..., S3Bucket], straight: S3Bucket) -> None:
+    """What a body raises comes out as it is, and the connection is not used again."""
+
+    class Leaving(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            if self.reads > 30:
+                raise Interrupted
+            return super().read(min(size or 0, 64 << 10))
+
+    bucket = opened()
+    with pytest.raises(Interrupted):
+        bucket.put("x", Leaving(bytes(MIB)), MIB)
+    put(bucket, "y", b"1")
+    assert [found.name for found in straight.list("")] == ["y"]
+
+
+def test_a_file_that_ends_early_is_said(opened: Callable[..., S3Bucket], straight: S3Bucket) -> None:
+    with pytest.raises(TorporError, match="ends 5 bytes early") as caught:
+        opened().put("x", io.BytesIO(bytes(SIZE)), SIZE + 5)
+    assert caught.value.code == "file-changed"
+    assert [found.name for found in straight.list("")] == []
+
+
+def test_a_multipart_upload_goes_on_behind_a_fault(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    data, journal = os.urandom(2 * LEAST_PART_BYTES + 99), MemoryJournal()
+    bucket = opened(attempts=1, deadline_s=20.0)
+
+    def send() -> None:
+        put_object(bucket, journal, "big", "d", io.BytesIO(data), len(data), single_bytes=0)
+
+    proxy.add(Fault("reset-up", times=1, hits=lambda r: "partNumber=2" in r.target, at=MIB))
+    proxy.add(Fault("lost-reply", times=1, hits=lambda r: "partNumber=3" in r.target, status=0))
+    proxy.add(
+        Fault(
+            "lost-reply",
+            times=1,
+            hits=lambda r: r.method == "POST" and "uploadId" in r.target,
+            status=500,
+            code="InternalError",
+        )
+    )
+    for _ in range(2):
+        with pytest.raises(RemoteFailed):
+            send()
+    send()
+    assert read(straight, "big") == data
+    assert not journal.uploads
+    assert proxy.counts.bytes_up["PUT"] < len(data) + 3 * MIB
+
+
+def test_errors_hold_nothing_secret(opened: Callable[..., S3Bucket], proxy: FaultProxy, weed_room: Place) -> None:
+    bucket = opened()
+    for fault in (answers(403, "SignatureDoesNotMatch"), answers(500, "InternalError"), Fault("lost-reply", status=0)):
+        with proxy.fault(fault):
+            for ask in (bucket.now, lambda: bucket.head("x"), lambda: put(bucket, "x", b"1")):
+                with pytest.raises(TorporError) as caught:
+                    ask()
+                shown: BaseException | None = caught.value
+                while shown is not None:
+                    text = f"{shown!r} {shown} {getattr(shown, 'hint', '')}"
+                    assert weed_room.secret_key not in text
+                    assert "Signature=" not in text
+                    shown = shown.__cause__
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not SOAK, reason="the full counts, run by `make soak`")
+def test_random_faults_never_store_or_hand_over_wrong_bytes(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
+) -> None:
+    chooser = random.Random(5)
+    bucket = opened()
+    kinds: list[Kind] = ["answer", "lost-reply", "reset-up", "reset-down", "flip-up", "delay", "throttle"]
+    succeeded = 0
+    for number in range(2000):
+        data = chooser.randbytes(chooser.choice([0, 10, 70_000, 700_000]))
+        kind = chooser.choice(kinds)
+        at, status = chooser.randrange(max(1, len(data))), chooser.choice([500, 503, 403, 0])
+        fault = Fault(
+            kind, times=chooser.choice([1, 2, 3]), at=at, status=status or 500, seconds=0.05, rate=1e6,
+            hits=chooser.choice([method("PUT"), is_object]) if kind != "reset-down" else method("GET"),
+        )  # fmt: skip
+        with proxy.fault(fault), contextlib.suppress(*CONTRACT, ObjectNotFound):
+            put(bucket, f"{number}", data)
+            assert read(straight, f"{number}") == data
+            assert read(bucket, f"{number}") == data
+            succeeded += 1
+    assert succeeded > 200

@@ -1,0 +1,140 @@
+"""The daemon's routes over a bucket in memory, in this process: what comes back from a bucket, without a server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from fastapi import FastAPI
+from torpor.codec import manifest_file
+from torpor.daemon.app import About, create_app
+from torpor.daemon.bring_back import bring_back
+from torpor.daemon.compose import compose
+from torpor.daemon.fetch_api import BackFromBucket
+from torpor.daemon.remote import RemoteSide
+from torpor.daemon.remote_settings import RemoteSettings
+from torpor.daemon.settings import load_settings
+from torpor.daemon.watches import Watches
+from torpor.db.records import record_of
+from torpor.db.remembered import Remembered
+from torpor.db.remote import RemoteIndex
+from torpor.state.backup import Backup
+from torpor.state.manifest import BlobRef, Manifest
+from torpor.state.remote import RecordName, RemoteRecord
+from torpor.store.home import Home
+from torpor.sync.repository import Repository
+
+from support.faulty_bucket import FaultyBucket
+from support.manifests import manifest
+from support.remote_index import KnownObjects, upload
+
+
+def described(record: RemoteRecord) -> Backup:
+    made = manifest_file.load(record.manifest)
+    return record_of(
+        made,
+        manifest_digest=manifest_file.digest_of(record.manifest),
+        manifest_bytes=len(record.manifest),
+        pinned=record.pinned,
+        expires_at=record.expires_at,
+        title=record.title,
+    )
+
+
+class BucketDaemon:
+    """A catalog with an empty home, a bucket that fails as a test says, and the application over both."""
+
+    def __init__(self, folder: Path, bucket: FaultyBucket | None = None) -> None:
+        self.stack = ExitStack()
+        self.home = Home(folder)
+        self.home.create()
+        self.catalog = compose(self.home, load_settings(), self.stack)
+        self.bucket = bucket or FaultyBucket()
+        self.known = RemoteIndex(self.catalog.index, described)
+        self.threads = ThreadPoolExecutor(4)
+        self.stack.callback(self.threads.shutdown)
+        self.pool = ThreadPoolExecutor(2)
+        self.stack.callback(self.pool.shutdown)
+        self.back: BackFromBucket = bring_back(
+            self.catalog,
+            self.bucket,
+            self.known,
+            repository=self.repository,
+            ring=lambda: None,
+            threads=self.threads,
+        )
+        self.stack.callback(self.back.fetches.close)
+
+    def repository(self) -> Repository:
+        return Repository.open(
+            self.bucket,
+            "0" * 16,
+            None,
+            self.known,
+            self.pool,  # type: ignore[arg-type]
+            clock=lambda: 1.0,
+            new_id=lambda: secrets.token_hex(16),
+        )
+
+    def app(self, *, s3: bool = True) -> FastAPI:
+        about = About("0", str(self.home.root), str(self.home.store), "log", 0.0, "http://x", 100)
+        watches = Watches(self.home, self.catalog.index)
+        side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
+        return create_app(self.catalog, watches, about, lambda: 1.0, side, self.back if s3 else None)
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+class Elsewhere:
+    """Another machine, which has put backups into the bucket: as much of it as the bucket shows."""
+
+    def __init__(self, bucket: FaultyBucket, machine: str = "a" * 16) -> None:
+        self.bucket, self.machine, self.uploaded = bucket, machine, KnownObjects()
+        self.blobs: dict[str, bytes] = {}
+        self.repository = Repository.open(
+            bucket,
+            machine,
+            None,
+            self.uploaded,  # type: ignore[arg-type]
+            ThreadPoolExecutor(1),  # type: ignore[arg-type]
+            clock=lambda: 1.0,
+            new_id=lambda: secrets.token_hex(16),
+        )
+
+    def save(self, number: int, session: str = "s", blobs: int = 3, size: int = 1000, **changes: Any) -> Manifest:
+        """Push a backup whose vision cache has some blobs."""
+        refs = [self._blob(os.urandom(size + n)) for n in range(blobs)]
+        layers = {"text_context": {"messages": []}, "vision_cache": {str(n): _leaf(ref) for n, ref in enumerate(refs)}}
+        made = manifest(
+            id=f"01M81P35719XNDZ4R57NMV{number:04d}",
+            session_id=session,
+            created_at=1e9 + number,
+            kv_cache=None,
+            layers=layers,
+        )
+        self.write(made, refs, **changes)
+        return made
+
+    def _blob(self, data: bytes) -> BlobRef:
+        self.blobs[blake3(data).hexdigest()] = data
+        return upload(self.bucket, self.uploaded, data)
+
+    def write(self, made: Manifest, refs: list[BlobRef], **changes: Any) -> str:
+        name = str(RecordName(self.machine, made.id, 1, secrets.token_hex(4)))
+        objects = self.uploaded.objects([ref.digest for ref in refs])
+        raw = manifest_file.dump(made)
+        record = RemoteRecord(made.id, self.machine, 1, 5.0, raw, objects, ("text", "vision") if refs else ("text",))
+        self.repository.write_record(name, replace(record, **changes))
+        return name
+
+
+def _leaf(ref: BlobRef) -> dict[str, Any]:
+    block = {"digest": ref.digest, "size_bytes": ref.size_bytes}
+    return {"$tensor": {"shape": [ref.size_bytes], "dtype": "uint8", "kind": "torch", "blocks": [block]}}

@@ -1,0 +1,88 @@
+"""A session that stays on this machine: so does what is made out of it, and no damaged file sends it away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.manifests import manifest
+from torpor.codec import manifest_file
+from torpor.daemon.catalog import Catalog
+from torpor.daemon.compose import compose
+from torpor.daemon.settings import load_settings
+from torpor.db.derive import Derived, derive
+from torpor.db.outbox import OutboxTable
+from torpor.store.home import Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    made.create()
+    return made
+
+
+@pytest.fixture
+def catalog(home: Home) -> Iterator[Catalog]:
+    with ExitStack() as stack:
+        opened = compose(home, load_settings(), stack)
+        opened.queue_with(lambda: None)
+        yield opened
+
+
+def commit(catalog: Catalog, number: int, session_id: str, parent_id: str | None = None) -> str:
+    layers = {"text_context": {"messages": []}}
+    made = manifest(
+        id=f"01M81P35719XNDZ4R57NMV{number:04d}",
+        session_id=session_id,
+        parent_id=parent_id,
+        kv_cache=None,
+        layers=layers,
+    )
+    return catalog.commit(made.id, manifest_file.dump(made)).id
+
+
+def queued(catalog: Catalog) -> list[str]:
+    return [entry.item.session_id for entry in OutboxTable(catalog.index).entries("pending", 100)]
+
+
+def test_a_fork_of_a_session_that_stays_here_stays_here(catalog: Catalog) -> None:
+    catalog.set_no_sync("private", True)
+    first = commit(catalog, 1, "private")
+    fork = commit(catalog, 2, "private-fork", first)
+    commit(catalog, 3, "fork-of-the-fork", fork)
+    commit(catalog, 4, "private-fork", fork)
+    assert queued(catalog) == []
+    assert derive(catalog.index, None, 1.0) == Derived(0, 0)
+    commit(catalog, 5, "other")
+    assert queued(catalog) == ["other"]
+
+
+def test_what_the_user_says_of_a_fork_holds(catalog: Catalog) -> None:
+    catalog.set_no_sync("private", True)
+    fork = commit(catalog, 2, "fork", commit(catalog, 1, "private"))
+    catalog.set_no_sync("fork", False)
+    commit(catalog, 3, "fork", fork)
+    assert queued(catalog) == ["fork"]
+
+
+def test_a_session_that_goes_on_from_one_that_stays_here_stays_here_from_then_on(catalog: Catalog) -> None:
+    catalog.set_no_sync("private", True)
+    first = commit(catalog, 1, "private")
+    commit(catalog, 2, "old")
+    commit(catalog, 3, "old", first)
+    assert queued(catalog) == []
+    assert catalog.sidecars.read("old").no_sync
+
+
+def test_a_sidecar_that_cannot_be_read_sends_nothing_away(home: Home, catalog: Catalog) -> None:
+    catalog.set_no_sync("private", True)
+    first = commit(catalog, 1, "private")
+    [sidecar] = (home.root / "store").rglob("*.json")
+    sidecar.write_text("{ torn")
+    commit(catalog, 2, "private", first)
+    commit(catalog, 3, "fork", first)
+    assert queued(catalog) == []
+    assert derive(catalog.index, None, 1.0) == Derived(0, 0)
