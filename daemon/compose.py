@@ -165,8 +165,8 @@ def _run(
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(watches.stop)
             if back is not None:
-                await asyncio.to_thread(back.close)  # requests that wait for a blob end now
-            await asyncio.to_thread(side.stop)  # and those that wait for the bucket
+                await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
+            await asyncio.to_thread(side.stop)  # and those that speak with it
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
