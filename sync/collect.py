@@ -73,7 +73,8 @@ class Collector:
         now, here = self._bucket.now(), self._clock()
         condemned = self._condemned()
         sizes, blobs = self._blobs()
-        records, named = self._named(progress)
+        names = self._record_names(dry_run)
+        named = self._named(names, progress)
         seen = Seen(now, condemned, blobs, named)
         if clock_jumped(seen, here):
             raise ClockSkewed(
@@ -84,7 +85,7 @@ class Collector:
             self._act(verdict, now, progress)
         return Collected(
             dry_run=dry_run,
-            records=records,
+            records=len(names),
             blobs=len(blobs),
             blob_bytes=sum(sizes.values()),
             condemned=len(verdict.condemn),
@@ -102,17 +103,25 @@ class Collector:
         listed = [info for info in self._bucket.list(BLOBS_PREFIX) if is_blob_name(info.name)]
         return {i.name: i.size_bytes for i in listed}, {i.name: i.modified_at for i in listed}
 
-    def _named(self, progress: Progress) -> tuple[int, set[str]]:
-        """Return how many records there are, and the objects that they name. The index is not asked: it may be old."""
+    def _record_names(self, dry_run: bool) -> list[str]:
+        """List the records; those of ours that another one stands for go, and count for the last time."""
         names = sorted(info.name for info in self._bucket.list(RECORDS_PREFIX))
         foreign = [name for name in names if RecordName.parse(name) is None]
         if foreign:
             raise ObjectDamaged(f"{foreign[0][:120]!r} among the records is none; what it names is not known")
+        for name in [] if dry_run else self._repository.leftovers(names):
+            self._bucket.delete(name)
+            self._repository.index.forget_records([name])
+            names.remove(name)
+        return names
+
+    def _named(self, names: list[str], progress: Progress) -> set[str]:
+        """Return all objects that records name, read from the bucket: the index may be old, and forgets on purpose."""
         named: set[str] = set()
         for at in range(0, len(names), _GROUP):
             named.update(self._objects_of(names[at : at + _GROUP]))
             progress("records", min(at + _GROUP, len(names)), len(names))
-        return len(names), named
+        return named
 
     def _objects_of(self, names: list[str]) -> Iterable[str]:
         for _, record in self._repository.read_all(names):

@@ -8,7 +8,7 @@ when the process was killed.
 |---|---|
 | a reset, a stall, 5xx, SlowDown | go on at the offset, with full jitter, while it gets on (`Patience`) |
 | other bytes than were written | once more from the start, then the blob's next object, then ObjectDamaged |
-| an object that is gone | forget it, the blob's next object, then ObjectNotFound |
+| an object that is not there | the blob's next object, then ObjectNotFound; it stays known: a 404 may be anybody's |
 | nobody answers, nobody lets us in | that error at once, to everything that waits; for a moment nothing is tried |
 """
 
@@ -217,7 +217,6 @@ class Fetcher:
                 self._twice(download, each)
                 return
             except ObjectNotFound as error:
-                self._objects.forget_objects([each.name])
                 found = found or error
             except (ObjectDamaged, KeyMissing) as error:
                 found = error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 
 from ..codec.keys import KeyRing
@@ -104,6 +104,31 @@ class Repository:
         """Return the names of a backup's records, of all machines, as the bucket lists them now."""
         names = (RecordName.parse(info.name) for info in self.bucket.list(RECORDS_PREFIX))
         return sorted(str(name) for name in names if name is not None and name.backup_id == backup_id)
+
+    def leftovers(self, names: Collection[str]) -> list[str]:
+        """Return those of some records that this machine wrote and that a checked one of its own stands for.
+
+        A process that was killed behind a commit, or a request that came late, leaves one that nothing here knows.
+        """
+        mine: dict[str, list[RecordName]] = {}
+        for name in filter(None, map(RecordName.parse, names)):
+            if name.machine == self.machine:
+                mine.setdefault(name.backup_id, []).append(name)
+        return [name for several in mine.values() if len(several) > 1 for name in self._covered(several)]
+
+    def _covered(self, names: list[RecordName]) -> Iterator[str]:
+        checked = self.index.records_of(names[0].backup_id)
+        top = max((n for n in names if checked.get(str(n))), key=lambda name: name.seq, default=None)
+        if top is None:
+            return
+        earlier = [str(n) for n in names if n != top and n.seq <= top.seq]  # a later one is being written
+        standing = self._try_to_read(str(top))[1]
+        for name, record in self.read_all(earlier):
+            useless = isinstance(record, ObjectDamaged)
+            if isinstance(standing, RemoteRecord) and isinstance(record, RemoteRecord):
+                useless = record.objects.keys() <= standing.objects.keys()
+            if useless and isinstance(standing, RemoteRecord):
+                yield name
 
     def write_record(self, name: str, record: RemoteRecord) -> int:
         """Write a commit record under a name that is new; return its size. Written before by us, it is written.

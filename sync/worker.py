@@ -94,6 +94,11 @@ class Pump:
             self._trouble = replace(trouble, retry_at=min(trouble.retry_at, soonest))
         self._wake.set()
 
+    def look_again(self) -> None:
+        """Learn anew what the bucket has, before anything else is sent; what is being sent may end."""
+        self._pusher = None
+        self.retry_now()
+
     def reconnect(self) -> None:
         """Open the remote side anew: its key or its settings changed."""
         self._pusher = None

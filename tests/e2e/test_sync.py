@@ -189,7 +189,7 @@ def test_a_stop_in_mid_transfer_is_prompt(home: Path, weed: Place) -> None:
         eventually(lambda: (sync(daemon)["running"] or {"sent_bytes": 0})["sent_bytes"] > 0, lambda: sync(daemon))
         at = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - at < 4
+        assert time.monotonic() - at < 12  # the rest would take half a minute
 
 
 def test_wrong_keys_are_said_and_burn_nothing(home: Path, weed: Place) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torpor.codec import manifest_file
 from torpor.codec.objects import Decoder
 from torpor.codec.remote_files import load_record
 from torpor.state.errors import BackupNotFound, ObjectNotFound, TorporError
@@ -28,11 +29,11 @@ from torpor.sync.upload import Uploader
 
 from support.memory_bucket import MemoryServer
 from support.remote_doubles import FreeTurn, InlinePool, MemoryBackups, MemoryBlobs, MemoryIndex, MemoryJournal
-from support.stepping import Actor, Killed, SteppedBucket
+from support.stepping import Actor, Fate, Killed, SteppedBucket
 
 HOUR, DAY = 3600.0, 86400.0
 START = 1.7e9
-BACKUPS, BLOBS = 4, 5
+BLOBS = 4
 CONTENT = {n: f"blob {n} ".encode() * 30 for n in range(BLOBS)}
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -59,6 +60,7 @@ class Machine:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     backups: MemoryBackups = field(default_factory=MemoryBackups)
     todo: dict[str, set[Stage]] = field(default_factory=dict)
+    whole: dict[str, set[Stage]] = field(default_factory=dict)  # stages that this machine had, and is to send
     actors: dict[str, Actor] = field(default_factory=dict)
     pushing: str | None = None
 
@@ -74,7 +76,7 @@ class World:
         self.now = START
         self.server = MemoryServer(clock=lambda: self.now, page_size=page_size)
         self.machines = [Machine(n) for n in range(machines)]
-        self.made: set[str] = set()
+        self.made: list[str] = []
         self.removed: set[str] = set()
         self.late: list[Callable[[], None]] = []
         self.names = 0
@@ -82,19 +84,18 @@ class World:
         self._decoded: dict[str, str | None] = {}
         self._records: dict[str, RemoteRecord] = {}
         self.seen: dict[str, int] = {}
-        self.evict_unchecked = False
+        self._promises: set[str] = set()
+        self.synced: dict[tuple[str, Stage], set[str]] = {}  # a promise that was made once
 
     # what machines do
 
-    def save(self, machine: Machine, number: int, text: tuple[int, ...], vision: tuple[int, ...]) -> None:
+    def save(self, machine: Machine, text: tuple[int, ...], vision: tuple[int, ...]) -> None:
         """A backup is made, as the daemon would commit it."""
-        name = backup_id(number)
-        if name in self.made:
-            return
-        self.made.add(name)
+        name = backup_id(len(self.made))
+        self.made.append(name)
         layers = {"text_context": _layer(text, machine.blobs.add), "vision_cache": _layer(vision, machine.blobs.add)}
         machine.backups.add(Manifest(id=name, session_id="s", created_at=self.now, adapter="dict", layers=layers))
-        machine.todo[name] = {"text", "vision"}
+        machine.todo[name], machine.whole[name] = {"text", "vision"}, {"text", "vision"}
 
     def start(self, machine: Machine, kind: str, argument: Any = None) -> None:
         if kind in machine.actors or (kind == "remove" and "push" in machine.actors):
@@ -112,12 +113,14 @@ class World:
 
     def step(self, machine: Machine, slot: str, fate: Any = "go") -> None:
         actor = machine.actors[slot]
+        changes = actor.at[0] in ("put", "delete")
         actor.step(fate)
         self.late += actor.late
         actor.late = []
         if actor.done:
             self._ended(machine, slot)
-        self.check()
+        if changes or actor.done:  # nothing else makes a promise or breaks one
+            self.check()
 
     def run(self, machine: Machine, slot: str, until: str) -> None:
         """Step until the actor stands before a request whose name begins so, or is done."""
@@ -128,6 +131,26 @@ class World:
             if slot in machine.actors and until and " ".join(machine.actors[slot].at).startswith(until):
                 return
         raise AssertionError("it comes to no end")
+
+    def act(self, machine: Machine, kind: str, until: str = "", argument: Any = None) -> None:
+        """Begin something, or go on with it, until it stands before a request, or is done."""
+        slot = "push" if kind == "remove" else kind
+        if slot not in machine.actors:
+            self.start(machine, kind, argument)
+        self.run(machine, slot, until)
+
+    def fault(self, machine: Machine, slot: str, until: str, fate: Fate) -> None:
+        """Let something come before a request, and that one go wrong."""
+        if slot in machine.actors or slot != "read":
+            self.act(machine, slot, until)
+        if slot in machine.actors:
+            self.step(machine, slot, fate)
+
+    def weeks(self, machine: Machine, days: tuple[float, ...]) -> None:
+        """Time passes, and a machine collects in between."""
+        for each in days:
+            self.now += each * DAY
+            self.act(machine, "collect")
 
     def kill(self, machine: Machine, *, behind: bool = False) -> None:
         """The process ends, with all that runs in it."""
@@ -159,11 +182,12 @@ class World:
             del machine.blobs.data[digest]
         self._count("evicted" if gone else "nothing to evict")
 
-    def drop_local(self, machine: Machine, number: int) -> None:
+    def drop_local(self, machine: Machine, name: str) -> None:
         """Retention removes a backup here; the bucket keeps it."""
-        if machine.pushing != backup_id(number):
-            machine.backups.held.pop(backup_id(number), None)
-            machine.todo.pop(backup_id(number), None)
+        if machine.pushing != name:
+            machine.backups.held.pop(name, None)
+            machine.todo.pop(name, None)
+            machine.whole.pop(name, None)
 
     # what runs in actors
 
@@ -205,8 +229,7 @@ class World:
             done = {i.stage for i in items if i.id not in pushed.failed}
             machine.todo.get(name, set()).difference_update(stage for stage in done if stage)
 
-    def _remove(self, machine: Machine, actor: Actor, number: int) -> None:
-        name = backup_id(number)
+    def _remove(self, machine: Machine, actor: Actor, name: str) -> None:
         self.removed.add(name)
         for each in self.machines:
             each.todo.pop(name, None)
@@ -220,9 +243,9 @@ class World:
         damaged = self._repository(machine, actor).refresh()
         assert damaged == []
 
-    def _read(self, machine: Machine, actor: Actor, number: int) -> None:
+    def _read(self, machine: Machine, actor: Actor, name: str) -> None:
         """Fetch a backup that another machine made, whole; then it is this machine's too."""
-        name, repository = backup_id(number), self._repository(machine, actor)
+        repository = self._repository(machine, actor)
         for attempt in range(3):
             repository.refresh()
             found = [machine.index.records[n][0] for n in machine.index.records_of(name)]
@@ -235,17 +258,14 @@ class World:
                     raise
                 continue
             manifest = found[0].manifest
-            from torpor.codec import manifest_file
-
             machine.backups.add(manifest_file.load(manifest))
             if name not in self.removed:
-                machine.todo.setdefault(name, {"text", "vision"})
+                machine.todo.setdefault(name, set()).update(found[0].stages)
+                machine.whole.setdefault(name, set()).update(found[0].stages)
             self._count("adopted")
             return
 
     def _fetch(self, machine: Machine, repository: Repository, record: RemoteRecord) -> None:
-        from torpor.codec import manifest_file
-
         class Inline:
             def submit(self, work: Callable[[], None], /) -> None:
                 work()
@@ -272,21 +292,21 @@ class World:
 
     def promised(self, machine: Machine, name: str) -> set[Stage]:
         """Return the stages of a backup that are synced as this machine sees it."""
-        records = [r for r, checked in machine.index.records.values() if checked or self.evict_unchecked]
+        records = [r for r, checked in machine.index.records.values() if checked]
         return {s for r in records if r.backup_id == name and r.machine == machine.id for s in r.stages}
 
     def check(self) -> None:
-        """What is synced and was not removed can be read from the bucket, whole, whatever else is going on."""
+        """What was synced once, and was not removed, can be read from the bucket, whole, whatever else is going on."""
         readable = self._readable()
         for machine in self.machines:
-            for name in {record.backup_id for record, _ in machine.index.records.values()} - self.removed:
-                record = next(r for r, _ in machine.index.records.values() if r.backup_id == name)
-                from torpor.codec import manifest_file
-
-                blobs = stage_blobs(manifest_file.load(record.manifest))
-                for stage in self.promised(machine, name):
-                    lost = blobs[stage].keys() - readable.get(name, set())
-                    assert not lost, f"{name} was synced by machine {machine.number}, and {stage} has a hole"
+            for name, (record, checked) in machine.index.records.items():
+                if checked and record.machine == machine.id and name not in self._promises:
+                    self._promises.add(name)
+                    blobs = stage_blobs(manifest_file.load(record.manifest))
+                    self.synced.update(((record.backup_id, stage), set(blobs[stage])) for stage in record.stages)
+        for (name, stage), needed in self.synced.items():
+            if name not in self.removed:
+                assert needed <= readable.get(name, set()), f"{name} was synced, and {stage} has a hole"
 
     def _readable(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -335,10 +355,10 @@ class World:
         assert {n.removeprefix(CONDEMNED_PREFIX) for n in left} <= {n.split("/")[2] for n in named}
         readable = self._readable()
         for machine in self.machines:
-            for name, held in machine.backups.held.items():
-                if name not in self.removed and held.manifest.id in machine.todo:
-                    needed = {d for blobs in stage_blobs(held.manifest).values() for d in blobs}
-                    assert needed <= readable.get(name, set()), f"{name} did not get whole: {machine.todo[name]}"
+            for name in machine.whole.keys() - self.removed:
+                blobs = stage_blobs(machine.backups.held[name].manifest)
+                needed = {digest for stage in machine.whole[name] for digest in blobs[stage]}
+                assert needed <= readable.get(name, set()), f"{name} did not get whole: {machine.todo[name]}"
 
     def _quiet_round(self) -> None:
         for machine in self.machines:
@@ -347,5 +367,5 @@ class World:
                 self.run(machine, kind, "")
         for days in (4, 2, 40):
             self.now += days * DAY
-            self.start(self.machines[0], "collect")
-            self.run(self.machines[0], "collect", "")
+            for machine in self.machines:
+                self.act(machine, "collect")

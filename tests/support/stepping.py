@@ -26,7 +26,9 @@ class Actor:
     """A thread that stops before each request, until it is told to go on. Only one thread of all runs at a time."""
 
     def __init__(self, work: Callable[[Actor], Any]) -> None:
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._go, self._back = threading.Lock(), threading.Lock()  # each released by the other side
+        self._go.acquire()
+        self._back.acquire()
         self._fate: Fate = "go"
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
         self.at: tuple[str, str] = ("begin", "")
