@@ -67,6 +67,7 @@ class Pump:
         """End, in mid-transfer too; what was not noted is sent again. Return whether the thread is gone."""
         self._stopping.set()
         self._end_running()
+        self._remote.break_off()  # it may be opening the remote side, which is no transfer yet
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -351,6 +352,8 @@ class Pump:
         self._changed()
 
     def _get_into(self, error: TorporError) -> None:
+        if self._stopping.is_set():
+            return  # broken off by that
         before, clocks = self._trouble, self._clocks
         self._trouble = next_trouble(before, error, wall=clocks.wall(), steady=clocks.steady(), random=clocks.random)
         if self._trouble.name in ("key-missing", "unusable"):
