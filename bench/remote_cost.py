@@ -28,7 +28,7 @@ from remote_rig import (
 from rig import scratch
 from rounds import interleave
 from torpor.cli.demo_model import Loaded
-from torpor.client import connect
+from torpor.client import Keeper, connect
 from torpor.codec.keys import new_ring
 from torpor.state.manifest import BlobRef
 from workload import TOKEN_BYTES, fresh_session
@@ -127,22 +127,31 @@ def _memory(loaded: Loaded, parent: Path, total_bytes: int) -> list[Figure]:
     with scratch(parent) as folder, place() as where, bucket_daemon(folder / "home", where) as running:
         saved = 0
         with connect(home=folder / "home") as keeper:
-            before = memory_of(running.pid), cpu_of(running.pid)
+            bare = memory_of(running.pid)
+            keeper.save("first", fresh_session(loaded, 64)).wait()
+            _send(keeper, running.pid)
+            keeper.api.call("POST", "/v1/sync/pause", json={})
             while saved < total_bytes:
                 keeper.save(f"s{saved}", fresh_session(loaded, SESSION_TOKENS)).wait()
                 saved += SESSION_TOKENS * TOKEN_BYTES
-            at_rest, started = memory_of(running.pid), time.perf_counter()
-            cpu_before = cpu_of(running.pid)
-            keeper.api.call("POST", "/v1/sync/resume")
-            most = at_rest
-            while not is_idle(keeper):
-                most = max(most, memory_of(running.pid))
-                time.sleep(LOOK_S)
+            at_rest, cpu_before, started = memory_of(running.pid), cpu_of(running.pid), time.perf_counter()
+            most = _send(keeper, running.pid)
             took_s, cpu_s = time.perf_counter() - started, cpu_of(running.pid) - cpu_before
     what = f"{saved / 2**30:.1f} GiB up"
     return [
-        Figure("remote", f"daemon's RSS at rest, before {what}", "B", [float(before[0])]),
+        Figure("remote", "daemon's RSS before its first request to the bucket", "B", [float(bare)]),
+        Figure("remote", f"daemon's RSS behind it, before {what}", "B", [float(at_rest)]),
         Figure("remote", f"daemon's RSS grows by, while {what}", "B", [float(most - at_rest)], at_most=RSS_AT_MOST),
         Figure("remote", f"daemon's CPU a GB, {what}", "s", [cpu_s / (saved / 1e9)]),
         Figure("remote", f"time a GB, {what}", "s", [took_s / (saved / 1e9)]),
     ]
+
+
+def _send(keeper: Keeper, pid: int) -> int:
+    """Have all sent that waits; return the most memory that the daemon had meanwhile."""
+    keeper.api.call("POST", "/v1/sync/resume")
+    most = memory_of(pid)
+    while not is_idle(keeper):
+        most = max(most, memory_of(pid))
+        time.sleep(LOOK_S)
+    return most

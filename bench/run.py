@@ -1,4 +1,4 @@
-"""Run the benches: `make bench`, or `python bench/run.py [--quick] [--only save,restore,cold,growth,switch,daemon,remote]`.
+"""Run the benches: `make bench`, or `python bench/run.py [--quick] [--only save,restore,…]` (`--help` names them all).
 
 Every figure is taken through the real adapter, SDK and daemon on a real disk, against baselines of the same run, and
 told as a ratio. A requirement that is missed is said so; the exit status is 0 all the same, for times belong to the
