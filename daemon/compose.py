@@ -166,7 +166,6 @@ def _run(
             await asyncio.to_thread(watches.stop)
             if back is not None:
                 await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
-            await asyncio.to_thread(side.stop)  # the server waits for its threads, and they may wait for the bucket
             await asyncio.to_thread(side.stop)  # and those that speak with it
             await super().shutdown(sockets)
 
