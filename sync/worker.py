@@ -69,6 +69,7 @@ class Pump:
         """End, in mid-transfer too; what was not noted is sent again. Return whether the thread is gone."""
         self._stopping.set()
         self._end_running()
+        self._remote.break_off()  # it may be opening the remote side, which is no transfer yet
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -383,6 +384,8 @@ class Pump:
         self._changed()
 
     def _get_into(self, error: TorporError, *, by_pushes: bool = False) -> None:
+        if self._stopping.is_set():
+            return  # broken off by that
         before, clocks = self._trouble, self._clocks
         times = {"wall": clocks.wall(), "steady": clocks.steady()}
         self._trouble = next_trouble(before, error, **times, random=clocks.random, by_pushes=by_pushes)
