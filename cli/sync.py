@@ -174,7 +174,7 @@ def _no_sync_lines(found: dict[str, Any]) -> list[Text]:
     name = found["session_id"]
     if not found["no_sync"]:
         return [plain(f"{name} goes to the bucket from now on")]
-    lines = [plain(f"{name} stays on this machine")]
+    lines = [plain(f"{name} stays on this machine, and so do its forks from now on")]
     if found["in_bucket"]:
         many = f"{found['in_bucket']} of its backups are in the bucket already"
         lines.append(plain(f"{many}; `torpor rm --purge` takes one out, here and there", "yellow"))

@@ -25,7 +25,7 @@ from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
 from ..state.collection import Grace
-from ..state.errors import BackupNotFound, SyncOff, TorporError
+from ..state.errors import BackupNotFound, Conflict, SyncOff, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
@@ -85,7 +85,7 @@ class RemoteSide:
         self.limiter = Limiter(self.choices.up_limit, self.choices.down_limit)
         self.pool = DaemonPool(UPLOADS_AT_ONCE, "upload")
         self.watcher = SyncWatcher(catalog.index, self.outbox, remembered, lambda: self.choices, clock)
-        self._choosing = threading.Lock()
+        self._choosing, self._collecting = threading.Lock(), threading.Lock()
         self.opening = Opening(
             settings.s3,
             machine=self.machine,
@@ -296,8 +296,13 @@ class RemoteSide:
 
     def collect(self, *, dry_run: bool = False) -> Collected:
         """Collect what no record names. Raises: as `repository`, and the collector's errors."""
-        self.repository().refresh()  # what a killed process left is known then
-        return self.collector().run(self._grace, dry_run=dry_run)
+        if not self._collecting.acquire(blocking=False):
+            raise Conflict("the bucket is being collected already", hint="Try again when that is done.")
+        try:
+            self.repository().refresh()  # what a killed process left is known then
+            return self.collector().run(self._grace, dry_run=dry_run)
+        finally:
+            self._collecting.release()
 
     def housekeep(self) -> None:
         """Decide again on KV caches, since budgets are a day's; collect once a day, when nothing is sent."""
