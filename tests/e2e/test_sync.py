@@ -74,7 +74,7 @@ def test_without_s3_everything_says_so(daemon: Daemon, home: Path) -> None:
 
 def test_pause_limit_policy_and_no_sync(home: Path, weed: Place) -> None:
     with Daemon(home, settings=weed.settings) as daemon:
-        as_json(home, "sync", "pause", "--for", "1h")
+        as_json(home, "sync", "pause", "1h")
         first = save(daemon, "s")
         assert as_json(home, "sync", "limit", "--up", "2M") == {"up": 2 << 20, "down": None}
         assert as_json(home, "sync", "policy", "never", "--daily", "5G")["kv_daily_bytes"] == 5 << 30
