@@ -71,7 +71,7 @@ def _say_troubles(found: dict[str, Any]) -> None:
 def _table(rows: list[dict[str, Any]], now: float) -> Any:
     """Lay out backups of the bucket, one a line. Machines are told apart only where there are several."""
     several = len({machine for row in rows for machine in row["machines"]}) > 1
-    made = table("!id", "!session", ">saved", ">total", "in S3", "!here", *(["!machine"] if several else []))
+    made = table("!id", "session", ">saved", ">total", "!in S3", "!here", *(["!machine"] if several else []))
     for row in rows:
         b = Backup.from_dict(row)
         cells = [b.id, b.session_id, age(b.created_at, now), size(b.bytes_total), _there(b, row["stages"])]
