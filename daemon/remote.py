@@ -25,7 +25,7 @@ from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
 from ..state.collection import Grace
-from ..state.errors import BackupNotFound, Offline, RemoteFailed, SyncOff, TorporError
+from ..state.errors import BackupNotFound, SyncOff, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
@@ -55,6 +55,7 @@ from .sync_watcher import SyncWatcher
 log = logging.getLogger("torpor.sync")
 
 UPLOADS_AT_ONCE = 4
+TROUBLE_HOLDS_S = 15.0  # what the pump saw so lately is not tried again for others
 COLLECT_EVERY_S, COLLECTED_KEY = 86_400.0, "collect-at"
 
 
@@ -120,6 +121,7 @@ class RemoteSide:
             return
         # First: what was committed before is derived then, and what comes after is queued.
         self._catalog.queue_with(self.pump.notify)
+        self.outbox.revive(self._clock())
         self.derive()
         left = self.choices.pause_left_s(self._clock())
         if left is None or left > 0:
@@ -240,6 +242,7 @@ class RemoteSide:
 
     def now(self) -> None:
         """Try everything now that waits, whatever the remote side was, and look what the bucket has. A pause stays."""
+        self.outbox.revive(self._clock())
         self.outbox.hasten(self._clock())
         self.pump.look_again()
         self.pump.notify()
@@ -313,11 +316,8 @@ class RemoteSide:
         self.memory.write(COLLECTED_KEY, next_at)
 
     def trouble(self) -> TorporError | None:
-        """Return why the bucket cannot be used now, as far as the pump knows; None when it can."""
-        found = self.pump.describe()
-        if found["state"] == "offline":
-            return Offline(found["reason"], hint=found["hint"])
-        return RemoteFailed(found["reason"], hint=found["hint"]) if found["reason"] else None
+        """Return why the bucket cannot be used, as far as the pump has just seen; None when it may be tried."""
+        return self.pump.trouble_now(TROUBLE_HOLDS_S)
 
 
 def _new_id() -> str:
