@@ -53,6 +53,7 @@ def bring_back(
         ring=ring,
         arrived=arrived(catalog),
         random=random.random,
+        look_again=lambda: backups.look(),
     )
     fetches = Fetches(
         catalog,

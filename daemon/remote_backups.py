@@ -28,6 +28,7 @@ from ..sync.repository import Repository
 from .adoption import adopt
 from .catalog import CANDIDATES, Catalog
 
+AWAY_S = 2.0  # for how long nobody is asked again who did not answer
 FRESH_S = 10.0  # a look at the bucket holds for so long, also one that failed: who asks for many asks once
 WAIT_S = 45.0  # for a look at the bucket, by one request
 
@@ -155,7 +156,7 @@ class RemoteBackups:
             try:
                 return ask()
             except Offline as error:
-                self._unreached = error, self._clock() + FRESH_S
+                self._unreached = error, self._clock() + AWAY_S
                 raise _unreached(ref, error) from error
 
     def _require_look(self, ref: str) -> None:

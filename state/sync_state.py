@@ -63,7 +63,7 @@ LONGEST_SEEN_BY_PUSHES_S = 60.0  # each look is another item's turn
 class Troubled:
     """A trouble of the whole remote side: nothing is sent, and no attempt is burnt.
 
-    `since` is in seconds of the wall clock, `retry_at` in those of a clock that no one sets. With `by_pushes` the bucket
+    `since` is in seconds of the wall clock, `retry_at` in those of a clock that no one sets. With `by_pushes` it
     answers, and one backup after the other is refused: by a storage that is full, or for keys that only read.
     """
 

@@ -115,7 +115,10 @@ class Fetcher:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[threading.Event, float], object] = threading.Event.wait,
         patience: Patience = Patience(),
+        look_again: Callable[[], object] = lambda: None,
     ) -> None:
+        """Take the parts. `look_again` learns from the bucket what its records name now."""
+        self._look_again = look_again
         self._bucket, self._objects, self._local, self._threads = bucket, objects, local, threads
         self._ring, self._arrived, self._random, self._clock = ring, arrived, random, clock
         self._sleep, self._patience = sleep, patience
@@ -210,6 +213,14 @@ class Fetcher:
             each.left.set()
 
     def _bring(self, download: Download) -> None:
+        """Fetch a blob; its writer may have sent it again under another name since the records were read."""
+        try:
+            self._bring_known(download)
+        except ObjectNotFound:
+            self._look_again()
+            self._bring_known(download)
+
+    def _bring_known(self, download: Download) -> None:
         """Fetch a blob from the first of its objects that gives it."""
         found: TorporError | None = None
         for each in self._objects.every_object(download.ref.digest):

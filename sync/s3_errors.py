@@ -118,7 +118,21 @@ def _answered(response: Mapping[str, Any], what: str) -> TorporError:
         return Throttled(said, retry_after_s=_retry_after(response))
     if code in _DENIED or status in (401, 403):
         return RemoteDenied(said, hint=_DENIED.get(code))
+    if status == 404 and not _is_s3(response, code):
+        return no_s3(what)
     return _by_status(status, code, said, what)
+
+
+def no_s3(what: str) -> RemoteFailed:
+    """Return the error for an answer that no S3 storage gives, whatever its status says."""
+    hint = "Check S3_ENDPOINT; a network that asks for a login in the browser looks like this too."
+    return RemoteFailed(f"{what}: what answers does not speak S3", hint=hint)
+
+
+def _is_s3(response: Mapping[str, Any], code: str) -> bool:
+    """Tell whether an answer names itself: an object must not be given up because a page of a hotel says 404."""
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return bool(code.strip("0123456789")) or any(name.lower().startswith("x-amz") for name in headers)
 
 
 def _by_status(status: int, code: str, said: str, what: str) -> TorporError:
@@ -205,10 +219,7 @@ def _broken(error: BaseException, what: str) -> TorporError:
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ResponseParserError):
-        return RemoteFailed(
-            f"{what}: what answers does not speak S3",
-            hint="Check S3_ENDPOINT; a network that asks for a login in the browser looks like this too.",
-        )
+        return no_s3(what)
     if isinstance(
         error, (boto.ParamValidationError, boto.ValidationError, boto.InvalidRegionError, boto.NoRegionError)
     ):

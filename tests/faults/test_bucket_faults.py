@@ -275,6 +275,21 @@ def test_head_asks_why_it_is_refused(
         bucket.head("x")
 
 
+@pytest.mark.parametrize("answer", ["page", "storage"])
+def test_only_the_storage_can_say_that_an_object_is_gone(
+    opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket, answer: str
+) -> None:
+    """A hotel's network answers 404 to everything; an odd storage does not name itself in the answer to a HEAD."""
+    put(straight, "x", b"1")
+    bucket = opened()
+    fault = answers(404, "404", hits=method("HEAD") if answer == "storage" else lambda _: True)
+    with proxy.fault(fault):
+        for ask in (lambda: bucket.head("gone"), lambda: read(bucket, "gone")):
+            with pytest.raises(ObjectNotFound if answer == "storage" else RemoteFailed):
+                ask()
+    assert bucket.head("x").size_bytes == 1
+
+
 def test_our_own_lost_write_is_found(opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket) -> None:
     """The reply is lost; the next try meets our own object, and its bytes are ours."""
     bucket, data = opened(), os.urandom(SIZE)

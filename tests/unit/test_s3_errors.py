@@ -25,7 +25,7 @@ def answer(status: int, code: str, message: str = "", **headers: str) -> boto.Cl
     ("status", "code", "expected"),
     [
         (404, "NoSuchKey", errors.ObjectNotFound),
-        (404, "404", errors.ObjectNotFound),
+        (404, "404", errors.RemoteFailed),  # no S3 storage says so little: a page of some other server
         (404, "NoSuchUpload", errors.ObjectNotFound),
         (404, "NoSuchBucket", errors.BucketNotFound),
         (403, "AccessDenied", errors.RemoteDenied),
@@ -58,7 +58,12 @@ def test_answers(status: int, code: str, expected: type[errors.TorporError]) -> 
     error = translate(answer(status, code), "put blobs/ab/x")
     assert type(error) is expected
     assert error.hint
-    assert error.detail.startswith("put blobs/ab/x: the storage ")
+    assert error.detail.startswith("put blobs/ab/x: ")
+
+
+def test_a_head_that_finds_nothing_has_no_code() -> None:
+    error = translate(answer(404, "404", **{"x-amz-request-id": "1"}), "head x")
+    assert type(error) is errors.ObjectNotFound
 
 
 URL = f"https://s3.example.org/b/k?X-Amz-Signature=abc&X-Amz-Credential={CREDENTIAL}"
