@@ -6,23 +6,47 @@ Noise shows the way itself; a KV cache shows what compression adds to it: fewer 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from figures import Figure
-from remote_rig import BLOB_BYTES, Boto, Ours, Shelf, blobs_of, cpu_seconds, ours, place
+from remote_rig import (
+    BLOB_BYTES,
+    Boto,
+    Ours,
+    Shelf,
+    blobs_of,
+    bucket_daemon,
+    cpu_of,
+    cpu_seconds,
+    is_idle,
+    memory_of,
+    ours,
+    place,
+)
 from rig import scratch
 from rounds import interleave
+from torpor.cli.demo_model import Loaded
+from torpor.client import Keeper, connect
 from torpor.codec.keys import new_ring
 from torpor.state.manifest import BlobRef
+from workload import TOKEN_BYTES, fresh_session
 
 KINDS = {"noise": "noise", "kv": "KV cache (bf16)"}
 SPEED_AT_LEAST = 0.9  # of boto3's
+RSS_AT_MOST = 64 << 20
+SESSION_TOKENS, LOOK_S = 1_000, 0.1
 THEIRS = {"boto3 as it comes": True, "boto3, one request a file": False}
 
 
-def measure(parent: Path, rounds: int, count: int) -> list[Figure]:
-    """Take all figures of `count` blobs of each kind."""
+def measure(loaded: Loaded, parent: Path, rounds: int, *, quick: bool) -> list[Figure]:
+    """Take all figures: speed with blobs of each kind, and memory with many of them."""
+    count = 12 if quick else 32
+    return [*_speed(parent, rounds, count), *_memory(loaded, parent, (512 if quick else 4096) << 20)]
+
+
+def _speed(parent: Path, rounds: int, count: int) -> list[Figure]:
     figures: list[Figure] = []
     for kind, title in KINDS.items():
         with scratch(parent) as folder, place() as where:
@@ -96,3 +120,38 @@ def _figures(name: str, rounds: int, count: int, timed: _Timed, theirs: list[str
     made += [Figure("remote", f"client CPU a GB, {name}", "s", cpu["ours"], who, cpu[who]) for who in theirs]
     made.append(Figure("remote", f"client CPU a GB, {name}, encrypted", "s", cpu["ours, encrypted"]))
     return made
+
+
+def _memory(loaded: Loaded, parent: Path, total_bytes: int) -> list[Figure]:
+    """Let a daemon send so many bytes of KV caches, and watch its memory and its CPU time meanwhile."""
+    with scratch(parent) as folder, place() as where, bucket_daemon(folder / "home", where) as running:
+        saved = 0
+        with connect(home=folder / "home") as keeper:
+            bare = memory_of(running.pid)
+            keeper.save("first", fresh_session(loaded, 64)).wait()
+            _send(keeper, running.pid)
+            keeper.api.call("POST", "/v1/sync/pause", json={})
+            while saved < total_bytes:
+                keeper.save(f"s{saved}", fresh_session(loaded, SESSION_TOKENS)).wait()
+                saved += SESSION_TOKENS * TOKEN_BYTES
+            at_rest, cpu_before, started = memory_of(running.pid), cpu_of(running.pid), time.perf_counter()
+            most = _send(keeper, running.pid)
+            took_s, cpu_s = time.perf_counter() - started, cpu_of(running.pid) - cpu_before
+    what = f"{saved / 2**30:.1f} GiB up"
+    return [
+        Figure("remote", "daemon's RSS before its first request to the bucket", "B", [float(bare)]),
+        Figure("remote", f"daemon's RSS behind it, before {what}", "B", [float(at_rest)]),
+        Figure("remote", f"daemon's RSS grows by, while {what}", "B", [float(most - at_rest)], at_most=RSS_AT_MOST),
+        Figure("remote", f"daemon's CPU a GB, {what}", "s", [cpu_s / (saved / 1e9)]),
+        Figure("remote", f"time a GB, {what}", "s", [took_s / (saved / 1e9)]),
+    ]
+
+
+def _send(keeper: Keeper, pid: int) -> int:
+    """Have all sent that waits; return the most memory that the daemon had meanwhile."""
+    keeper.api.call("POST", "/v1/sync/resume")
+    most = memory_of(pid)
+    while not is_idle(keeper):
+        most = max(most, memory_of(pid))
+        time.sleep(LOOK_S)
+    return most

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rig import Daemon, daemon
+from torpor.client import Keeper
 from torpor.codec.keys import KeyRing
 from torpor.state.manifest import BlobRef
 from torpor.state.remote import RemoteObject
 from torpor.store.arriving import StoreBlobs
 from torpor.store.blobs import BlobStore
+from torpor.store.home import Home
 from torpor.store.staging import Staging
+from torpor.store.sync_choices import SyncChoices, write_sync_choices
 from torpor.sync.fetch import Fetcher
 from torpor.sync.parallel import in_parallel
 from torpor.sync.s3 import S3Bucket
@@ -199,3 +203,33 @@ def cpu_seconds(action: Callable[[], Any]) -> float:
     started = time.process_time()
     action()
     return time.process_time() - started
+
+
+@contextmanager
+def bucket_daemon(home: Path, where: Place) -> Iterator[Daemon]:
+    """Run a daemon that has a bucket, sends KV caches whatever they are worth, and is paused."""
+    made = Home(home)
+    made.create()
+    write_sync_choices(made.sync_json, SyncChoices(paused_at=time.time(), kv_policy="always"))
+    with daemon(home, where.settings) as running:
+        yield running
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident memory of a process in bytes."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmRSS:"))
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU time that a process has taken, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_idle(keeper: Keeper) -> bool:
+    """Tell whether everything was sent."""
+    found = keeper.api.json("GET", "/v1/sync")
+    if found["dead_count"] or found["state"] not in ("idle", "busy"):
+        raise RuntimeError(f"the daemon does not send: {found['state']}, {found['reason']}")
+    return found["state"] == "idle" and not found["waiting_count"]

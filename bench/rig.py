@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from torpor.client import Keeper, connect
 
@@ -48,10 +49,11 @@ def settle(folder: Path) -> None:
 
 
 @contextmanager
-def daemon(home: Path) -> Iterator[Daemon]:
-    """Run `torpor serve` for a home."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORPOR_")}
-    environment |= {"TORPOR_HOME": str(home), "TORPOR_PORT": "0"}
+def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Daemon]:
+    """Run `torpor serve` for a home; `settings` are further variables of its environment."""
+    others = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    environment |= {"TORPOR_HOME": str(home), "TORPOR_PORT": "0", **settings}
     command = [sys.executable, "-m", "torpor.cli.entry", "serve", "--json"]
     with tempfile.TemporaryFile() as noise:
         started = time.perf_counter()

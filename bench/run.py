@@ -1,4 +1,4 @@
-"""Run the benches: `make bench`, or `python bench/run.py [--quick] [--only save,restore,cold,growth,switch,daemon]`.
+"""Run the benches: `make bench`, or `python bench/run.py [--quick] [--only save,restore,…]` (`--help` names them all).
 
 Every figure is taken through the real adapter, SDK and daemon on a real disk, against baselines of the same run, and
 told as a ratio. A requirement that is missed is said so; the exit status is 0 all the same, for times belong to the
@@ -24,6 +24,7 @@ import daemon_cost
 import growth_cost
 import machine
 import orjson
+import remote_cost
 import restore_cost
 import save_cost
 import switch_cost
@@ -40,6 +41,7 @@ TITLES = {
     "growth": f"a growing session: {growth_cost.TOKENS:,} tokens, {growth_cost.MORE_TOKENS} more before each later one",
     "switch": "a switch of the model, and back",
     "daemon": "the daemon: its start, and at rest",
+    "remote": "the second copy, on a SeaweedFS of this machine: up and down against plain boto3",
 }
 
 
@@ -92,6 +94,7 @@ def _groups(loaded: Any, folder: Path, quick: bool) -> dict[str, Callable[[], li
         "growth": lambda: growth_cost.measure(loaded, folder, long_rounds),
         "switch": lambda: switch_cost.measure(folder, long_rounds),
         "daemon": lambda: daemon_cost.measure(loaded, folder, starts, idle_s),
+        "remote": lambda: remote_cost.measure(loaded, folder, rounds=2 if quick else 5, quick=quick),
     }
 
 

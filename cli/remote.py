@@ -13,6 +13,7 @@ from rich.text import Text
 from ..client import Keeper, connect
 from ..state.backup import Backup
 from ..state.errors import BadInput, Conflict, Damaged, NotFound, TorporError, Unavailable
+from ..state.outbox import stage_of
 from ..state.problems import from_problem, to_problem
 from . import output
 from .output import age, show, size, table
@@ -70,13 +71,18 @@ def _say_troubles(found: dict[str, Any]) -> None:
 def _table(rows: list[dict[str, Any]], now: float) -> Any:
     """Lay out backups of the bucket, one a line. Machines are told apart only where there are several."""
     several = len({machine for row in rows for machine in row["machines"]}) > 1
-    made = table("!id", "!session", ">saved", ">total", "in S3", "here", *(["!machine"] if several else []))
+    made = table("!id", "session", ">saved", ">total", "!in S3", "!here", *(["!machine"] if several else []))
     for row in rows:
         b = Backup.from_dict(row)
-        cells = [b.id, b.session_id, age(b.created_at, now), size(b.bytes_total), " ".join(row["stages"])]
+        cells = [b.id, b.session_id, age(b.created_at, now), size(b.bytes_total), _there(b, row["stages"])]
         machines = [" ".join(machine[:MACHINE_CHARS] for machine in row["machines"])] if several else []
         made.add_row(*cells, "yes" if row["here"] else "–", *machines)
     return made
+
+
+def _there(backup: Backup, stages: list[str]) -> str:
+    """Say what of a backup the bucket has: all, or which stages."""
+    return "all" if {stage_of(layer) for layer in backup.layers} <= set(stages) else " ".join(stages)
 
 
 @app.command("rebuild")

@@ -36,8 +36,9 @@ _WORDS = {
     "clock-skew": "the clock is wrong",
     "key-missing": "the key is missing",
     "unusable": "the bucket cannot be used",
+    "disk-full": "this machine's disk is full",
 }
-_TROUBLES = ("offline", "throttled", "failing", "denied", "clock-skew", "key-missing", "unusable")
+_TROUBLES = ("offline", "throttled", "failing", "denied", "clock-skew", "key-missing", "unusable", "disk-full")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -55,13 +56,17 @@ def status(
 
 @app.command()
 def pause(
-    time_: Annotated[
-        str | None, typer.Option("--for", help="How long: 30m, 1h, 2d; without it until `torpor sync resume`.")
+    how_long: Annotated[str | None, typer.Argument(metavar="[TIME]", help="30m, 1h, 2d.")] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", help="The same; without a time until `torpor sync resume`.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Send nothing for a time. It outlives a restart; what is saved meanwhile waits."""
-    seconds = None if time_ is None else parse_time(time_)
+    if how_long is not None and for_ is not None:
+        raise BadInput("two times were given", hint="`torpor sync pause 30m`")
+    given = how_long if for_ is None else for_
+    seconds = None if given is None else parse_time(given)
     with connect() as keeper:
         found = keeper.api.json("POST", "/v1/sync/pause", json={"seconds": seconds})
     show(found, as_json, lambda: _state_line(found))
@@ -169,7 +174,7 @@ def _no_sync_lines(found: dict[str, Any]) -> list[Text]:
     name = found["session_id"]
     if not found["no_sync"]:
         return [plain(f"{name} goes to the bucket from now on")]
-    lines = [plain(f"{name} stays on this machine")]
+    lines = [plain(f"{name} stays on this machine, and so do its forks from now on")]
     if found["in_bucket"]:
         many = f"{found['in_bucket']} of its backups are in the bucket already"
         lines.append(plain(f"{many}; `torpor rm --purge` takes one out, here and there", "yellow"))
@@ -237,7 +242,8 @@ def _state_line(found: dict[str, Any]) -> Text:
     waiting = found["waiting_count"]
     if state == "idle" and waiting:
         words = "waiting"
-    words += f" since {when(found['since'])}"
+    if state != "idle":
+        words += f" since {when(found['since'])}"
     if state == "paused" and found["paused_until"]:
         words += f", until {when(found['paused_until'])}"
     if found["reason"]:

@@ -174,13 +174,14 @@ def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
         return _json({"backups": [_backup(row) | {"remote": where[row.id]} for row in rows]})
 
     @app.get("/v1/backups/{ref}")
-    def get_backup(ref: str, ask: bool = True) -> Response:
+    async def get_backup(ref: str, ask: bool = True) -> Response:
         """Return one backup, by its id, as the newest of a session, or by the end of its id.
 
         One that only the bucket has is adopted; with `ask` the bucket is looked at for it.
         """
-        found = resolve(catalog, back, ref, ask=ask)
-        return _json(_backup(found) | {"remote": places(side, [found.id])[found.id]})
+        found = await resolve(catalog, back, ref, ask=ask)
+        where = await run_in_threadpool(places, side, [found.id])
+        return _json(_backup(found) | {"remote": where[found.id]})
 
     @app.get("/v1/backups/{backup_id}/manifest")
     def get_manifest(backup_id: str) -> Response:

@@ -19,6 +19,7 @@ from ..store.arriving import StoreBlobs
 from ..sync.bucket import Bucket
 from ..sync.fetch import Fetcher, Submits
 from ..sync.repository import Repository
+from .asks import Asks
 from .catalog import Catalog
 from .fetch_api import BackFromBucket
 from .fetches import Fetches, arrived
@@ -35,10 +36,11 @@ def bring_back(
     repository: Callable[[], Repository],
     ring: Callable[[], KeyRing | None],
     threads: Submits,
+    lookers: Submits,
     away: Callable[[], TorporError | None] = lambda: None,
     clock: Callable[[], float] = time.time,
 ) -> BackFromBucket:
-    """Return what the routes need. `threads` run downloads, `DOWNLOADS` of them at once.
+    """Return what the routes need. `threads` run downloads, `DOWNLOADS` of them at once; `lookers` what else waits.
 
     `repository` opens it, and raises what keeps it from being opened; `ring` are the keys as they are now; `away` says
     why the bucket cannot be used, as far as those know who send.
@@ -51,6 +53,7 @@ def bring_back(
         ring=ring,
         arrived=arrived(catalog),
         random=random.random,
+        look_again=lambda: backups.look(),
     )
     fetches = Fetches(
         catalog,
@@ -59,8 +62,8 @@ def bring_back(
         new_id=lambda: str(ULID()),
         measured=lambda size_bytes, seconds: remember_rate(Remembered(catalog.index), size_bytes, seconds, clock()),
     )
-    backups = RemoteBackups(catalog, known, repository, time.monotonic, _start)
-    return BackFromBucket(fetches, backups, known, away)
+    backups = RemoteBackups(catalog, known, repository, time.monotonic, _start, lambda: fetcher.down() or away())
+    return BackFromBucket(fetches, backups, known, Asks(lookers))
 
 
 def _start(look: Callable[[], None]) -> None:

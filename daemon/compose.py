@@ -13,11 +13,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 
 from ..db.index import Index
 from ..db.remembered import Remembered
 from ..state.api import API_VERSION
+from ..state.collection import Grace
 from ..state.errors import TorporError
 from ..store import staging as staging_folders
 from ..store.blobs import BlobStore
@@ -28,11 +28,12 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 from ..sync.threads import DaemonPool
+from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .instance import InstanceLock, Listening, announce, load_token
 from .remote import RemoteSide
-from .remote_settings import RemoteSettings, load_remote_settings
+from .remote_settings import RemoteSettings, load_remote_settings, working_directory
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
 from .watches import Watches
@@ -53,7 +54,7 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         stack.callback(InstanceLock(home).close)
         _log_to_file(home, settings)
         token = load_token(home)
-        remote = load_remote_settings(os.environ, Path.cwd(), home.root)
+        remote = load_remote_settings(os.environ, working_directory(), home.root)
         catalog = compose(home, settings, stack)
         found = catalog.reconcile()
         log.info("reconciled: %s", asdict(found))
@@ -96,7 +97,8 @@ def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catal
             side.reconsider()
 
     remembered = Remembered(catalog.index, noted=noted)
-    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage)
+    grace = Grace(settings.condemn_after_hours * 3600.0, settings.delete_after_hours * 3600.0)
+    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage, grace=grace)
     return side
 
 
@@ -142,11 +144,12 @@ def _run(
         downloads = DaemonPool(DOWNLOADS, "download")
         back = bring_back(
             catalog,
-            side.bucket_when_needed(),
+            side.opening.bucket_when_needed(),
             side.known,
             repository=side.repository,
             ring=side.ring,
             threads=downloads,
+            lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
     app = Gate(create_app(catalog, watches, about, time.time, side, back), token=token, allowed_hosts=lambda: hosts)
@@ -162,7 +165,8 @@ def _run(
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(watches.stop)
             if back is not None:
-                await asyncio.to_thread(back.fetches.close)  # requests that wait for a blob end now
+                await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
+            await asyncio.to_thread(side.stop)  # and those that speak with it
             await super().shutdown(sockets)
 
     config = uvicorn.Config(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -18,7 +17,7 @@ from ..state.errors import BackupNotFound, SessionNotFound, SyncOff, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.problems import to_problem
 from ..state.remote import RemoteObject
-from ..sync.fetch import Download
+from .asks import Asks, settled
 from .catalog import BackupBlobs, Catalog
 from .fetches import Fetches, outcome
 from .remote_backups import RemoteBackups
@@ -37,31 +36,25 @@ class Objects(Protocol):
 class BackFromBucket:
     """What the routes need while S3 is on."""
 
-    def __init__(
-        self,
-        fetches: Fetches,
-        backups: RemoteBackups,
-        objects: Objects,
-        away: Callable[[], TorporError | None] = lambda: None,
-    ) -> None:
-        """Take the parts. `away` says why the bucket cannot be used now, as far as others know."""
-        self.fetches, self.backups, self.objects, self._away = fetches, backups, objects, away
+    def __init__(self, fetches: Fetches, backups: RemoteBackups, objects: Objects, asks: Asks) -> None:
+        self.fetches, self.backups, self.objects, self.asks = fetches, backups, objects, asks
 
-    def trouble(self) -> TorporError | None:
-        """Return why nothing can be fetched for the moment, as far as anybody knows."""
-        return self.fetches.down() or self._away()
+    def close(self) -> None:
+        """Let everybody go who waits for the bucket."""
+        self.asks.close()
+        self.fetches.close()
 
 
-def resolve(catalog: Catalog, back: BackFromBucket | None, ref: str, *, ask: bool) -> Backup:
+async def resolve(catalog: Catalog, back: BackFromBucket | None, ref: str, *, ask: bool) -> Backup:
     """Return a backup of this machine, or one that only the bucket has, which is adopted.
 
     Raises: BackupNotFound, SessionNotFound, InvalidId, AmbiguousId, and what the bucket fails with.
     """
     try:
-        return catalog.resolve(ref)
+        return await run_in_threadpool(catalog.resolve, ref)
     except (BackupNotFound, SessionNotFound) as error:
         unknown = error
-    found = None if back is None else back.backups.find(ref, ask=ask)
+    found = None if back is None else await back.asks.run(partial(back.backups.find, ref, ask=ask))
     if found is None:
         raise unknown
     return found
@@ -128,7 +121,7 @@ def _add_blobs(app: FastAPI, back: BackFromBucket | None) -> None:
     async def fetch_blob(digest: str, wait_s: float = Query(20.0, ge=0, le=MAX_WAIT_S)) -> Response:
         """Bring a blob here, or heal it, and answer when it is there (200) or the time is over (202: ask again)."""
         download = await run_in_threadpool(_on(back).fetches.one, parse_digest(digest))
-        if await _settled(download, wait_s):
+        if await settled(download.result, wait_s):
             outcome(download)
             return _json({"digest": digest, "size_bytes": download.ref.size_bytes})
         body = {"digest": digest, "size_bytes": download.ref.size_bytes, "arrived_bytes": download.arrived_bytes}
@@ -139,38 +132,26 @@ def _add_blobs(app: FastAPI, back: BackFromBucket | None) -> None:
         """Tell which of some blobs the bucket has, and why they cannot be fetched now, where that is known."""
         on = _on(back)
         found: dict[str, RemoteObject] = on.objects.objects([parse_digest(digest) for digest in asked.digests])
-        return _json({"remote": sorted(found), "trouble": _problem(on.trouble())})
-
-
-async def _settled(download: Download, wait_s: float) -> bool:
-    """Wait for a download without holding a thread; several hundred may wait at once."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def tell(_: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(done.set)
-
-    download.result.add_done_callback(tell)
-    with suppress(TimeoutError):
-        await asyncio.wait_for(done.wait(), wait_s)
-    return download.result.done()
+        return _json({"remote": sorted(found), "trouble": _problem(on.backups.away())})
 
 
 def _add_listing(app: FastAPI, back: BackFromBucket | None) -> None:
     @app.get("/v1/remote/backups")
-    def remote_backups(refresh: bool = True, session_id: str | None = None) -> Response:
+    async def remote_backups(refresh: bool = True, session_id: str | None = None) -> Response:
         """List what the bucket holds, of all machines. `reading`: its records are still being read, ask again."""
         on = _on(back)
-        looked = on.backups.look() if refresh else on.backups.looked()
-        rows = on.backups.listing(None if session_id is None else parse_session_id(session_id))
+        wanted = None if session_id is None else parse_session_id(session_id)
+        looked = await on.asks.run(on.backups.look) if refresh else on.backups.looked()
+        rows = await run_in_threadpool(on.backups.listing, wanted)
         damaged = [{"record": name, "problem": to_problem(error)} for name, error in looked.unreadable]
         body = {"backups": rows, "unreadable": damaged, "reading": looked.reading, "trouble": _problem(looked.trouble)}
         return _json(body)
 
     @app.post("/v1/remote/backups/{backup_id}/adopt", status_code=201)
-    def adopt_backup(backup_id: str) -> Response:
+    async def adopt_backup(backup_id: str) -> Response:
         """Make a backup of the bucket one of this machine; its blobs follow when they are needed."""
-        return _json(_on(back).backups.adopt(parse_backup_id(backup_id)), 201)
+        on = _on(back)
+        return _json(await on.asks.run(partial(on.backups.adopt, parse_backup_id(backup_id))), 201)
 
 
 def _problem(error: TorporError | None) -> dict[str, Any] | None:

@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-import orjson
 from ulid import ULID
 
 from ..codec.keys import KeyRing
@@ -25,7 +24,8 @@ from ..db.derive import Derived, derive
 from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
-from ..state.errors import BackupNotFound, KeyMissing, Offline, RemoteFailed, SyncOff, TorporError
+from ..state.collection import Grace
+from ..state.errors import BackupNotFound, Conflict, SyncOff, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
@@ -37,7 +37,7 @@ from ..sync.network import NetworkWatch, can_connect, steady_clock
 from ..sync.pump_ports import Clocks
 from ..sync.pump_ports import Remote as RemotePort
 from ..sync.push import BucketPusher
-from ..sync.repository import Repository, has_keys, read_info
+from ..sync.repository import Repository
 from ..sync.spool import Spool
 from ..sync.threads import DaemonPool
 from ..sync.upload import Uploader
@@ -47,18 +47,16 @@ from .endpoint import address_of
 from .key_desk import KeyDesk
 from .keys import KeyStorage, KeyStore
 from .local_backups import CatalogBackups, describer
-from .quirks_memory import RememberedQuirks
+from .opening import QUIRKS_KEY, Opening
 from .remote_settings import RemoteSettings
+from .sync_memory import SyncMemory
 from .sync_watcher import SyncWatcher
-
-if TYPE_CHECKING:
-    from ..sync.s3 import S3Bucket
 
 log = logging.getLogger("torpor.sync")
 
 UPLOADS_AT_ONCE = 4
+TROUBLE_HOLDS_S = 15.0  # what the pump saw so lately is not tried again for others
 COLLECT_EVERY_S, COLLECTED_KEY = 86_400.0, "collect-at"
-ENCRYPTED_KEY = "encrypted:"
 
 
 class RemoteSide:
@@ -73,27 +71,38 @@ class RemoteSide:
         *,
         key_storage: KeyStorage = "auto",
         clock: Callable[[], float] = time.time,
+        grace: Grace = Grace(),  # noqa: B008
     ) -> None:
+        self._grace = grace
         self._home, self.settings, self._catalog, self._clock = home, settings, catalog, clock
         self.outbox = OutboxTable(catalog.index)
         self.known = RemoteIndex(catalog.index, describer())
         self.uploads = Uploads(catalog.index, clock)
         self.remembered, self.keys = remembered, KeyStore(home.repo_key, key_storage)
+        self.memory = SyncMemory(remembered, clock)
         self.choices = read_sync_choices(home.sync_json)
         self.machine = machine_id(home.machine_id) if settings.s3 is not None else ""
         self.limiter = Limiter(self.choices.up_limit, self.choices.down_limit)
         self.pool = DaemonPool(UPLOADS_AT_ONCE, "upload")
         self.watcher = SyncWatcher(catalog.index, self.outbox, remembered, lambda: self.choices, clock)
-        self._opening, self._choosing = threading.Lock(), threading.Lock()
-        self._bucket: S3Bucket | None = None
-        self._repository: Repository | None = None
+        self._choosing, self._collecting = threading.Lock(), threading.Lock()
+        self.opening = Opening(
+            settings.s3,
+            machine=self.machine,
+            known=self.known,
+            memory=self.memory,
+            keys=self.keys,
+            pool=self.pool,
+            limiter=self.limiter,
+            clock=clock,
+        )
         self.pump = self._make_pump()
         self._network = NetworkWatch(self.pump.network_changed, lambda: self.pump.waits) if self.on else None
 
     def _make_pump(self) -> Pump:
         return Pump(
             self.outbox,
-            RemotePort(self._connect, lambda: self.bucket().now(), self._can_connect, self._break_off),
+            RemotePort(self._connect, lambda: self.bucket().now(), self._can_connect, self.opening.break_off),
             self.watcher,
             Clocks(self._clock, steady_clock, random.random),
             f"{_boot_id()}:{os.getpid()}",
@@ -110,9 +119,9 @@ class RemoteSide:
         """Derive the queue again, and begin to send. Raises: StoreFull, StoreFailed, IndexDamaged."""
         if self._network is None:
             return
-        self._catalog.queue_with(
-            self.pump.notify
-        )  # first: what is committed before is derived, what comes after queued
+        # First: what was committed before is derived then, and what comes after is queued.
+        self._catalog.queue_with(self.pump.notify)
+        self.outbox.revive(self._clock())
         self.derive()
         left = self.choices.pause_left_s(self._clock())
         if left is None or left > 0:
@@ -128,8 +137,7 @@ class RemoteSide:
         network.stop()
         if not self.pump.stop():
             log.warning("a transfer did not end in time; it is left behind")
-        if self._bucket is not None:
-            self._bucket.close()
+        self.opening.end()
         self.pool.close()
 
     def derive(self, session_id: str | None = None) -> Derived:
@@ -141,60 +149,23 @@ class RemoteSide:
 
     # -- the bucket and what lies in it ------------------------------------------------------------------------------
 
-    def bucket(self) -> S3Bucket:
+    def bucket(self) -> Bucket:
         """Return the bucket; nothing is sent by that. Raises: SyncOff, RemoteDenied, RemoteRefused."""
-        if self.settings.s3 is None:
-            raise SyncOff("there is no second copy: no S3 storage is configured")
-        with self._opening:
-            if self._bucket is None:
-                from ..sync.s3 import S3Bucket
-
-                memory = RememberedQuirks(self.remembered, self._clock)
-                self._bucket = S3Bucket(self.settings.s3.options(), limiter=self.limiter, memory=memory)
-            return self._bucket
-
-    def bucket_when_needed(self) -> Bucket:
-        """Return the bucket for somebody who is put together before it can be had: it is made at the first call."""
-        return cast(Bucket, _Late(self.bucket))
+        return self.opening.bucket()
 
     def repository(self) -> Repository:
-        """Return the repository, opened now if need be. Raises: SyncOff, KeyMissing, UnknownRepository, Offline, ..."""
-        bucket = self.bucket()
-        with self._opening:
-            if self._repository is None:
-                ring = self._ring_of(bucket)
-                self._repository = Repository.open(
-                    bucket, self.machine, ring, self.known, self.pool, clock=self._clock, new_id=_new_id
-                )
-            return self._repository
-
-    def _ring_of(self, bucket: Bucket) -> KeyRing | None:
-        """Return the keys of a bucket; a keyring is asked only where there is one, or was.
-
-        A bucket that was encrypted once is so for ever here: nobody who takes its keys away gets plain backups.
-        """
-        info = read_info(bucket)
-        if info is None:
-            return None
-        was = self.remembered.get("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", now=self._clock()) is not None
-        if not (was or info.encrypted or has_keys(bucket)):
-            return None
-        ring = self.keys.load(info.repo_id)
-        if ring is not None and not was:
-            self.remembered.put("sync", f"{ENCRYPTED_KEY}{info.repo_id.lower()}", "true", now=self._clock())
-        if ring is None:
-            raise KeyMissing("what is in the bucket is encrypted, and this machine does not have the key")
-        return ring
+        """Return the repository, opened now if need be. Raises: as `Opening.repository`."""
+        return self.opening.repository()
 
     @property
     def opened(self) -> Repository | None:
         """Return the repository if it was opened."""
-        return self._repository
+        return self.opening.opened
 
     def quirks(self) -> dict[str, Any]:
         """Return what was found out about the storage; empty before it was."""
-        found = RememberedQuirks(self.remembered, self._clock).read()
-        return {} if found is None else dict(found)
+        found = self.memory.read(QUIRKS_KEY)
+        return found if isinstance(found, dict) else {}
 
     def ring(self) -> KeyRing | None:
         """Return the keys of the opened repository; None without one. Raises: as `repository`."""
@@ -210,15 +181,12 @@ class RemoteSide:
 
     def keys_changed(self, ring: KeyRing) -> None:
         """Open the repository anew, with other keys."""
-        with self._opening:
-            self._repository = None
+        self.opening.close()
         self.pump.reconnect()
 
     def _connect(self) -> BucketPusher:
         """Open the remote side for the pump: learn what is there, and queue what is not."""
-        with self._opening:
-            self._repository = None
-        repository = self.repository()
+        repository = self.opening.open_anew()
         for name, error in repository.refresh():
             log.warning("%s cannot be read: %s", name, error.detail)
         self.derive()
@@ -234,11 +202,6 @@ class RemoteSide:
     def _can_connect(self) -> bool:
         address = None if self.settings.s3 is None else address_of(self.settings.s3.options())
         return address is None or can_connect(*address)
-
-    def _break_off(self) -> None:
-        bucket = self._bucket
-        if bucket is not None:
-            bucket.interrupt()
 
     def _nudge(self) -> None:
         if self._network is not None:
@@ -278,9 +241,10 @@ class RemoteSide:
         self.pump.retry_now()
 
     def now(self) -> None:
-        """Try everything now that waits, whatever the remote side was. A pause stays."""
+        """Try everything now that waits, whatever the remote side was, and look what the bucket has. A pause stays."""
+        self.outbox.revive(self._clock())
         self.outbox.hasten(self._clock())
-        self.pump.retry_now()
+        self.pump.look_again()
         self.pump.notify()
 
     def retry(self, item_ids: list[int] | None) -> int:
@@ -332,15 +296,20 @@ class RemoteSide:
 
     def collect(self, *, dry_run: bool = False) -> Collected:
         """Collect what no record names. Raises: as `repository`, and the collector's errors."""
-        return self.collector().run(dry_run=dry_run)
+        if not self._collecting.acquire(blocking=False):
+            raise Conflict("the bucket is being collected already", hint="Try again when that is done.")
+        try:
+            self.repository().refresh()  # what a killed process left is known then
+            return self.collector().run(self._grace, dry_run=dry_run)
+        finally:
+            self._collecting.release()
 
     def housekeep(self) -> None:
         """Decide again on KV caches, since budgets are a day's; collect once a day, when nothing is sent."""
         if not self.on:
             return
         self.reconsider()
-        now, raw = self._clock(), self.remembered.get("sync", COLLECTED_KEY, now=self._clock())
-        due = None if raw is None else orjson.loads(raw)
+        now, due = self._clock(), self.memory.read(COLLECTED_KEY)
         if self.pump.state != "idle" or (isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S):
             return
         try:
@@ -349,24 +318,11 @@ class RemoteSide:
             log.warning("the bucket was not collected; it is tried again in an hour: %s", error.detail)
             return
         next_at = now + COLLECT_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311  machines of one bucket take turns
-        self.remembered.put("sync", COLLECTED_KEY, orjson.dumps(next_at).decode(), now=now)
+        self.memory.write(COLLECTED_KEY, next_at)
 
     def trouble(self) -> TorporError | None:
-        """Return why the bucket cannot be used now, as far as the pump knows; None when it can."""
-        found = self.pump.describe()
-        if found["state"] == "offline":
-            return Offline(found["reason"], hint=found["hint"])
-        return RemoteFailed(found["reason"], hint=found["hint"]) if found["reason"] else None
-
-
-class _Late:
-    """Stands for what another call makes: every attribute is that one's."""
-
-    def __init__(self, made: Callable[[], object]) -> None:
-        self._made = made
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._made(), name)
+        """Return why the bucket cannot be used, as far as the pump has just seen; None when it may be tried."""
+        return self.pump.trouble_now(TROUBLE_HOLDS_S)
 
 
 def _new_id() -> str:

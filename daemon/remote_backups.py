@@ -28,6 +28,7 @@ from ..sync.repository import Repository
 from .adoption import adopt
 from .catalog import CANDIDATES, Catalog
 
+AWAY_S = 2.0  # for how long nobody is asked again who did not answer
 FRESH_S = 10.0  # a look at the bucket holds for so long, also one that failed: who asks for many asks once
 WAIT_S = 45.0  # for a look at the bucket, by one request
 
@@ -54,12 +55,15 @@ class RemoteBackups:
         repository: Callable[[], Repository],
         clock: Callable[[], float],
         start: Callable[[Callable[[], None]], Any],
+        away: Callable[[], TorporError | None] = lambda: None,
     ) -> None:
+        """Take the parts: `start` runs a look in a thread, `away` tells why nobody can reach the bucket, if known."""
         self._catalog, self._known, self._repository = catalog, known, repository
-        self._clock, self._start = clock, start
-        self._lock = threading.Lock()
+        self._clock, self._start, self.away = clock, start, away
+        self._lock, self._reaching = threading.Lock(), threading.Lock()
         self._look: Future[Looked] | None = None
         self._looked, self._looked_at = Looked(), float("-inf")
+        self._unreached: tuple[Offline, float] | None = None
 
     def look(self, wait_s: float = WAIT_S, fresh_s: float = 0.0) -> Looked:
         """Read the bucket's records as far as they are new. One look serves all who ask meanwhile."""
@@ -110,6 +114,8 @@ class RemoteBackups:
         """
         found = self._known_as(ref)
         if found is None and ask:
+            if isinstance(away := self.away(), Offline):
+                raise _unreached(ref, away)
             if is_backup_id(ref) and self._read_records(ref):
                 found = ref
             else:
@@ -142,12 +148,16 @@ class RemoteBackups:
                 continue
         return found
 
-    @staticmethod
-    def _reached(ask: Callable[[], Any], ref: str) -> Any:
-        try:
-            return ask()
-        except Offline as error:
-            raise _unreached(ref, error) from error
+    def _reached(self, ask: Callable[[], Any], ref: str) -> Any:
+        """Ask the bucket, one at a time: nobody answering is told to all who ask then or in the seconds behind it."""
+        with self._reaching:
+            if self._unreached is not None and self._clock() < self._unreached[1]:
+                raise _unreached(ref, self._unreached[0])
+            try:
+                return ask()
+            except Offline as error:
+                self._unreached = error, self._clock() + AWAY_S
+                raise _unreached(ref, error) from error
 
     def _require_look(self, ref: str) -> None:
         looked = self.look(fresh_s=FRESH_S)

@@ -3,11 +3,17 @@
 Every name may have `TORPOR_` before it, which goes first. The places, each over the next: the environment, `.env` in
 the working directory, `.env` in the home folder, and `config.toml` there (`persistence_backend`, and the table `[s3]`
 with `endpoint`, `access_key`, …). Only `PERSISTENCE_BACKEND=s3` turns it on: other programs have S3_* variables too.
+
+The `.env` of the working directory may have come with somebody else's files. So it counts only where no other place
+says `PERSISTENCE_BACKEND`: it cannot send elsewhere what the user has arranged.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +27,7 @@ from ..state.errors import InvalidSettings
 from ..sync.s3_client import CONNECT_TIMEOUT_S, DEADLINE_S, STALL_S, S3Options
 
 BACKEND = "PERSISTENCE_BACKEND"
+MAX_ENV_BYTES = 256 << 10
 HINT = (
     "`PERSISTENCE_BACKEND=s3`, `S3_ENDPOINT`, `S3_ACCESS_KEY`, `S3_SECRET_KEY` and `S3_BUCKET` are all that is needed."
 )
@@ -118,19 +125,48 @@ class RemoteSettings:
     warnings: tuple[str, ...] = ()
 
 
-def load_remote_settings(environment: Mapping[str, str], working: Path, home: Path) -> RemoteSettings:
-    """Read the settings of the second copy. Raises: InvalidSettings, which names what is missing or wrong."""
+def load_remote_settings(environment: Mapping[str, str], working: Path | None, home: Path) -> RemoteSettings:
+    """Read the settings of the second copy. Without a working directory, those of the other places.
+
+    Raises: InvalidSettings, which names what is missing or wrong.
+    """
     warnings: list[str] = []
     places = [_Place("the environment", environment)]
-    for file in dict.fromkeys([working / ".env", home / ".env"]):
-        places.append(_Place(str(file), _read_env(file, warnings)))
+    places.append(_Place(str(home / ".env"), _read_env(home / ".env", warnings)))
     places.append(_Place(str(home / "config.toml"), _read_toml(home / "config.toml")))
+    if working is not None and working != home:
+        _add_working(working / ".env", places, warnings)
     if not _is_on(places):
         return RemoteSettings(None, (), tuple(warnings))
     found = {name: _found(f"S3_{name.upper()}", places) for name in S3Settings.model_fields}
     values = {name: value for name, (value, _) in found.items() if value}
     origin = tuple(dict.fromkeys(place for value, place in found.values() if value))
     return RemoteSettings(_checked(values), origin, (*warnings, *_readable_by_others(places)))
+
+
+def working_directory() -> Path | None:
+    """Return the working directory; None for one that was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
+def _add_working(file: Path, places: list[_Place], warnings: list[str]) -> None:
+    """Let the `.env` of the working directory count behind the environment, unless another place decides."""
+    decided, place = _found(BACKEND, places)
+    if not decided:
+        places.insert(1, _Place(str(file), _read_env(file, warnings)))
+        return
+    try:
+        values = _read_env(file, warnings)
+    except InvalidSettings as error:
+        warnings.append(f"{error.detail}; it does not count here")
+        return
+    ours = sorted(name for name in values if name.removeprefix("TORPOR_").startswith((BACKEND, "S3_")))
+    if ours:
+        said = f"{place} says {BACKEND}, so that what {file} says of the second copy does not count"
+        warnings.append(f"{said} ({', '.join(ours)[:200]})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +210,32 @@ def _read_env(file: Path, warnings: list[str]) -> dict[str, str]:
     from dotenv.parser import parse_stream
 
     try:
-        with open(file, encoding="utf-8") as stream:
-            bindings = list(parse_stream(stream))
+        text = _small_text(file)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         warnings.append(f"{file} cannot be read ({reason}); nothing was taken from it")
         return {}
+    bindings = list(parse_stream(io.StringIO(text)))
     for binding in bindings:
         if binding.error:
             _say_broken(file, binding.original.string, binding.original.line, warnings)
     return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
+
+
+def _small_text(file: Path) -> str:
+    """Read a file that may be anything: neither a pipe nor a device holds up the start."""
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file")
+        raw = os.read(fd, MAX_ENV_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(raw) > MAX_ENV_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_ENV_BYTES >> 10} KiB")
+    return raw.decode()
 
 
 def _say_broken(file: Path, text: str, line: int, warnings: list[str]) -> None:

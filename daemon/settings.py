@@ -37,6 +37,8 @@ class Settings(BaseSettings):
         DEFAULT_MAX_TOKENS, ge=64, description="tokens of a KV cache that a restore takes over; the rest is prefilled"
     )
     orphan_grace_hours: float = Field(24.0, ge=0, description="age at which a blob that no backup needs is removed")
+    condemn_after_hours: float = Field(72.0, ge=0, description="age at which an object nobody needs is condemned")
+    delete_after_hours: float = Field(24.0, ge=0, description="time between that and its deletion from the bucket")
     watch: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
     )

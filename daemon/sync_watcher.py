@@ -23,7 +23,7 @@ from ..sync.ports import Pushed
 UPLOAD_KEY, USED_KEY = "upload", "kv-today"
 MEASURED_BYTES = 1 << 20  # less says nothing of a rate
 _MOST_HELD = 10_000
-_LOUD = ("denied", "clock-skew", "key-missing", "unusable")  # somebody has to do something
+_LOUD = ("denied", "clock-skew", "key-missing", "unusable", "disk-full")  # somebody has to do something
 
 
 class SyncWatcher:

@@ -68,6 +68,10 @@ class OutboxTable:
         """Give items back untouched."""
         self._change(ids, _FREED, table.c.state == "leased")
 
+    def defer(self, ids: Iterable[int], next_at: float) -> None:
+        """Let others have their turn first; no attempt is counted."""
+        self._change(ids, {**_FREED, "next_at": next_at}, table.c.state == "leased")
+
     def release_all(self) -> int:
         """Free every lease, at start: a home has one daemon, so their owners are dead. Return how many there were."""
         with self._index.writing() as connection:
@@ -118,6 +122,13 @@ class OutboxTable:
         chosen = [table.c.state == "dead"] + ([] if item_ids is None else [table.c.id.in_(list(item_ids))])
         with self._index.writing() as connection:
             again = update(table).where(*chosen).values(state="pending", attempts=0, next_at=now)
+            return connection.execute(again).rowcount
+
+    def revive(self, now: float) -> int:
+        """Try again what was given up for no reason of its own: keys, limits and storage may be others by now."""
+        mine = (table.c.state == "dead", table.c.error_class.in_(("auth", "throttled", "failed")))
+        with self._index.writing() as connection:
+            again = update(table).where(*mine).values(state="pending", attempts=0, next_at=now)
             return connection.execute(again).rowcount
 
     def summary(self) -> list[Waiting]:

@@ -70,10 +70,14 @@ class RemoteIndex:
             _insert_objects(connection, found)
 
     def forget_objects(self, names: Iterable[str]) -> None:
-        """Forget objects that are gone or condemned."""
+        """Forget objects that are gone or condemned; one that a record names leaves with that record.
+
+        It may only have seemed to be gone, and where the blob is not on this machine it could not be fetched any more.
+        """
+        named = select(links.c.object).where(links.c.object == objects.c.name)
         with self._index.writing() as connection:
             for batch in _batches(names):
-                connection.execute(delete(objects).where(objects.c.name.in_(batch)))
+                connection.execute(delete(objects).where(objects.c.name.in_(batch), ~named.exists()))
 
     def record_names(self) -> set[str]:
         """Return the names of the commit records that were read."""

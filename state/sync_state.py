@@ -12,6 +12,7 @@
 | `clock-skew` | the clocks are too far apart |
 | `key-missing` | what is stored is encrypted, and the key is not here |
 | `unusable` | there is no such bucket, or it holds something else |
+| `disk-full` | what goes up cannot be prepared: this machine's disk is full |
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .errors import (
     RemoteDenied,
     RemoteFailed,
     RemoteRefused,
+    StoreFull,
     Throttled,
     Timeout,
     TorporError,
@@ -35,7 +37,9 @@ from .errors import (
     WrongPassphrase,
 )
 
-Trouble = Literal["offline", "throttled", "failing", "denied", "clock-skew", "key-missing", "unusable"]
+Trouble = Literal[
+    "offline", "throttled", "failing", "denied", "clock-skew", "key-missing", "unusable", "disk-full"
+]  # fmt: skip
 RemoteState = Literal["off", "idle", "busy", "paused"] | Trouble
 
 Verdict = Literal["remote", "ask", "item"]
@@ -50,14 +54,17 @@ _PACES: dict[Trouble, tuple[float, float, float]] = {  # first delay, factor, lo
     "denied": (60.0, 2.0, 900.0),
     "key-missing": (60.0, 2.0, 900.0),
     "unusable": (60.0, 2.0, 900.0),
+    "disk-full": (30.0, 2.0, 300.0),
 }
+LONGEST_SEEN_BY_PUSHES_S = 60.0  # each look is another item's turn
 
 
 @dataclass(frozen=True, slots=True)
 class Troubled:
     """A trouble of the whole remote side: nothing is sent, and no attempt is burnt.
 
-    `since` is in seconds of the wall clock, `retry_at` in those of a clock that no one sets.
+    `since` is in seconds of the wall clock, `retry_at` in those of a clock that no one sets. With `by_pushes` it
+    answers, and one backup after the other is refused: by a storage that is full, or for keys that only read.
     """
 
     name: Trouble
@@ -67,6 +74,7 @@ class Troubled:
     since: float
     tries: int
     retry_at: float
+    by_pushes: bool = False
 
 
 def trouble_of(error: TorporError) -> Trouble:
@@ -81,6 +89,8 @@ def trouble_of(error: TorporError) -> Trouble:
         return "clock-skew"
     if isinstance(error, (KeyMissing, WrongPassphrase)):
         return "key-missing"
+    if isinstance(error, StoreFull):
+        return "disk-full"
     if isinstance(error, (BucketNotFound, UnknownRepository, RemoteRefused)):
         return "unusable"
     return "failing"
@@ -91,7 +101,7 @@ def verdict(error: TorporError) -> Verdict:
 
     The same answer (403, 500, no answer in time) comes of a policy on one object and of a storage that is down.
     """
-    if isinstance(error, (Offline, Throttled, ClockSkewed, KeyMissing, WrongPassphrase, UnknownRepository)):
+    if isinstance(error, (Offline, Throttled, ClockSkewed, KeyMissing, WrongPassphrase, UnknownRepository, StoreFull)):
         return "remote"
     if isinstance(error, (RemoteDenied, RemoteFailed, RemoteRefused, Timeout, BucketNotFound)):
         return "ask"
@@ -99,7 +109,13 @@ def verdict(error: TorporError) -> Verdict:
 
 
 def next_trouble(
-    before: Troubled | None, error: TorporError, *, wall: float, steady: float, random: Callable[[], float]
+    before: Troubled | None,
+    error: TorporError,
+    *,
+    wall: float,
+    steady: float,
+    random: Callable[[], float],
+    by_pushes: bool = False,
 ) -> Troubled:
     """Return the trouble that an error is, or goes on to be, and when the remote side is looked at again."""
     name = trouble_of(error)
@@ -108,9 +124,9 @@ def next_trouble(
     since = wall if same is None else same.since
     asked = getattr(error, "retry_after_s", None)
     least = float(asked) if isinstance(asked, (int, float)) else 0.0
-    return Troubled(
-        name, error.code, error.detail, error.hint, since, tries, steady + _delay(name, tries, random, least)
-    )
+    delay = _delay(name, tries, random, least)
+    at = steady + (min(delay, LONGEST_SEEN_BY_PUSHES_S) if by_pushes else delay)
+    return Troubled(name, error.code, error.detail, error.hint, since, tries, at, by_pushes)
 
 
 def later(trouble: Troubled, *, steady: float, random: Callable[[], float]) -> Troubled:

@@ -22,6 +22,7 @@ OVERDUE = "it did not end within its time"
 STALLED = "no byte came through for too long"
 INTERRUPTED = "it was broken off to connect anew"
 CLOSING = "the connection to the storage is closed"
+INTERRUPTIONS = 8  # so often a request that can go on by itself does; a network that changes still is no network
 
 LOOK_S, IDLE_S = 0.25, 30.0
 LONGEST_SILENCE_S = 3600.0  # of the socket itself; the watcher ends what is silent long before

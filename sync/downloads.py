@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..state.errors import ObjectExists, RemoteFailed
-from .connections import Call, Calls
+from ..state.errors import ObjectExists, Offline, RemoteFailed
+from .connections import INTERRUPTED, INTERRUPTIONS, Call, Calls
 from .limiter import Limiter
 from .s3_errors import translated
 
@@ -40,6 +40,7 @@ class Download:
 
     def pieces(self, resumes: int) -> Iterator[bytes]:
         """Yield the bytes as they arrive; a broken stream is resumed so often."""
+        interruptions = INTERRUPTIONS
         while self._stream is not None:
             try:
                 data = self._read(self._stream)
@@ -47,6 +48,12 @@ class Download:
                 if not resumes:
                     raise
                 resumes -= 1
+                self._resume(self._stream)
+                continue
+            except Offline:
+                if self._stream.call.ended != INTERRUPTED or not interruptions:
+                    raise
+                interruptions -= 1
                 self._resume(self._stream)
                 continue
             if not data:

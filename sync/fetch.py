@@ -8,7 +8,7 @@ when the process was killed.
 |---|---|
 | a reset, a stall, 5xx, SlowDown | go on at the offset, with full jitter, while it gets on (`Patience`) |
 | other bytes than were written | once more from the start, then the blob's next object, then ObjectDamaged |
-| an object that is gone | forget it, the blob's next object, then ObjectNotFound |
+| an object that is not there | the blob's next object, then ObjectNotFound; it stays known: a 404 may be anybody's |
 | nobody answers, nobody lets us in | that error at once, to everything that waits; for a moment nothing is tried |
 """
 
@@ -115,7 +115,10 @@ class Fetcher:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[threading.Event, float], object] = threading.Event.wait,
         patience: Patience = Patience(),
+        look_again: Callable[[], object] = lambda: None,
     ) -> None:
+        """Take the parts. `look_again` learns from the bucket what its records name now."""
+        self._look_again = look_again
         self._bucket, self._objects, self._local, self._threads = bucket, objects, local, threads
         self._ring, self._arrived, self._random, self._clock = ring, arrived, random, clock
         self._sleep, self._patience = sleep, patience
@@ -210,6 +213,14 @@ class Fetcher:
             each.left.set()
 
     def _bring(self, download: Download) -> None:
+        """Fetch a blob; its writer may have sent it again under another name since the records were read."""
+        try:
+            self._bring_known(download)
+        except ObjectNotFound:
+            self._look_again()
+            self._bring_known(download)
+
+    def _bring_known(self, download: Download) -> None:
         """Fetch a blob from the first of its objects that gives it."""
         found: TorporError | None = None
         for each in self._objects.every_object(download.ref.digest):
@@ -217,7 +228,6 @@ class Fetcher:
                 self._twice(download, each)
                 return
             except ObjectNotFound as error:
-                self._objects.forget_objects([each.name])
                 found = found or error
             except (ObjectDamaged, KeyMissing) as error:
                 found = error

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ..state.errors import BadInput
 
 BURST_S = 0.25  # how much of a second may go at once: smooth enough for whoever shares the line
-LEAST_BYTES, LONGEST_WAIT_S = 1024, 0.25
+LEAST_BYTES, SHORTEST_WAIT_S, LONGEST_WAIT_S = 1024, 0.001, 0.25
 
 
 class Limiter:
@@ -57,7 +57,7 @@ class Limiter:
             granted, wait_s = flow.take(wanted)
             if granted:
                 return granted
-            self._sleep(min(wait_s, LONGEST_WAIT_S))
+            self._sleep(min(max(wait_s, SHORTEST_WAIT_S), LONGEST_WAIT_S))
         return wanted
 
 

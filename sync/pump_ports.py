@@ -19,6 +19,10 @@ class Queue(Outbox, Protocol):
         """Free every lease."""
         ...
 
+    def defer(self, ids: Iterable[int], next_at: float) -> None:
+        """Let others have their turn first; no attempt is counted."""
+        ...
+
     def first_priority(self, now: float) -> int | None:
         """Return the priority of what would be leased now."""
         ...

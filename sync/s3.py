@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 from ..state.errors import (
     ObjectExists,
     ObjectNotFound,
+    Offline,
     RemoteDenied,
     RemoteFailed,
     RemoteRefused,
@@ -20,12 +20,12 @@ from ..state.errors import (
 )
 from .bodies import SMALL, Body
 from .bucket import ObjectInfo
-from .connections import Call, Calls
+from .connections import INTERRUPTED, INTERRUPTIONS, Call, Calls
 from .downloads import Download, Stream
 from .limiter import Limiter
 from .quirks import PROBES_PREFIX, InProcess, QuirkBook, Quirks, QuirksMemory, probe
 from .s3_client import S3Options, make_client
-from .s3_errors import remote_status, translated
+from .s3_errors import no_s3, remote_status, translated
 
 LONGEST_PAUSE_S = 2.0  # who asks for more is asked again by the queue, not by a thread that waits
 JITTER_S = 0.5
@@ -88,8 +88,9 @@ class S3Bucket:
         """Describe an object."""
         try:
             found = self._ask(f"head {name}", lambda _: self._client.head_object(**self._at(name)))
-        except (RemoteDenied, RemoteRefused):
-            self._ask_why(name)
+        except (RemoteDenied, RemoteRefused, RemoteFailed) as error:
+            if 0 < remote_status(error) < 500:
+                self._ask_why(name)
             raise
         return ObjectInfo(name, int(found["ContentLength"]), found["LastModified"].timestamp())
 
@@ -175,7 +176,10 @@ class S3Bucket:
             return
 
     def interrupt(self) -> None:
-        """Break off all requests that are under way, e.g. because the network is another one now; later ones go on."""
+        """Break off what is under way, e.g. because the network is another one now.
+
+        Uploads end with Offline. Everything else goes on by itself on a new connection, downloads where they were.
+        """
         self.calls.interrupt()
 
     def close(self) -> None:
@@ -224,7 +228,7 @@ class S3Bucket:
         arguments = {"Bucket": self._options.bucket, "Prefix": self._options.root + prefix, "MaxKeys": size, **more}
         page: Mapping[str, Any] = self._ask(f"list {prefix}", lambda _: self._client.list_objects_v2(**arguments))
         if "IsTruncated" not in page:
-            raise _no_s3(f"list {prefix}")
+            raise no_s3(f"list {prefix}")
         return page
 
     def _page_of_parts(self, arguments: Mapping[str, str], behind: int, _: Call) -> Mapping[str, Any]:
@@ -241,23 +245,32 @@ class S3Bucket:
     def _ask_why(self, name: str) -> None:
         """Raise what a refused HEAD could not say, since its answers have no body."""
         arguments = self._at(name) | {"Range": "bytes=0-0"}
-        with contextlib.suppress(ObjectNotFound):
-            self._ask(f"head {name}", lambda _: self._client.get_object(**arguments)["Body"].close())
+        self._ask(f"head {name}", lambda _: self._client.get_object(**arguments)["Body"].close())
 
     def _stored(self, answer: Mapping[str, Any], what: str) -> str:
         """Return the ETag. A page that asks for a login has none, whatever its status says."""
         if not (etag := answer.get("ETag")):
-            raise _no_s3(what)
+            raise no_s3(what)
         return str(etag)
 
-    def _ask(self, what: str, send: Callable[[Call], T], *, size_bytes: int = 0, attempts: int | None = None) -> T:
-        """Send a request; a failure of the storage's own, and a broken connection, are answered by one more try."""
-        left = attempts or self._options.attempts
+    def _ask(
+        self, what: str, send: Callable[[Call], T], *, size_bytes: int | None = None, attempts: int | None = None
+    ) -> T:
+        """Send a request; a failure of the storage's own, and a broken connection, are answered by one more try.
+
+        One that was interrupted is sent anew unless it has a body: with that, whoever sends it decides.
+        """
+        left, interruptions = attempts or self._options.attempts, 0 if size_bytes is not None else INTERRUPTIONS
+        pause_s: float | None
         while True:
-            call = Call(self._options.allowed_s(size_bytes))
+            call = Call(self._options.allowed_s(size_bytes or 0))
             try:
                 with translated(what), self.calls.running(call, what):
                     return send(call)
+            except Offline:
+                interruptions, pause_s = interruptions - 1, 0.0
+                if call.ended != INTERRUPTED or interruptions < 0:
+                    raise
             except (RemoteFailed, Throttled) as error:
                 left, pause_s = left - 1, self._pause_s(error)
                 if not left or pause_s is None:
@@ -270,8 +283,3 @@ class S3Bucket:
         if asked is None:
             return self._jitter() * JITTER_S
         return asked if asked <= LONGEST_PAUSE_S else None
-
-
-def _no_s3(what: str) -> RemoteFailed:
-    hint = "Check S3_ENDPOINT; a network that asks for a login in the browser looks like this too."
-    return RemoteFailed(f"{what}: what answers does not speak S3", hint=hint)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -68,18 +67,17 @@ def translated(what: str) -> Iterator[None]:
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
-    handled = sys.exception()  # the caller may ask the storage while it deals with another error of ours
     try:
         yield
     except (BotoCoreError, ClientError, Boto3Error, ResponseParserError, HTTPError, RecursionError, OSError) as error:
-        raise translate(error, what, handled) from error
+        raise translate(error, what) from error
 
 
-def translate(error: BaseException, what: str, handled: BaseException | None = None) -> TorporError:
-    """Return what an exception of boto3, botocore or urllib3 means; `handled` was there before it."""
+def translate(error: BaseException, what: str) -> TorporError:
+    """Return what an exception of boto3, botocore or urllib3 means."""
     from botocore.exceptions import ClientError
 
-    if (ours := _own(error, handled)) is not None:
+    if (ours := _own(error)) is not None:
         return ours
     if isinstance(error, ClientError):
         return _answered(error.response, what)
@@ -120,7 +118,21 @@ def _answered(response: Mapping[str, Any], what: str) -> TorporError:
         return Throttled(said, retry_after_s=_retry_after(response))
     if code in _DENIED or status in (401, 403):
         return RemoteDenied(said, hint=_DENIED.get(code))
+    if status == 404 and not _is_s3(response, code):
+        return no_s3(what)
     return _by_status(status, code, said, what)
+
+
+def no_s3(what: str) -> RemoteFailed:
+    """Return the error for an answer that no S3 storage gives, whatever its status says."""
+    hint = "Check S3_ENDPOINT; a network that asks for a login in the browser looks like this too."
+    return RemoteFailed(f"{what}: what answers does not speak S3", hint=hint)
+
+
+def _is_s3(response: Mapping[str, Any], code: str) -> bool:
+    """Tell whether an answer names itself: an object must not be given up because a page of a hotel says 404."""
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return bool(code.strip("0123456789")) or any(name.lower().startswith("x-amz") for name in headers)
 
 
 def _by_status(status: int, code: str, said: str, what: str) -> TorporError:
@@ -207,10 +219,7 @@ def _broken(error: BaseException, what: str) -> TorporError:
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ResponseParserError):
-        return RemoteFailed(
-            f"{what}: what answers does not speak S3",
-            hint="Check S3_ENDPOINT; a network that asks for a login in the browser looks like this too.",
-        )
+        return no_s3(what)
     if isinstance(
         error, (boto.ParamValidationError, boto.ValidationError, boto.InvalidRegionError, boto.NoRegionError)
     ):
@@ -218,14 +227,17 @@ def _broken(error: BaseException, what: str) -> TorporError:
     return RemoteFailed(f"{what}: the connection broke off ({type(error).__name__})")
 
 
-def _own(error: BaseException | None, handled: BaseException | None, depth: int = 8) -> TorporError | None:
-    """Find an error of ours that a body raised, and that the library wrapped."""
-    while error is not None and error is not handled and depth:
+def _own(error: BaseException | None, depth: int = 8) -> TorporError | None:
+    """Find an error of ours that a body raised, and that the library wrapped.
+
+    Not by `__context__`: the caller may ask the storage while it deals with another error of ours.
+    """
+    while error is not None and depth:
         if isinstance(error, TorporError):
             return error
         wrapped = getattr(error, "kwargs", None)
         inner = wrapped.get("error") if isinstance(wrapped, dict) else None
-        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+        error = inner if isinstance(inner, BaseException) else error.__cause__
         depth -= 1
     return None
 

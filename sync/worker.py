@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..state.crash_points import Checkpoint, no_checkpoint
-from ..state.errors import BackupNotFound, Throttled, TorporError
+from ..state.errors import BackupNotFound, Throttled, TorporError, Unavailable, error_classes
 from ..state.outbox import LEASE_S, Item, delay_s, error_class, is_dead, priority
 from ..state.sync_state import ASKED, RemoteState, Troubled, later, next_trouble, verdict
 from .ports import Interrupted, Pushed, Pusher
@@ -27,6 +27,7 @@ STOP_S = 2.0
 STILL_S, LONG_STILL_S = 5.0, 20.0  # without a byte for so long, a transfer is broken off: network changed, user asks
 _LOCAL_RETRY_S = 30.0  # the index or the disk failed
 _LONGEST_WAIT_S = 60.0  # then the clocks are looked at again
+_NEXT_TURN_S = 60.0  # then a backup is tried again that was refused as all others were
 _SOONEST_S = 0.5  # between two looks at a remote side in trouble, however often the network changes
 
 
@@ -52,6 +53,7 @@ class Pump:
         self._trouble: Troubled | None = None
         self._looked_at = -1e9
         self._running: RunningPush | None = None
+        self._refused: tuple[str, str] | None = None  # the backup that failed last, alone, and with which error
         self._paused_at: float | None = None
         self._resume_at: float | None = None  # in steady seconds; None: until it is resumed
         self._since, self._unclean = clocks.wall(), True
@@ -67,13 +69,16 @@ class Pump:
         """End, in mid-transfer too; what was not noted is sent again. Return whether the thread is gone."""
         self._stopping.set()
         self._end_running()
+        self._remote.break_off()  # it may be opening the remote side, which is no transfer yet
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def notify(self) -> None:
         """Learn that items were queued: at once, and before what is less urgent."""
-        running = self._running
+        running, trouble = self._running, self._trouble
+        if trouble is not None and trouble.by_pushes:
+            self._trouble = replace(trouble, retry_at=self._clocks.steady())  # what is new may be what goes
         if running is not None and running.priority > priority("text"):
             first = self._queue.first_priority(self._clocks.wall())
             if first is not None and first < running.priority:
@@ -93,6 +98,11 @@ class Pump:
             soonest = max(self._looked_at + _SOONEST_S, self._clocks.steady())
             self._trouble = replace(trouble, retry_at=min(trouble.retry_at, soonest))
         self._wake.set()
+
+    def look_again(self) -> None:
+        """Learn anew what the bucket has, before anything else is sent; what is being sent may end."""
+        self._pusher = None
+        self.retry_now()
 
     def reconnect(self) -> None:
         """Open the remote side anew: its key or its settings changed."""
@@ -149,6 +159,16 @@ class Pump:
         """Return what is being sent."""
         return self._running
 
+    def trouble_now(self, fresh_s: float) -> TorporError | None:
+        """Return why the remote side cannot be used, if that was seen so lately; else it is looked at again."""
+        trouble = self._trouble
+        if trouble is None or trouble.by_pushes:
+            return None
+        if self._clocks.steady() - self._looked_at > fresh_s:
+            self.retry_now()
+            return None
+        return error_classes().get(trouble.code, Unavailable)(trouble.detail, hint=trouble.hint)
+
     def describe(self) -> dict[str, Any]:
         """Return the state with its reason, and when the remote side is looked at again."""
         state, trouble = self.state, self._trouble
@@ -204,8 +224,9 @@ class Pump:
         if items:
             self._push(items)
             return 0.0
-        self._get_out()  # throttled, and nothing is left that could be
         due = self._queue.next_due()
+        if due is None:
+            self._get_out()  # throttled or refused, and nothing is left that could be
         return None if due is None else max(due - now, 0.05)
 
     def _has_work(self) -> bool:
@@ -219,7 +240,7 @@ class Pump:
             self._trouble = later(trouble, steady=self._clocks.steady(), random=self._clocks.random)
             return False
         if self._pusher is not None:
-            return trouble is None or trouble.name not in ASKED or self._asks()
+            return trouble is None or trouble.by_pushes or trouble.name not in ASKED or self._asks()
         try:
             self._pusher = self._remote.connect()
         except TorporError as error:
@@ -228,14 +249,18 @@ class Pump:
         self._get_out()
         return True
 
-    def _asks(self) -> bool:
-        """Ask the bucket something that has nothing to do with any item; return whether it answers."""
+    def _asks(self, *, keep: bool = False) -> bool:
+        """Ask the bucket something that has nothing to do with any item; return whether it answers.
+
+        Then a trouble is over, unless it is to be kept: an answer says nothing of what pushes meet.
+        """
         try:
             self._remote.ask()
         except TorporError as error:
             self._get_into(error)
             return False
-        self._get_out()
+        if not keep:
+            self._get_out()
         return True
 
     def _push(self, items: list[Item]) -> None:
@@ -297,6 +322,7 @@ class Pump:
     def _done(self, running: RunningPush, result: Pushed, seconds: float) -> None:
         self._queue.finish(item.id for item in running.items if item.id not in result.failed)
         self._checkpoint("outbox.finished")
+        self._refused = None
         self._get_out()
         for item in running.items:
             if item.id in result.failed:
@@ -313,14 +339,26 @@ class Pump:
         if found == "remote":
             self._queue.release(item.id for item in items)
             self._get_into(error)
-        elif found == "ask" and not self._asks():
+        elif found == "ask" and not self._asks(keep=True):
             self._queue.release(item.id for item in items)
+        elif found == "ask" and self._is_everybodys(items[0].backup_id, error):
+            self._get_into(error, by_pushes=True)
+            wait = self._clocks.wall() + _NEXT_TURN_S
+            self._queue.defer([item.id for item in items], wait)
         elif isinstance(error, BackupNotFound):  # it was removed in the meantime
             self._queue.finish(item.id for item in items)
         elif len(items) > 1:
             self._one_by_one(items)
         else:
             self._item_failed(items[0], error)
+
+    def _is_everybodys(self, backup_id: str, error: TorporError) -> bool:
+        """Tell whether backups are refused one after the other, for the same reason, with none that goes in between."""
+        before, self._refused = self._refused, (backup_id, error.code)
+        trouble = self._trouble
+        if trouble is not None and trouble.by_pushes and trouble.code == error.code:
+            return True
+        return before is not None and before[1] == error.code and before[0] != backup_id
 
     def _one_by_one(self, items: list[Item]) -> None:
         """Send stages alone that failed together: only the one that cannot go is to wait."""
@@ -345,9 +383,12 @@ class Pump:
             self._since = self._clocks.wall()
         self._changed()
 
-    def _get_into(self, error: TorporError) -> None:
+    def _get_into(self, error: TorporError, *, by_pushes: bool = False) -> None:
+        if self._stopping.is_set():
+            return  # broken off by that
         before, clocks = self._trouble, self._clocks
-        self._trouble = next_trouble(before, error, wall=clocks.wall(), steady=clocks.steady(), random=clocks.random)
+        times = {"wall": clocks.wall(), "steady": clocks.steady()}
+        self._trouble = next_trouble(before, error, **times, random=clocks.random, by_pushes=by_pushes)
         if self._trouble.name in ("key-missing", "unusable"):
             self._pusher = None  # only opening it anew tells whether it can be used
         if before is None or before.name != self._trouble.name:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
+from support.s3_servers import Place
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +21,13 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_snippets_run_in_order(
+    home: Path, weed: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with Daemon(home, settings=weed.settings) as daemon:
+        _run_snippets(daemon, monkeypatch, capsys, tmp_path)
+
+
+def _run_snippets(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORPOR_HOME", str(daemon.home))

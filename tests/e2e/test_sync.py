@@ -74,7 +74,7 @@ def test_without_s3_everything_says_so(daemon: Daemon, home: Path) -> None:
 
 def test_pause_limit_policy_and_no_sync(home: Path, weed: Place) -> None:
     with Daemon(home, settings=weed.settings) as daemon:
-        as_json(home, "sync", "pause", "--for", "1h")
+        as_json(home, "sync", "pause", "1h")
         first = save(daemon, "s")
         assert as_json(home, "sync", "limit", "--up", "2M") == {"up": 2 << 20, "down": None}
         assert as_json(home, "sync", "policy", "never", "--daily", "5G")["kv_daily_bytes"] == 5 << 30
@@ -189,7 +189,7 @@ def test_a_stop_in_mid_transfer_is_prompt(home: Path, weed: Place) -> None:
         eventually(lambda: (sync(daemon)["running"] or {"sent_bytes": 0})["sent_bytes"] > 0, lambda: sync(daemon))
         at = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - at < 4
+        assert time.monotonic() - at < 12  # the rest would take half a minute
 
 
 def test_wrong_keys_are_said_and_burn_nothing(home: Path, weed: Place) -> None:

@@ -165,9 +165,9 @@ def test_every_crash_point_of_the_code_is_named() -> None:
     root = Path(__file__).parents[2]
     passed = {
         name
-        for folder in ("client", "store", "db", "daemon")
+        for folder in ("client", "store", "db", "daemon", "sync")
         for path in (root / folder).rglob("*.py")
-        for name in re.findall(r'_checkpoint\("([a-z.-]+)"\)', path.read_text())
+        for name in re.findall(r'checkpoint\("([a-z.-]+)"\)', path.read_text())
     }
     assert passed == set(CRASH_POINTS)
 

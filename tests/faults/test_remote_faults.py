@@ -22,7 +22,7 @@ from support.fault_proxy import Fault, Request
 from support.machines import Machine, eventually, machine, small_session
 from support.resolver import NAME, Resolver
 from support.s3_servers import Place, Weed, new_place
-from torpor.state.errors import ClockSkewed, RemoteDenied, Unavailable
+from torpor.state.errors import ClockSkewed, Offline, RemoteDenied, Unavailable
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
 ROUNDS, TOKENS, STILL_S = (6, 600, 150.0) if SOAK else (1, 100, 30.0)
@@ -186,7 +186,16 @@ def comes_back(pair: Pair, case: Case, backup_id: str, session: CacheSession) ->
         assert isinstance(error, Unavailable | RemoteDenied | ClockSkewed), repr(error)
         assert error.hint
     assert error is not None or not case.states
-    there.restores(backup_id, session)
+    eventually(lambda: wakes(there, backup_id, session), STILL_S)
+
+
+def wakes(which: Machine, backup_id: str, session: CacheSession) -> bool:
+    """Wake it; for some seconds a daemon takes for granted that nobody answers."""
+    try:
+        which.restores(backup_id, session)
+    except Offline:
+        return False
+    return True
 
 
 def test_no_save_waited(pair: Pair) -> None:

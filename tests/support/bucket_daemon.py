@@ -59,6 +59,8 @@ class BucketDaemon:
         self.known = RemoteIndex(self.catalog.index, described)
         self.threads = ThreadPoolExecutor(4)
         self.stack.callback(self.threads.shutdown)
+        self.lookers = ThreadPoolExecutor(2)
+        self.stack.callback(self.lookers.shutdown)
         self.pool = ThreadPoolExecutor(2)
         self.stack.callback(self.pool.shutdown)
         self.back: BackFromBucket = bring_back(
@@ -68,8 +70,9 @@ class BucketDaemon:
             repository=self.repository,
             ring=lambda: None,
             threads=self.threads,
+            lookers=self.lookers,
         )
-        self.stack.callback(self.back.fetches.close)
+        self.stack.callback(self.back.close)
 
     def repository(self) -> Repository:
         return Repository.open(

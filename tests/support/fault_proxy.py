@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -89,6 +90,7 @@ class Exchange:
     name: str
     up: int = 0
     down: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,7 +108,8 @@ class _Counts:
 class FaultProxy:
     """Use as a context manager. `endpoint` stays the same through `refuse` and `accept`."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         parts = urlsplit(upstream)
         assert parts.hostname is not None
         self._upstream = (parts.hostname, parts.port or 80)
@@ -123,7 +126,7 @@ class FaultProxy:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def is_hanging(self) -> bool:
@@ -204,6 +207,7 @@ class FaultProxy:
     def _serve(self, client: socket.socket) -> None:
         server: socket.socket | None = None
         try:
+            client = self._secured(client)
             with self._held(client):
                 server = socket.create_connection(self._upstream, 30)
                 lines = _Line(client), _Line(server)
@@ -218,6 +222,14 @@ class FaultProxy:
             client.close()
             if server is not None:
                 server.close()
+
+    def _secured(self, client: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return client
+        client.settimeout(10)
+        secured = self._tls.wrap_socket(client, server_side=True)
+        secured.settimeout(None)
+        return secured
 
     @contextlib.contextmanager
     def _held(self, sock: socket.socket) -> Iterator[None]:
@@ -236,7 +248,7 @@ class FaultProxy:
             return False
         request = _parse(head)
         fault = self._fault_for(request)
-        counts, exchange = self.counts, Exchange(request.method, request.name)
+        counts, exchange = self.counts, Exchange(request.method, request.name, headers=request.headers)
         counts.requests[request.method] += 1
         counts.log.append(exchange)
         if fault is not None and fault.kind == "delay":

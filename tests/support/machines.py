@@ -79,6 +79,11 @@ class Machine:
         """`torpor sync now`."""
         assert self.daemon.request("POST", "/v1/sync/now").status_code in (200, 202, 204)
 
+    def choose(self, what: str, **values: Any) -> None:
+        """Change what the user may say of the second copy: `limits` or `policy`."""
+        answer = self.daemon.request("PUT", f"/v1/sync/{what}", json=values)
+        assert answer.status_code == 200, answer.text
+
     def save(self, session_id: str, session: CacheSession) -> str:
         with self.daemon.keeper() as keeper:
             return keeper.save(session_id, session).wait(30).id
@@ -87,6 +92,11 @@ class Machine:
         """Whether every stage of a backup is in the bucket, and was checked."""
         remote = self._got(f"/v1/backups/{backup_id}")["remote"]
         return bool(remote and remote["checked"] and not remote["waiting"] and not remote["held"])
+
+    def is_text_there(self, backup_id: str) -> bool:
+        """Whether the first stage is in the bucket, and was checked."""
+        remote = self._got(f"/v1/backups/{backup_id}")["remote"]
+        return bool(remote["checked"] and "text" in remote["stages"] and not remote["waiting"])
 
     def wait_synced(self, *backup_ids: str, timeout_s: float = 30) -> None:
         left = list(backup_ids)

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["support.caches", "torpor.client", "torpor.adapters.plain", "torpor.daemon.groups"])
+_context.set_forkserver_preload(
+    [
+        "support.caches",
+        "torpor.client",
+        "torpor.adapters.plain",
+        "torpor.daemon.groups",
+        "torpor.daemon.compose",
+        "torpor.sync.s3",
+        "boto3",
+    ]
+)
 
 
 def start_worker(home: Path, crash_at: str, seed: int, saves: int) -> tuple[BaseProcess, Connection]:
@@ -61,6 +71,11 @@ def start_group_commit(home: Path, crash_at: str, group_id: str, body: bytes) ->
     return _start(_commit_group, str(home), crash_at, group_id, body)
 
 
+def start_sync(home: Path, settings: dict[str, str], crash_at: str) -> tuple[BaseProcess, Connection]:
+    """Start a process that does what a daemon does at its start, and then sends until nothing waits."""
+    return _start(_sync, str(home), settings, crash_at)
+
+
 def _start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
     here, there = _context.Pipe(duplex=False)
     process = _context.Process(target=target, args=(*arguments, there), daemon=True)
@@ -82,6 +97,30 @@ def _commit_group(home: str, crash_at: str, group_id: str, body: bytes, out: Con
         catalog = compose(Home(Path(home)), Settings(), stack)
         catalog.reconcile()
         out.send(("acknowledged", Groups(catalog).commit(group_id, body).id))
+
+
+def _sync(home: str, settings: dict[str, str], crash_at: str, out: Connection) -> None:
+    import time
+    from contextlib import ExitStack
+
+    from torpor.daemon.compose import compose, compose_remote
+    from torpor.daemon.remote_settings import load_remote_settings
+    from torpor.daemon.settings import Settings
+    from torpor.store.home import Home
+
+    os.environ["TORPOR_CRASH_AT"] = crash_at
+    with ExitStack() as stack:
+        catalog = compose(Home(Path(home)), Settings(), stack)
+        catalog.reconcile()
+        side = compose_remote(
+            Home(Path(home)), Settings(), load_remote_settings(settings, Path("/"), Path(home)), catalog
+        )
+        stack.callback(side.stop)
+        side.start()
+        until = time.monotonic() + 60
+        while side.outbox.summary() and time.monotonic() < until:
+            time.sleep(0.02)
+        out.send(("left", str(side.outbox.summary())))
 
 
 def _save_group(home: str, crash_at: str, name: str, out: Connection) -> None:

@@ -335,6 +335,42 @@ def test_hundreds_may_wait_and_the_rest_is_served(call: Client, elsewhere: Elsew
     assert asyncio.run(everybody()) == [200] * 200
 
 
+def test_a_bucket_that_never_answers_keeps_nobody_else_waiting(call: Client, elsewhere: Elsewhere) -> None:
+    """Sixty ask for what is not here while the network is a black hole: the rest is served, and they are told soon."""
+    go, before = threading.Event(), len(elsewhere.bucket.gets)
+
+    def nowhere(get: Get) -> TorporError:
+        assert_set(go)
+        return Offline("no answer")
+
+    elsewhere.bucket.fault = nowhere
+    unknown = [f"/v1/backups/01M81P35719XNDZ4R57NMV{n:04d}" for n in range(60)]
+
+    async def everybody() -> list[int]:
+        async with await call.open() as client:
+            asking = [asyncio.ensure_future(client.get(path)) for path in [*unknown, "/v1/remote/backups"]]
+            for _ in range(50):
+                assert (await client.get("/v1/status")).status_code == 200
+                assert (await client.get("/v1/backups")).status_code == 200
+            assert not any(each.done() for each in asking)
+            go.set()
+            return [answer.status_code for answer in await asyncio.gather(*asking)]
+
+    assert asyncio.run(everybody()) == [503] * 60 + [200]
+    assert len(elsewhere.bucket.gets) - before == 2  # the first that was asked about, and the listing
+
+
+def test_a_stopping_daemon_answers_those_who_ask(call: Client, here: BucketDaemon, elsewhere: Elsewhere) -> None:
+    go, begun = threading.Event(), threading.Event()
+    elsewhere.bucket.fault = lambda get: (begun.set(), assert_set(go), Offline("no answer"))[2]
+    closing = threading.Thread(target=lambda: (begun.wait(WAIT_S), here.back.close()))
+    closing.start()
+    raises("unavailable", lambda: call("GET", "/v1/backups/nobody"))
+    raises("unavailable", lambda: call("GET", "/v1/backups/nobody"))
+    go.set()
+    closing.join()
+
+
 def test_a_stopping_daemon_lets_everybody_go(call: Client, here: BucketDaemon, elsewhere: Elsewhere) -> None:
     made = elsewhere.save(1, blobs=1)
     call("GET", "/v1/backups/s")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from torpor.daemon.remote_settings import RemoteSettings, load_remote_settings
+from torpor.daemon.remote_settings import RemoteSettings, load_remote_settings, working_directory
 from torpor.state.errors import InvalidSettings
 
 FULL = {
@@ -76,17 +76,68 @@ def test_the_order_of_the_places(folders: tuple[Path, Path]) -> None:
     working, home = folders
     (home / "config.toml").write_text('persistence_backend = "s3"\n[s3]\nbucket = "toml"\nregion = "toml"\n')
     write_env(home, {"S3_BUCKET": "home", "S3_REGION": "home"})
-    write_env(working, {"S3_BUCKET": "working"})
     environment = {"S3_BUCKET": "plain"}
     assert bucket(load_remote_settings(environment | {"TORPOR_S3_BUCKET": "ours"}, *folders)) == "ours"
     found = load_remote_settings(environment, *folders)
     assert found.s3 is not None
     assert (found.s3.bucket, found.s3.region) == ("plain", "home")
-    assert bucket(load_remote_settings({}, *folders)) == "working"
-    (working / ".env").unlink()
     assert bucket(load_remote_settings({}, *folders)) == "home"
     (home / ".env").unlink()
     assert bucket(load_remote_settings({"S3_BUCKET": ""}, *folders)) == "toml"
+    (home / "config.toml").unlink()
+    write_env(working, FULL | {"S3_BUCKET": "working"})
+    assert bucket(load_remote_settings({}, *folders)) == "working"
+    assert bucket(load_remote_settings(environment, *folders)) == "plain"
+    assert bucket(load_remote_settings({}, working, working)) == "working"
+
+
+@pytest.mark.parametrize("place", ["environment", "home", "toml", "off"])
+def test_a_foreign_working_directory_cannot_send_sessions_elsewhere(folders: tuple[Path, Path], place: str) -> None:
+    working, home = folders
+    write_env(working, {"S3_ENDPOINT": "http://evil.example", "S3_PROXY": "http://evil.example:3128", "S3_REGION": "x"})
+    environment = FULL if place == "environment" else {}
+    if place == "home":
+        write_env(home, FULL)
+    if place == "toml":
+        table = "".join(f'{k[3:].lower()} = "{v}"\n' for k, v in FULL.items() if k.startswith("S3_"))
+        (home / "config.toml").write_text(f'persistence_backend = "s3"\n[s3]\n{table}')
+        (home / "config.toml").chmod(0o600)
+    if place == "off":
+        write_env(home, {"PERSISTENCE_BACKEND": "local"})
+        write_env(working, FULL)
+    found = load_remote_settings(environment, *folders)
+    if place == "off":
+        assert found.s3 is None
+    else:
+        assert found.s3 is not None
+        assert (found.s3.endpoint, found.s3.proxy, found.s3.region) == (FULL["S3_ENDPOINT"], None, None)
+    assert str(working) in found.warnings[0]
+    assert "S3_ENDPOINT" in found.warnings[0]
+    assert "evil" not in found.warnings[0]
+
+
+def test_a_working_directory_that_is_gone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    assert working_directory() == gone
+    gone.rmdir()
+    assert working_directory() is None
+    monkeypatch.undo()
+    assert bucket(load_remote_settings(FULL, None, tmp_path)) == "sessions"
+
+
+def test_a_pipe_or_a_device_does_not_hold_up_the_start(folders: tuple[Path, Path]) -> None:
+    working, home = folders
+    os.mkfifo(working / ".env")
+    (home / ".env").symlink_to("/dev/zero")
+    found = load_remote_settings({}, *folders)
+    assert found.s3 is None
+    assert all("is not a file" in warning for warning in found.warnings)
+    assert len(found.warnings) == 2
+    (working / ".env").unlink()
+    (working / ".env").write_text("A=" + "x" * (300 << 10))
+    assert "KiB" in load_remote_settings({}, *folders).warnings[1]
 
 
 @pytest.mark.parametrize("missing", ["S3_BUCKET", "S3_ACCESS_KEY", "S3_SECRET_KEY"])
@@ -135,6 +186,8 @@ def test_a_broken_line_of_ours_is_an_error_and_of_others_a_warning(folders: tupl
     assert bucket(found) == "sessions"
     assert "line 2" in found.warnings[0]
     (working / ".env").write_text("A=1\nS3_SECRET_KEY='the-secret\n")
+    assert "does not count" in load_remote_settings({}, working, home).warnings[0]
+    (home / ".env").unlink()
     with pytest.raises(InvalidSettings, match="line 2") as caught:
         load_remote_settings({}, working, home)
     assert "the-secret" not in str(caught.value)
@@ -145,7 +198,7 @@ def test_a_file_that_cannot_be_read_is_said(folders: tuple[Path, Path]) -> None:
     (working / ".env").mkdir()
     (home / ".env").write_bytes(b"A=\xff\n")
     warnings = load_remote_settings(FULL, working, home).warnings
-    assert [str(working) in warnings[0], str(home) in warnings[1]] == [True, True]
+    assert [str(home) in warnings[0], str(working) in warnings[1]] == [True, True]
 
 
 def test_keys_that_others_can_read_are_said(folders: tuple[Path, Path]) -> None:
