@@ -7,6 +7,7 @@ blobs/ab/<name>.<upload>                           a blob's cold form; `upload` 
 manifests/<machine>/<backup id>.<seq>-<mark>.json  a commit record, written last
 gc/condemned/<name>.<upload>                       a blob that is going to be deleted
 backups/<backup id>.qwnbak                         a plain copy, where `remote_format` asks for it
+gc/removed/<backup id>                             a backup that its user took out, on whatever machine; it stays out
 ```
 
 No name is ever used twice, so a request that arrives late can hurt nothing. A blob's name is its digest, or where there
@@ -20,13 +21,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from .errors import BadInput
-from .ids import parse_backup_id, parse_digest
+from .ids import is_backup_id, parse_backup_id, parse_digest
 from .manifest import Manifest, layer_blobs
 from .outbox import STAGES, Stage, stage_of
 
 LAYOUT = "torpor-repo/v1"
 REPO_NAME = "repo.json"
-KEYS_PREFIX, BLOBS_PREFIX, RECORDS_PREFIX, CONDEMNED_PREFIX = "keys/", "blobs/", "manifests/", "gc/condemned/"
+KEYS_PREFIX, BLOBS_PREFIX, RECORDS_PREFIX = "keys/", "blobs/", "manifests/"
+MARKS_PREFIX, CONDEMNED_PREFIX, REMOVED_PREFIX = "gc/", "gc/condemned/", "gc/removed/"
 
 PLAIN_PREFIX = "backups/"
 
@@ -66,6 +68,17 @@ def condemned_blob(name: str) -> str | None:
     leaf = name.removeprefix(CONDEMNED_PREFIX)
     blob = f"{BLOBS_PREFIX}{leaf[:2]}/{leaf}"
     return blob if name.startswith(CONDEMNED_PREFIX) and is_blob_name(blob) else None
+
+
+def removed_name(backup_id: str) -> str:
+    """Return the name of what says that a backup was taken out of the bucket. Raises: InvalidId."""
+    return REMOVED_PREFIX + parse_backup_id(backup_id)
+
+
+def removed_backup(name: str) -> str | None:
+    """Return the backup that an object says was taken out, or None for a foreign name."""
+    backup_id = name.removeprefix(REMOVED_PREFIX)
+    return backup_id if name.startswith(REMOVED_PREFIX) and is_backup_id(backup_id) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ..codec.remote_files import dump_condemned
@@ -11,18 +11,15 @@ from ..state.collection import Grace, Seen, Verdict, clock_jumped, judge
 from ..state.errors import ClockSkewed, ObjectDamaged, ObjectNotFound
 from ..state.remote import (
     BLOBS_PREFIX,
-    CONDEMNED_PREFIX,
     RECORDS_PREFIX,
     RecordName,
     RemoteRecord,
-    condemned_blob,
     condemned_name,
     is_blob_name,
 )
 from .parallel import Pool, in_parallel
+from .presence import read_marks
 from .repository import Repository
-
-_GROUP = 64  # records that are read before their objects are taken down
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +68,11 @@ class Collector:
         that cannot be read may name anything), KeyMissing, NewerFormat, and the bucket's errors.
         """
         now, here = self._bucket.now(), self._clock()
-        condemned = self._condemned()
+        marks = read_marks(self._bucket)
         sizes, blobs = self._blobs()
-        names = self._record_names(dry_run)
+        names = self._record_names(marks.removed, dry_run)
         named = self._named(names, progress)
-        seen = Seen(now, condemned, blobs, named)
+        seen = Seen(now, marks.condemned, blobs, named)
         if clock_jumped(seen, here):
             raise ClockSkewed(
                 "the storage's clock and this machine's are too far apart to collect; nothing was deleted"
@@ -92,43 +89,40 @@ class Collector:
             deleted=len(verdict.delete),
             deleted_bytes=sum(sizes[name] for name in verdict.delete),
             withdrawn=len(verdict.withdraw),
-            waiting=len(condemned.keys() & blobs.keys()) - len(verdict.delete) + len(verdict.condemn),
+            waiting=len(marks.condemned.keys() & blobs.keys()) - len(verdict.delete) + len(verdict.condemn),
         )
-
-    def _condemned(self) -> dict[str, float]:
-        listed = ((condemned_blob(info.name), info.modified_at) for info in self._bucket.list(CONDEMNED_PREFIX))
-        return {blob: at for blob, at in listed if blob is not None}
 
     def _blobs(self) -> tuple[dict[str, int], dict[str, float]]:
         listed = [info for info in self._bucket.list(BLOBS_PREFIX) if is_blob_name(info.name)]
         return {i.name: i.size_bytes for i in listed}, {i.name: i.modified_at for i in listed}
 
-    def _record_names(self, dry_run: bool) -> list[str]:
-        """List the records; those of ours that another one stands for go, and count for the last time."""
-        names = sorted(info.name for info in self._bucket.list(RECORDS_PREFIX))
-        foreign = [name for name in names if RecordName.parse(name) is None]
+    def _record_names(self, removed: Collection[str], dry_run: bool) -> list[str]:
+        """List the records that count; those of ours that another one stands for go, and of backups taken out."""
+        listed = [(info.name, RecordName.parse(info.name)) for info in self._bucket.list(RECORDS_PREFIX)]
+        foreign = [name for name, parsed in listed if parsed is None]
         if foreign:
             raise ObjectDamaged(f"{foreign[0][:120]!r} among the records is none; what it names is not known")
-        for name in [] if dry_run else self._repository.leftovers(names):
+        out = {name for name, parsed in listed if parsed is not None and parsed.backup_id in removed}
+        names = sorted(name for name, _ in listed if name not in out)
+        if dry_run:
+            return names
+        for name in [*sorted(out), *self._repository.leftovers(names)]:
             self._bucket.delete(name)
-            self._repository.index.forget_records([name])
-            names.remove(name)
-        return names
+            out.add(name)
+        self._repository.index.forget_records(out)
+        return [name for name in names if name not in out]
 
     def _named(self, names: list[str], progress: Progress) -> set[str]:
         """Return all objects that records name, read from the bucket: the index may be old, and forgets on purpose."""
         named: set[str] = set()
-        for at in range(0, len(names), _GROUP):
-            named.update(self._objects_of(names[at : at + _GROUP]))
-            progress("records", min(at + _GROUP, len(names)), len(names))
-        return named
-
-    def _objects_of(self, names: list[str]) -> Iterable[str]:
-        for _, record in self._repository.read_all(names):
+        for count, (_, record) in enumerate(self._repository.read_all(names), 1):
             if isinstance(record, RemoteRecord):
-                yield from (found.name for found in record.objects.values())
+                named.update(found.name for found in record.objects.values())
             elif not isinstance(record, ObjectNotFound):  # one that was deleted meanwhile needs nothing any more
                 raise record
+            self._check()
+            progress("records", count, len(names))
+        return named
 
     def _act(self, verdict: Verdict, now: float, progress: Progress) -> None:
         self._each("delete", verdict.delete, self._delete, progress)

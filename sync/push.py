@@ -1,11 +1,12 @@
 """Bring a backup to the bucket: its blobs, then a commit record, then the check; only what was checked is synced.
 
 Write order (MUST):
-1. blobs, under names that were never used; each is noted here once it is there;
-2. the commit record, under a name that was never used;
-3. the check: read which objects are condemned, then look each reference up. What is condemned or gone goes up again
-   under a new name, with a record that supersedes this one, and is checked again;
-4. only then is the record noted as checked, and the records that it supersedes are deleted.
+1. a look: it is still the repository that was opened, and nobody made a key for it or took this backup out;
+2. blobs, under names that were never used; each is noted here once it is there;
+3. the commit record, under a name that was never used;
+4. the check: read what is condemned and what was taken out, then look each reference up. What is condemned or gone goes
+   up again under a new name, with a record that supersedes this one, and is checked again;
+5. only then is the record noted as checked, and the records that it supersedes are deleted.
 
 The check comes after the commit, whatever was seen before it: a machine that was suspended in between may wake weeks
 later. From the check on, every collector that condemns one of the objects finds the record in its second listing.
@@ -15,15 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 from ..state.crash_points import Checkpoint, no_checkpoint
-from ..state.errors import BlobDamaged, BlobNotFound, ObjectNotFound, RemoteFailed, TorporError
+from ..state.errors import BackupNotFound, BlobDamaged, BlobNotFound, ObjectNotFound, RemoteFailed, TorporError
 from ..state.manifest import BlobRef
 from ..state.outbox import Item, Stage
 from ..state.remote import RecordName, RemoteObject, RemoteRecord, plain_copy_name, stage_blobs, whole_stages
 from .parallel import Pool, in_parallel
 from .ports import LocalBackup, LocalBackups, Pushed, Turn
-from .presence import Presence
+from .presence import Presence, read_marks
 from .repository import Repository
 from .upload import Uploader
 
@@ -46,7 +48,8 @@ class BucketPusher:
         """Send stages of one backup, commit and check them; or remove a backup. Again changes nothing.
 
         What fails for a stage alone (a blob that is damaged, or nowhere) is said by item; the others go on.
-        Raises: BackupNotFound, ManifestDamaged, TooLarge, StoreFull, StoreFailed, Interrupted, the bucket's errors.
+        Raises: BackupNotFound (also when it was taken out of the bucket), ManifestDamaged, TooLarge, UnknownRepository,
+        KeyMissing, StoreFull, StoreFailed, Interrupted, the bucket's errors.
         """
         if items[0].kind == "remove":
             self._remove(items[0].backup_id)
@@ -57,7 +60,13 @@ class BucketPusher:
         return pushed
 
     def _remove(self, backup_id: str) -> None:
-        """Delete a backup's records, of every machine: it is the user who wants it gone. Blobs are collected later."""
+        """Take a backup out, of every machine: it is the user who wants it gone. Blobs are collected later.
+
+        It is marked before its records are listed. So a record that is not listed was written behind the mark, which
+        its writer finds in its check.
+        """
+        self.repository.assure()
+        self.repository.mark_removed(backup_id)
         names = self.repository.record_names(backup_id)
         for name in [*names, plain_copy_name(backup_id)]:
             self.repository.bucket.delete(name)
@@ -80,6 +89,7 @@ class _Push:
 
     def run(self, items: Sequence[Item]) -> Pushed:
         """Send what is wanted and not there yet, commit, check."""
+        self.by.repository.assure()
         blobs, own = stage_blobs(self.local.manifest), self._own_records()
         newest = max(own, key=lambda name: own[name].seq, default=None)
         wanted = {digest for item in items if item.stage for digest in blobs.get(item.stage, ())}
@@ -102,6 +112,7 @@ class _Push:
         names = [str(name) for name in known if name is not None and name.machine == repository.machine]
         found = {}
         for name, record in repository.read_all(names):
+            self.turn.sent(0)
             if isinstance(record, RemoteRecord):
                 found[name] = record
             elif isinstance(record, ObjectNotFound):
@@ -155,16 +166,30 @@ class _Push:
         )
 
     def _drop_doomed(self) -> None:
-        """Look every object up; take out those that are condemned or gone."""
-        if not self.objects:
-            return
-        look = Presence(self.by.repository.bucket, self.by.pool)
-        condemned, gone = look.doomed(self.objects.values())
+        """Look every object up; leave out those that are condemned or gone.
+
+        Raises: BackupNotFound when the backup was taken out of the bucket.
+        """
+        marks = read_marks(self.by.repository.bucket)
+        if self.local.manifest.id in marks.removed:
+            self._withdraw()
+        look = Presence(self.by.repository.bucket, self.by.pool, lambda: self.turn.sent(0))
+        condemned, gone = look.doomed(self.objects.values(), marks)
         if condemned or gone:
             self.by.repository.index.forget_objects(condemned | gone)
         self.condemned.update({digest: found for digest, found in self.objects.items() if found.name in condemned})
         bad = condemned | gone
         self.objects = {digest: found for digest, found in self.objects.items() if found.name not in bad}
+
+    def _withdraw(self) -> NoReturn:
+        """Take out what this machine wrote of a backup that somebody took out. Here it stays."""
+        backup_id, repository = self.local.manifest.id, self.by.repository
+        for text in {*repository.index.records_of(backup_id), *self.written}:
+            name = RecordName.parse(text)
+            if name is not None and name.machine == repository.machine:
+                repository.bucket.delete(text)
+            repository.index.forget_records([text])
+        raise BackupNotFound(f"backup {backup_id} was taken out of the bucket by its user; on this machine it stays")
 
     def _send(self, wanted: Collection[str]) -> None:
         refs = {d: n for blobs in stage_blobs(self.local.manifest).values() for d, n in blobs.items() if d in wanted}

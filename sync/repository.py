@@ -19,18 +19,21 @@ from ..state.errors import (
     UnknownRepository,
 )
 from ..state.remote import (
-    BLOBS_PREFIX,
     KEYS_PREFIX,
     RECORDS_PREFIX,
+    REMOVED_PREFIX,
     REPO_NAME,
     RecordName,
     RemoteRecord,
     RepoInfo,
+    removed_backup,
+    removed_name,
 )
 from .bucket import Bucket
 from .parallel import Pool, in_parallel
 from .ports import ObjectIndex
 
+_READ_AHEAD = 4
 _TRIES = 3  # to read a record that came damaged: it may have been so on the way only
 
 
@@ -66,6 +69,23 @@ class Repository:
         info = info or create_info(bucket, RepoInfo(new_id(), clock(), ring is not None))
         return cls(bucket, machine, ring, index, pool, info)
 
+    def assure(self) -> None:
+        """Look whether it is still the repository that was opened, with the keys that it had.
+
+        A bucket may be emptied, or get a key by another machine, while a daemon runs for weeks. Raises:
+        UnknownRepository, KeyMissing, the bucket's errors.
+        """
+        info = read_info(self.bucket)
+        if info is None or info.repo_id != self.info.repo_id:
+            hint = "It is opened anew by itself; what it lacks is sent again."
+            raise UnknownRepository("the repository in the bucket is gone, or another one", hint=hint)
+        if self.ring is None and has_keys(self.bucket):
+            raise KeyMissing("what is in the bucket is encrypted by now, and this machine does not have the key")
+
+    def mark_removed(self, backup_id: str) -> None:
+        """Say, for good, that a backup was taken out. Raises: the bucket's errors."""
+        self.bucket.put(removed_name(backup_id), io.BytesIO(b"{}"), 2)
+
     def refresh(self) -> list[tuple[str, TorporError]]:
         """Learn which records came and went; return those that cannot be read, with the reason.
 
@@ -73,7 +93,9 @@ class Repository:
         forgotten.
         """
         known = self.index.record_names()  # before the listing: a record that is written meanwhile is not gone
-        there = {info.name for info in self.bucket.list(RECORDS_PREFIX) if RecordName.parse(info.name)}
+        removed = {removed_backup(info.name) for info in self.bucket.list(REMOVED_PREFIX)}
+        parsed = (RecordName.parse(info.name) for info in self.bucket.list(RECORDS_PREFIX))
+        there = {str(name) for name in parsed if name is not None and name.backup_id not in removed}
         self.index.forget_records(known - there)
         before = {name: self._unreadable[name] for name in there & self._unreadable.keys()}
         given_up = {name for name, (_, tries) in before.items() if tries >= _TRIES}
@@ -86,9 +108,12 @@ class Repository:
                 self._unreadable[name] = (found, before[name][1] + 1 if name in before else 1)
         return sorted((name, error) for name, (error, _) in self._unreadable.items())
 
-    def read_all(self, names: Collection[str]) -> list[tuple[str, RemoteRecord | TorporError]]:
-        """Read records in parallel. Those that are gone, damaged, or another key's come with the reason."""
-        return list(in_parallel(self._pool, self._try_to_read, sorted(names)))
+    def read_all(self, names: Collection[str]) -> Iterator[tuple[str, RemoteRecord | TorporError]]:
+        """Read records in parallel. Those that are gone, damaged, or another key's come with the reason.
+
+        Only a few are held at a time: one may take MAX_RECORD_BYTES, and whoever wrote it may mean that.
+        """
+        return in_parallel(self._pool, self._try_to_read, sorted(names), _READ_AHEAD)
 
     def _try_to_read(self, name: str) -> tuple[str, RemoteRecord | TorporError]:
         try:
@@ -135,8 +160,7 @@ class Repository:
 
         Raises: ObjectExists when something else has the name, KeyMissing, TooLarge, and the bucket's errors.
         """
-        if self.ring is None and has_keys(self.bucket):  # another machine made one since this daemon looked
-            raise KeyMissing("what is in the bucket is encrypted by now, and this machine does not have the key")
+        self.assure()
         raw = dump_record(record, name, self.ring)
         put_once(self.bucket, name, raw)
         return len(raw)
@@ -160,9 +184,8 @@ def has_keys(bucket: Bucket) -> bool:
 
 def create_info(bucket: Bucket, info: RepoInfo) -> RepoInfo:
     """Write repo.json; return what is there then, which may be another machine's. Raises: UnknownRepository."""
-    for prefix in (BLOBS_PREFIX, RECORDS_PREFIX):
-        if any(True for _ in bucket.list(prefix)):
-            raise UnknownRepository(f"the bucket has objects under {prefix} and no {REPO_NAME}")
+    if any(True for _ in bucket.list(RECORDS_PREFIX)):  # blobs alone are what a push left when somebody emptied it
+        raise UnknownRepository(f"the bucket has objects under {RECORDS_PREFIX} and no {REPO_NAME}")
     raw = dump_repo(info)
     with suppress(ObjectExists):  # another machine was first, or our own write whose reply was lost
         bucket.put(REPO_NAME, io.BytesIO(raw), len(raw), only_new=True)

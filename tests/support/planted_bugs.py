@@ -17,7 +17,8 @@ from torpor.state.remote import RECORDS_PREFIX, RemoteObject
 from torpor.sync import collect, push
 from torpor.sync.bucket import ObjectInfo
 from torpor.sync.collect import Collector
-from torpor.sync.presence import Presence
+from torpor.sync.presence import Marks, Presence
+from torpor.sync.repository import Repository
 
 from support.remote_world import BLOBS, DAY, World
 from support.stepping import SteppedBucket
@@ -39,7 +40,7 @@ def no_check_behind_the_commit(patch: Patch) -> None:
 
 def no_check_of_what_is_reused(patch: Patch) -> None:
     """What the index knows is believed."""
-    patch.setattr(Presence, "doomed", lambda self, objects: (set(), set()))
+    patch.setattr(Presence, "doomed", lambda self, objects, marks: (set(), set()))
 
 
 def gone_is_not_seen(patch: Patch) -> None:
@@ -50,7 +51,7 @@ def gone_is_not_seen(patch: Patch) -> None:
 def condemned_is_not_seen(patch: Patch) -> None:
     """Objects are looked up, and condemnations are not read."""
 
-    def doomed(self: Presence, objects: Collection[RemoteObject]) -> tuple[set[str], set[str]]:
+    def doomed(self: Presence, objects: Collection[RemoteObject], marks: Marks) -> tuple[set[str], set[str]]:
         return set(), self._gone(objects)
 
     patch.setattr(Presence, "doomed", doomed)
@@ -164,6 +165,11 @@ def deleted_at_once(patch: Patch) -> None:
     patch.setattr(collect, "judge", judge)
 
 
+def removed_without_a_mark(patch: Patch) -> None:
+    """A removal deletes the records that it sees, and leaves no word."""
+    patch.setattr(Repository, "mark_removed", lambda self, backup_id: None)
+
+
 Story = Callable[[World], None]
 
 
@@ -263,6 +269,16 @@ def a_listing_breaks_off(world: World) -> None:
         world.act(collector, "collect")
 
 
+def a_writer_commits_behind_a_removal(world: World) -> None:
+    """The user took the backup out, on another machine, while it was being sent."""
+    writer, other = world.machines[:2]
+    world.save(writer, (0,), (1,))
+    world.act(writer, "push", "", "text")
+    world.act(writer, "push", "put manifests", "vision")
+    world.act(other, "remove", "", world.made[0])
+    world.act(writer, "push")
+
+
 def a_deletion_comes_late(world: World) -> None:
     """The blob was sent again since."""
     writer, slow, quick = world.machines
@@ -291,5 +307,6 @@ STORIES: dict[Callable[[Patch], None], Story] = {
     superseded_before_the_check: a_backup_grows_slowly,
     deleted_by_an_old_listing: a_collector_has_looked_before,
     half_a_listing: a_listing_breaks_off,
+    removed_without_a_mark: a_writer_commits_behind_a_removal,
     names_of_blobs_are_used_again: a_deletion_comes_late,
 }

@@ -14,12 +14,20 @@ from typing import Any
 
 from torpor.codec import manifest_file
 from torpor.codec.objects import Decoder
-from torpor.codec.remote_files import load_record
+from torpor.codec.remote_files import dump_repo, load_record
 from torpor.state.errors import BackupNotFound, ObjectNotFound, TorporError
 from torpor.state.ids import BackupId
 from torpor.state.manifest import BlobRef, Manifest
 from torpor.state.outbox import Item, Stage
-from torpor.state.remote import CONDEMNED_PREFIX, RecordName, RemoteRecord, RepoInfo, blob_associated, stage_blobs
+from torpor.state.remote import (
+    CONDEMNED_PREFIX,
+    REPO_NAME,
+    RecordName,
+    RemoteRecord,
+    RepoInfo,
+    blob_associated,
+    stage_blobs,
+)
 from torpor.sync.collect import Collector
 from torpor.sync.fetch import Fetcher, Patience
 from torpor.sync.push import BucketPusher
@@ -27,12 +35,13 @@ from torpor.sync.repository import Repository
 from torpor.sync.spool import Spool
 from torpor.sync.upload import Uploader
 
-from support.memory_bucket import MemoryServer
+from support.memory_bucket import MemoryServer, Stored
 from support.remote_doubles import FreeTurn, InlinePool, MemoryBackups, MemoryBlobs, MemoryIndex, MemoryJournal
 from support.stepping import Actor, Fate, Killed, SteppedBucket
 
 HOUR, DAY = 3600.0, 86400.0
 START = 1.7e9
+INFO = RepoInfo("r", 0.0, False)
 BLOBS = 4
 CONTENT = {n: f"blob {n} ".encode() * 30 for n in range(BLOBS)}
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -60,6 +69,7 @@ class Machine:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     backups: MemoryBackups = field(default_factory=MemoryBackups)
     todo: dict[str, set[Stage]] = field(default_factory=dict)
+    removals: set[str] = field(default_factory=set)
     whole: dict[str, set[Stage]] = field(default_factory=dict)  # stages that this machine had, and is to send
     actors: dict[str, Actor] = field(default_factory=dict)
     pushing: str | None = None
@@ -75,6 +85,7 @@ class World:
     def __init__(self, machines: int = 3, collector: type[Collector] = Collector, page_size: int = 3) -> None:
         self.now = START
         self.server = MemoryServer(clock=lambda: self.now, page_size=page_size)
+        self.server.objects[REPO_NAME] = Stored(dump_repo(INFO), START)
         self.machines = [Machine(n) for n in range(machines)]
         self.made: list[str] = []
         self.removed: set[str] = set()
@@ -193,8 +204,7 @@ class World:
 
     def _repository(self, machine: Machine, actor: Actor) -> Repository:
         bucket = SteppedBucket(self.server, actor)
-        info = RepoInfo("r", 0.0, False)
-        return Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
+        return Repository(bucket, machine.id, None, machine.index, InlinePool(), INFO)
 
     def _pusher(self, machine: Machine, actor: Actor) -> BucketPusher:
         repository = self._repository(machine, actor)
@@ -218,12 +228,15 @@ class World:
     def _push(self, machine: Machine, actor: Actor, only: Stage | None) -> None:
         for name in sorted(machine.todo):
             stages = {s for s in machine.todo.get(name, ()) if only in (None, s)}
-            if not stages or name in self.removed or name not in machine.backups.held:
+            if not stages or name not in machine.backups.held:
                 continue
             items = self._items(name, stages)
             machine.pushing = name
             try:
                 pushed = self._pusher(machine, actor).push(items, FreeTurn(), {})
+            except BackupNotFound:
+                machine.todo.pop(name, None)
+                continue
             finally:
                 machine.pushing = None
             done = {i.stage for i in items if i.id not in pushed.failed}
@@ -231,9 +244,9 @@ class World:
 
     def _remove(self, machine: Machine, actor: Actor, name: str) -> None:
         self.removed.add(name)
-        for each in self.machines:
-            each.todo.pop(name, None)
+        machine.removals.add(name)
         self._pusher(machine, actor).push([Item(1, "remove", name, "s", None, 0, 0)], FreeTurn(), {})
+        machine.removals.discard(name)
 
     def _collect(self, machine: Machine, actor: Actor, argument: Any) -> Any:
         repository = self._repository(machine, actor)
@@ -259,9 +272,8 @@ class World:
                 continue
             manifest = found[0].manifest
             machine.backups.add(manifest_file.load(manifest))
-            if name not in self.removed:
-                machine.todo.setdefault(name, set()).update(found[0].stages)
-                machine.whole.setdefault(name, set()).update(found[0].stages)
+            machine.todo.setdefault(name, set()).update(found[0].stages)
+            machine.whole.setdefault(name, set()).update(found[0].stages)
             self._count("adopted")
             return
 
@@ -348,6 +360,7 @@ class World:
             each()
         for _ in range(3):
             self._quiet_round()
+        assert not {record.backup_id for record in self.records().values()} & self.removed, "a backup came back"
         named = {found.name for record in self.records().values() for found in record.objects.values()}
         there = {name for name in self.server.objects if name.startswith("blobs/")}
         assert there == named, f"garbage {sorted(there - named)}, holes {sorted(named - there)}"
@@ -362,9 +375,11 @@ class World:
 
     def _quiet_round(self) -> None:
         for machine in self.machines:
-            for kind in ("refresh", "push"):
-                self.start(machine, kind)
-                self.run(machine, kind, "")
+            for name in sorted(machine.removals):
+                self.act(machine, "remove", "", name)
+        for machine in self.machines:
+            self.act(machine, "refresh")
+            self.act(machine, "push")
         for days in (4, 2, 40):
             self.now += days * DAY
             for machine in self.machines:
