@@ -51,6 +51,7 @@ class BucketPusher:
         if items[0].kind == "remove":
             self._remove(items[0].backup_id)
             return Pushed(0, 0, ())
+        self.repository.require_same()
         local = self.backups.read(items[0].backup_id)
         pushed = _Push(self, local, turn, left_out).run(items)
         self.checkpoint("push.done")

@@ -130,13 +130,25 @@ class Repository:
             if useless and isinstance(standing, RemoteRecord):
                 yield name
 
+    def require_same(self) -> None:
+        """Make sure that what this daemon has opened is still there, before anything is sent to it.
+
+        Raises: UnknownRepository when the bucket was emptied or holds another one, KeyMissing when it has a key by now.
+        """
+        info = read_info(self.bucket)
+        if info is None or info.repo_id != self.info.repo_id:
+            said = "was emptied" if info is None else "holds another repository"
+            hint = "It is opened anew by itself in a minute, or with `torpor sync now`; nothing was written."
+            raise UnknownRepository(f"the bucket {said} since this daemon opened it", hint=hint)
+        if self.ring is None and has_keys(self.bucket):  # another machine made one since this daemon looked
+            raise KeyMissing("what is in the bucket is encrypted by now, and this machine does not have the key")
+
     def write_record(self, name: str, record: RemoteRecord) -> int:
         """Write a commit record under a name that is new; return its size. Written before by us, it is written.
 
         Raises: ObjectExists when something else has the name, KeyMissing, TooLarge, and the bucket's errors.
         """
-        if self.ring is None and has_keys(self.bucket):  # another machine made one since this daemon looked
-            raise KeyMissing("what is in the bucket is encrypted by now, and this machine does not have the key")
+        self.require_same()
         raw = dump_record(record, name, self.ring)
         put_once(self.bucket, name, raw)
         return len(raw)

@@ -23,14 +23,15 @@ from torpor.state.remote import CONDEMNED_PREFIX, RecordName, RemoteRecord, Repo
 from torpor.sync.collect import Collector
 from torpor.sync.fetch import Fetcher, Patience
 from torpor.sync.push import BucketPusher
-from torpor.sync.repository import Repository
+from torpor.sync.repository import Repository, create_info
 from torpor.sync.spool import Spool
 from torpor.sync.upload import Uploader
 
-from support.memory_bucket import MemoryServer
+from support.memory_bucket import MemoryBucket, MemoryServer
 from support.remote_doubles import FreeTurn, InlinePool, MemoryBackups, MemoryBlobs, MemoryIndex, MemoryJournal
 from support.stepping import Actor, Fate, Killed, SteppedBucket
 
+INFO = RepoInfo("r", 0.0, False)
 HOUR, DAY = 3600.0, 86400.0
 START = 1.7e9
 BLOBS = 4
@@ -75,6 +76,7 @@ class World:
     def __init__(self, machines: int = 3, collector: type[Collector] = Collector, page_size: int = 3) -> None:
         self.now = START
         self.server = MemoryServer(clock=lambda: self.now, page_size=page_size)
+        create_info(MemoryBucket(self.server), INFO)
         self.machines = [Machine(n) for n in range(machines)]
         self.made: list[str] = []
         self.removed: set[str] = set()
@@ -193,8 +195,7 @@ class World:
 
     def _repository(self, machine: Machine, actor: Actor) -> Repository:
         bucket = SteppedBucket(self.server, actor)
-        info = RepoInfo("r", 0.0, False)
-        return Repository(bucket, machine.id, None, machine.index, InlinePool(), info)
+        return Repository(bucket, machine.id, None, machine.index, InlinePool(), INFO)
 
     def _pusher(self, machine: Machine, actor: Actor) -> BucketPusher:
         repository = self._repository(machine, actor)
