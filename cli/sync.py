@@ -213,6 +213,8 @@ def _page(found: dict[str, Any], most: int | None) -> Any:
     _add_queue(rows, found)
     rows.add_row("KV caches", _policy_line(found))
     rows.add_row("limits", _limits_line(found["limits"]))
+    if found["plain_copies"]:
+        _add_plain_copies(rows, found["plain_copies"])
     if found["quirks"]:
         rows.add_row("storage", _quirks(found["quirks"]))
     _add_items(rows, "kept here", found["held"], found["held_count"], most)
@@ -283,6 +285,14 @@ def _add_items(rows: Table, title: str, items: list[dict[str, Any]], count: int,
         rows.add_row("" if at else title, plain(f"{what}{bytes_}: {item['error']}"))
     if count > len(shown):
         rows.add_row("", f"and {count - len(shown)} more")
+
+
+def _add_plain_copies(rows: Table, copies: dict[str, Any]) -> None:
+    words = [f"{copies['waiting']} wait" if copies["waiting"] else "all there"]
+    words += [copies["refusal"]] if copies["refusal"] else []
+    rows.add_row("plain copies", plain("; ".join(words)))
+    for each in copies["failed"][:5]:
+        rows.add_row("", plain(f"none of {each['backup_id']}: {each['detail']}"))
 
 
 def _policy_line(found: dict[str, Any]) -> str:

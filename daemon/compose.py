@@ -98,7 +98,15 @@ def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catal
 
     remembered = Remembered(catalog.index, noted=noted)
     grace = Grace(settings.condemn_after_hours * 3600.0, settings.delete_after_hours * 3600.0)
-    side = RemoteSide(home, remote, catalog, remembered, key_storage=settings.key_storage, grace=grace)
+    side = RemoteSide(
+        home,
+        remote,
+        catalog,
+        remembered,
+        key_storage=settings.key_storage,
+        grace=grace,
+        plain_copies=settings.remote_format == "v1",
+    )
     return side
 
 

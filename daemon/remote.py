@@ -48,6 +48,7 @@ from .key_desk import KeyDesk
 from .keys import KeyStorage, KeyStore
 from .local_backups import CatalogBackups, describer
 from .opening import QUIRKS_KEY, Opening
+from .plain_copies import PlainCopies
 from .remote_settings import RemoteSettings
 from .sync_memory import SyncMemory
 from .sync_watcher import SyncWatcher
@@ -72,6 +73,7 @@ class RemoteSide:
         key_storage: KeyStorage = "auto",
         clock: Callable[[], float] = time.time,
         grace: Grace = Grace(),  # noqa: B008
+        plain_copies: bool = False,
     ) -> None:
         self._grace = grace
         self._home, self.settings, self._catalog, self._clock = home, settings, catalog, clock
@@ -84,7 +86,9 @@ class RemoteSide:
         self.machine = machine_id(home.machine_id) if settings.s3 is not None else ""
         self.limiter = Limiter(self.choices.up_limit, self.choices.down_limit)
         self.pool = DaemonPool(UPLOADS_AT_ONCE, "upload")
-        self.watcher = SyncWatcher(catalog.index, self.outbox, remembered, lambda: self.choices, clock)
+        self.watcher = SyncWatcher(
+            catalog.index, self.outbox, remembered, lambda: self.choices, clock, self._copy_plainly
+        )
         self._choosing, self._collecting = threading.Lock(), threading.Lock()
         self.opening = Opening(
             settings.s3,
@@ -97,6 +101,7 @@ class RemoteSide:
             clock=clock,
         )
         self.pump = self._make_pump()
+        self.plain = self._make_plain_copies() if plain_copies and self.on else None
         self._network = NetworkWatch(self.pump.network_changed, lambda: self.pump.waits) if self.on else None
 
     def _make_pump(self) -> Pump:
@@ -109,6 +114,27 @@ class RemoteSide:
             changed=self._nudge,
             checkpoint=self._catalog.checkpoint,
         )
+
+    def _make_plain_copies(self) -> PlainCopies:
+        return PlainCopies(
+            self._home.root,
+            lambda: self.repository().bucket,
+            self.uploads,
+            self._catalog.index.that_may_leave,
+            self._catalog.staging.new_path,
+            self._no_plain_copies,
+        )
+
+    def _no_plain_copies(self) -> str | None:
+        """Say why no plain copy is written now."""
+        opened = self.opened
+        if opened is not None and opened.ring is not None:
+            return "the bucket is encrypted, and anybody could read a plain copy"
+        return None if self.pump.state in ("idle", "busy") else f"sync is {self.pump.state}"
+
+    def _copy_plainly(self) -> None:
+        if self.plain is not None:
+            self.plain.wake()
 
     @property
     def on(self) -> bool:
@@ -128,6 +154,8 @@ class RemoteSide:
             self.pump.pause(left)
         self._network.start()
         self.pump.start()
+        if self.plain is not None:
+            self.plain.start()
 
     def stop(self) -> None:
         """End at once; what is not committed is sent again. A second time changes nothing."""
@@ -135,6 +163,8 @@ class RemoteSide:
         if network is None:
             return
         network.stop()
+        if self.plain is not None:
+            self.plain.stop()
         if not self.pump.stop():
             log.warning("a transfer did not end in time; it is left behind")
         self.opening.end()
@@ -244,6 +274,8 @@ class RemoteSide:
         """Try everything now that waits, whatever the remote side was, and look what the bucket has. A pause stays."""
         self.outbox.revive(self._clock())
         self.outbox.hasten(self._clock())
+        if self.plain is not None:
+            self.plain.retry()
         self.pump.look_again()
         self.pump.notify()
 
@@ -309,6 +341,7 @@ class RemoteSide:
         if not self.on:
             return
         self.reconsider()
+        self._copy_plainly()
         now, due = self._clock(), self.memory.read(COLLECTED_KEY)
         if self.pump.state != "idle" or (isinstance(due, (int, float)) and now < due < now + 2 * COLLECT_EVERY_S):
             return

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     orphan_grace_hours: float = Field(24.0, ge=0, description="age at which a blob that no backup needs is removed")
     condemn_after_hours: float = Field(72.0, ge=0, description="age at which an object nobody needs is condemned")
     delete_after_hours: float = Field(24.0, ge=0, description="time between that and its deletion from the bucket")
+    remote_format: Literal["v2", "v1"] = Field(
+        "v2", description="`v1` puts plain `backups/<id>.qwnbak` objects into the bucket as well"
+    )
     watch: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
     )

@@ -45,6 +45,7 @@ def report(side: RemoteSide) -> dict[str, Any]:
         "kv_used_today": side.watcher.used_today(),
         "last_synced_at": side.known.last_synced(side.machine),
         "quirks": side.quirks(),
+        "plain_copies": None if side.plain is None else side.plain.describe(),
     }
 
 

@@ -36,7 +36,9 @@ class SyncWatcher:
         remembered: Remembered,
         choices: Callable[[], SyncChoices],
         clock: Callable[[], float],
+        advanced: Callable[[], None] = lambda: None,
     ) -> None:
+        self._advanced = advanced
         self._index, self._outbox, self._remembered = index, outbox, remembered
         self._choices, self._clock, self._lock = choices, clock, threading.Lock()
         self._told: dict[str, float] = {}
@@ -98,6 +100,7 @@ class SyncWatcher:
     def pushed(self, items: tuple[Item, ...], result: Pushed, seconds: float) -> None:
         """Learn how fast it went, and what is left of the day's budget."""
         raw_bytes = sum(item.size_bytes for item in items)
+        self._advanced()
         with self._lock:
             if any(item.stage == "kv" for item in items) and result.sent_bytes:
                 used = {"day": self._day(), "bytes": self.used_today() + result.sent_bytes}

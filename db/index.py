@@ -129,6 +129,12 @@ class Index:
                 connection.execute(delete(outbox).where(*waits))
         return known
 
+    def that_may_leave(self) -> list[Backup]:
+        """Return the backups of sessions that are not kept on this machine, newest first."""
+        with self.reading() as connection:
+            rows = connection.execute(queries.selection().where(~sessions.c.no_sync).order_by(backups.c.id.desc()))
+            return [queries.record(row) for row in rows.mappings()]
+
     def stays_here(self, session_id: str) -> bool:
         """Tell whether a session is kept on this machine."""
         with self.reading() as connection:

@@ -6,6 +6,7 @@ keys/<key id>.json                                 master keys, wrapped by a pas
 blobs/ab/<name>.<upload>                           a blob's cold form; `upload` is new for each upload
 manifests/<machine>/<backup id>.<seq>-<mark>.json  a commit record, written last
 gc/condemned/<name>.<upload>                       a blob that is going to be deleted
+backups/<backup id>.qwnbak                         a plain copy, where `remote_format` asks for it
 gc/removed/<backup id>                             a backup that its user took out, on whatever machine; it stays out
 ```
 
@@ -29,6 +30,8 @@ REPO_NAME = "repo.json"
 KEYS_PREFIX, BLOBS_PREFIX, RECORDS_PREFIX = "keys/", "blobs/", "manifests/"
 MARKS_PREFIX, CONDEMNED_PREFIX, REMOVED_PREFIX = "gc/", "gc/condemned/", "gc/removed/"
 
+PLAIN_PREFIX = "backups/"
+
 _MACHINE = re.compile(r"[0-9a-f]{16}\Z")
 _UPLOAD = re.compile(r"[0-9a-z]{26}\Z")
 _BLOB = re.compile(r"blobs/([0-9a-f]{2})/(\1[0-9a-f]{62}\.[0-9a-z]{26})\Z")
@@ -40,6 +43,11 @@ def blob_name(name: str, upload: str) -> str:
     if not _UPLOAD.match(upload):
         raise BadInput(f"{upload[:40]!r} is not an upload")
     return f"{BLOBS_PREFIX}{name[:2]}/{parse_digest(name)}.{upload}"
+
+
+def plain_copy_name(backup_id: str) -> str:
+    """Return the object name of a backup's plain copy, for tools that read nothing else."""
+    return f"{PLAIN_PREFIX}{parse_backup_id(backup_id)}.qwnbak"
 
 
 def is_blob_name(text: str) -> bool:

@@ -22,7 +22,7 @@ from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BackupNotFound, BlobDamaged, BlobNotFound, ObjectNotFound, RemoteFailed, TorporError
 from ..state.manifest import BlobRef
 from ..state.outbox import Item, Stage
-from ..state.remote import RecordName, RemoteObject, RemoteRecord, stage_blobs, whole_stages
+from ..state.remote import RecordName, RemoteObject, RemoteRecord, plain_copy_name, stage_blobs, whole_stages
 from .parallel import Pool, in_parallel
 from .ports import LocalBackup, LocalBackups, Pushed, Turn
 from .presence import Presence, read_marks
@@ -68,7 +68,7 @@ class BucketPusher:
         self.repository.assure()
         self.repository.mark_removed(backup_id)
         names = self.repository.record_names(backup_id)
-        for name in names:
+        for name in [*names, plain_copy_name(backup_id)]:
             self.repository.bucket.delete(name)
         self.repository.index.forget_records({*names, *self.repository.index.records_of(backup_id)})
 

@@ -49,8 +49,8 @@ def save(daemon: Daemon, session_id: str, tokens: int = 70, seed: int = 1) -> st
         return keeper.save(session_id, session).wait(60).id
 
 
-def test_a_save_reaches_the_bucket_by_itself(home: Path, weed: Place) -> None:
-    with Daemon(home, settings=weed.settings) as daemon:
+def test_a_save_reaches_the_bucket_by_itself(home: Path, weed_room: Place) -> None:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         backup_id = save(daemon, "s")
         synced(daemon)
         found = daemon.request("GET", f"/v1/backups/{backup_id}").json()["remote"]
@@ -72,14 +72,14 @@ def test_without_s3_everything_says_so(daemon: Daemon, home: Path) -> None:
     assert len(daemon.request("GET", "/v1/backups").json()["backups"]) == 1
 
 
-def test_pause_limit_policy_and_no_sync(home: Path, weed: Place) -> None:
-    with Daemon(home, settings=weed.settings) as daemon:
+def test_pause_limit_policy_and_no_sync(home: Path, weed_room: Place) -> None:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         as_json(home, "sync", "pause", "1h")
         first = save(daemon, "s")
         assert as_json(home, "sync", "limit", "--up", "2M") == {"up": 2 << 20, "down": None}
         assert as_json(home, "sync", "policy", "never", "--daily", "5G")["kv_daily_bytes"] == 5 << 30
         daemon.stop()
-    with Daemon(home, settings=weed.settings) as daemon:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         found = sync(daemon)
         assert (found["state"], found["limits"]["up"], found["kv_policy"]) == ("paused", 2 << 20, "never")
         assert [row["stage"] for row in found["waiting"]] == ["text", "kv"]
@@ -112,12 +112,12 @@ def places(daemon: Daemon) -> dict[str, dict[str, Any]]:
     return {row["id"]: row["remote"] for row in daemon.request("GET", "/v1/backups").json()["backups"]}
 
 
-def test_a_backup_leaves_the_bucket_with_purge_alone(home: Path, weed: Place) -> None:
+def test_a_backup_leaves_the_bucket_with_purge_alone(home: Path, weed_room: Place) -> None:
     def records() -> list[str]:
-        found = weed.client().list_objects_v2(Bucket=weed.bucket, Prefix="manifests/")
+        found = weed_room.client().list_objects_v2(Bucket=weed_room.bucket, Prefix=f"{weed_room.prefix}/manifests/")
         return [each["Key"] for each in found.get("Contents", [])]
 
-    with Daemon(home, settings=weed.settings) as daemon:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         kept, gone = save(daemon, "s"), save(daemon, "t", seed=2)
         synced(daemon)
         daemon.request("DELETE", f"/v1/backups/{kept}").raise_for_status()
@@ -129,23 +129,23 @@ def test_a_backup_leaves_the_bucket_with_purge_alone(home: Path, weed: Place) ->
         assert daemon.request("POST", "/v1/sync/collect", json={"dry_run": True}).json()["records"] == 0
 
 
-def test_the_queue_is_derived_when_s3_comes_later_and_after_the_index_is_lost(home: Path, weed: Place) -> None:
+def test_the_queue_is_derived_when_s3_comes_later_and_after_the_index_is_lost(home: Path, weed_room: Place) -> None:
     with Daemon(home) as daemon:
         save(daemon, "s")
         daemon.stop()
-    with Daemon(home, settings=weed.settings) as daemon:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         synced(daemon)
         daemon.stop()
-    before = blobs(weed)
+    before = blobs(weed_room)
     for file in home.glob("index.sqlite*"):
         file.unlink()
-    with Daemon(home, settings=weed.settings) as daemon:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         synced(daemon)
-    assert blobs(weed) == before  # what is there is found, and not sent again
+    assert blobs(weed_room) == before  # what is there is found, and not sent again
 
 
 def blobs(place: Place) -> set[str]:
-    found = place.client().list_objects_v2(Bucket=place.bucket, Prefix="blobs/")
+    found = place.client().list_objects_v2(Bucket=place.bucket, Prefix=f"{place.prefix}/blobs/")
     return {each["Key"] for each in found.get("Contents", [])}
 
 
@@ -169,20 +169,20 @@ def test_a_server_that_comes_back_is_noticed_within_seconds(home: Path, tmp_path
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_daemon_that_is_killed_goes_on(home: Path, weed: Place, point: str) -> None:
-    with Daemon(home, settings=weed.settings, crash_at=point) as daemon:
+def test_a_daemon_that_is_killed_goes_on(home: Path, weed_room: Place, point: str) -> None:
+    with Daemon(home, settings=weed_room.settings, crash_at=point) as daemon:
         save(daemon, "s")
         assert daemon.join(30) == -9
-    before = blobs(weed)
-    with Daemon(home, settings=weed.settings) as daemon:
+    before = blobs(weed_room)
+    with Daemon(home, settings=weed_room.settings) as daemon:
         synced(daemon)
         [row] = daemon.request("GET", "/v1/backups").json()["backups"]
         assert (row["remote"]["stages"], row["remote"]["checked"]) == (["text", "kv"], True)
-    assert before <= blobs(weed)
+    assert before <= blobs(weed_room)
 
 
-def test_a_stop_in_mid_transfer_is_prompt(home: Path, weed: Place) -> None:
-    with Daemon(home, settings=weed.settings) as daemon:
+def test_a_stop_in_mid_transfer_is_prompt(home: Path, weed_room: Place) -> None:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         daemon.request("PUT", "/v1/sync/limits", json={"up": 20_000}).raise_for_status()
         save(daemon, "s", 4000)
         eventually(lambda: sync(daemon)["state"] == "busy", lambda: sync(daemon))
@@ -192,8 +192,8 @@ def test_a_stop_in_mid_transfer_is_prompt(home: Path, weed: Place) -> None:
         assert time.monotonic() - at < 12  # the rest would take half a minute
 
 
-def test_wrong_keys_are_said_and_burn_nothing(home: Path, weed: Place) -> None:
-    wrong = {**weed.settings, "S3_SECRET_KEY": "wrong-" + "x" * 30}
+def test_wrong_keys_are_said_and_burn_nothing(home: Path, weed_room: Place) -> None:
+    wrong = {**weed_room.settings, "S3_SECRET_KEY": "wrong-" + "x" * 30}
     with Daemon(home, settings=wrong) as daemon:
         save(daemon, "s")
         eventually(lambda: sync(daemon)["state"] == "denied", lambda: sync(daemon))
@@ -202,5 +202,5 @@ def test_wrong_keys_are_said_and_burn_nothing(home: Path, weed: Place) -> None:
         assert "S3_SECRET_KEY" in found["hint"]
         assert "wrong-" not in str(found) + (home / "logs" / "daemon.log").read_text()
         daemon.stop()
-    with Daemon(home, settings=weed.settings) as daemon:
+    with Daemon(home, settings=weed_room.settings) as daemon:
         synced(daemon)
