@@ -318,7 +318,7 @@ class IndexDamaged(Damaged):
 
 class ObjectDamaged(Damaged):
     code, title = "object-damaged", "An object of the bucket is not what was written"
-    default_hint = "`torpor sync now` on the machine that still holds the backup stores it anew."
+    default_hint = "The machine that saved it may still have it; `torpor ls --remote` says which one that is."
 
 
 class Unavailable(TorporError):

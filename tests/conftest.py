@@ -25,6 +25,13 @@ settings.register_profile(
 settings.load_profile("torpor")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the full counts to `make soak`."""
+    if not SOAK:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
 @pytest.fixture(autouse=True)
 def _no_torpor_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")

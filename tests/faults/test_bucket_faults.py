@@ -509,7 +509,6 @@ def test_errors_hold_nothing_secret(opened: Callable[..., S3Bucket], proxy: Faul
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="the full counts, run by `make soak`")
 def test_random_faults_never_store_or_hand_over_wrong_bytes(
     opened: Callable[..., S3Bucket], proxy: FaultProxy, straight: S3Bucket
 ) -> None:

@@ -185,7 +185,6 @@ def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monke
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="thousands of walks")
 @pytest.mark.parametrize("bug", STORIES, ids=lambda bug: bug.__name__)
 def test_walks_find_a_planted_bug(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     bug(monkeypatch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -165,17 +164,17 @@ def test_nothing_is_looked_at_while_nothing_waits() -> None:
 def test_a_link_that_comes_up_is_heard(tmp_path: Path) -> None:
     """In a network of its own: the loopback link goes up, and a thread that sleeps hears it."""
     listening = open_netlink()
-    if listening is None or shutil.which("unshare") is None or shutil.which("ip") is None:
-        pytest.skip("no netlink, unshare or ip here")
+    assert listening is not None
     listening.close()
     code = (
-        "import subprocess, threading\n"
+        "import fcntl, socket, struct, threading\n"
         "from torpor.sync.network import NetworkWatch, can_connect\n"
         "heard = threading.Event()\n"
         "watch = NetworkWatch(heard.set, lambda: False)\n"
         "watch.start()\n"
         "assert not heard.is_set()\n"
-        "subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
+        "with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:\n"
+        "    fcntl.ioctl(any_socket, 0x8914, struct.pack('16sh22x', b'lo', 1))\n"  # SIOCSIFFLAGS, IFF_UP
         "print('heard' if heard.wait(10) else 'deaf')\n"
         "watch.stop()\n"
     )
