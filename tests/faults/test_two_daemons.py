@@ -25,7 +25,7 @@ from torpor.state.errors import TorporError
 from torpor.store.home import Home
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
-STEPS, COLLECTIONS = (60, 200) if SOAK else (4, 6)
+STEPS, COLLECTIONS = (60, 200) if SOAK else (3, 3)
 NO_GRACE = {"TORPOR_CONDEMN_AFTER_HOURS": "0", "TORPOR_DELETE_AFTER_HOURS": "0", "TORPOR_KEY_STORAGE": "file"}
 PASSPHRASE = "correct horse battery staple"
 
