@@ -114,7 +114,7 @@ def places(daemon: Daemon) -> dict[str, dict[str, Any]]:
 
 def test_a_backup_leaves_the_bucket_with_purge_alone(home: Path, weed_room: Place) -> None:
     def records() -> list[str]:
-        found = weed_room.client().list_objects_v2(Bucket=weed_room.bucket, Prefix=f"{weed_room.prefix}/manifests/")
+        found = weed_room.client().list_objects_v2(Bucket=weed_room.bucket, Prefix=f"{weed_room.prefix}manifests/")
         return [each["Key"] for each in found.get("Contents", [])]
 
     with Daemon(home, settings=weed_room.settings) as daemon:
@@ -137,6 +137,7 @@ def test_the_queue_is_derived_when_s3_comes_later_and_after_the_index_is_lost(ho
         synced(daemon)
         daemon.stop()
     before = blobs(weed_room)
+    assert before
     for file in home.glob("index.sqlite*"):
         file.unlink()
     with Daemon(home, settings=weed_room.settings) as daemon:
@@ -145,7 +146,7 @@ def test_the_queue_is_derived_when_s3_comes_later_and_after_the_index_is_lost(ho
 
 
 def blobs(place: Place) -> set[str]:
-    found = place.client().list_objects_v2(Bucket=place.bucket, Prefix=f"{place.prefix}/blobs/")
+    found = place.client().list_objects_v2(Bucket=place.bucket, Prefix=f"{place.prefix}blobs/")
     return {each["Key"] for each in found.get("Contents", [])}
 
 
@@ -174,6 +175,7 @@ def test_a_daemon_that_is_killed_goes_on(home: Path, weed_room: Place, point: st
         save(daemon, "s")
         assert daemon.join(30) == -9
     before = blobs(weed_room)
+    assert before
     with Daemon(home, settings=weed_room.settings) as daemon:
         synced(daemon)
         [row] = daemon.request("GET", "/v1/backups").json()["backups"]
