@@ -18,7 +18,7 @@ from torpor.state.crash_points import SYNC_POINTS
 POINTS = (
     [point for point in SYNC_POINTS if point != "push.superseded"]
     if os.environ.get("TORPOR_SOAK")
-    else ["push.blob-noted", "push.record-sent"]
+    else ["push.record-sent"]  # tests/faults/test_kill_sync.py has more
 )
 
 
@@ -47,15 +47,6 @@ def save(daemon: Daemon, session_id: str, tokens: int = 70, seed: int = 1) -> st
     session.grow(tokens, seed)
     with daemon.keeper() as keeper:
         return keeper.save(session_id, session).wait(60).id
-
-
-def test_a_save_reaches_the_bucket_by_itself(home: Path, weed_room: Place) -> None:
-    with Daemon(home, settings=weed_room.settings) as daemon:
-        backup_id = save(daemon, "s")
-        synced(daemon)
-        found = daemon.request("GET", f"/v1/backups/{backup_id}").json()["remote"]
-        assert found == {"stages": ["text", "kv"], "checked": True, "waiting": [], "given_up": [], "held": None}
-        assert daemon.stop() == 0
 
 
 def test_without_s3_everything_says_so(daemon: Daemon, home: Path) -> None:
@@ -120,6 +111,8 @@ def test_a_backup_leaves_the_bucket_with_purge_alone(home: Path, weed_room: Plac
     with Daemon(home, settings=weed_room.settings) as daemon:
         kept, gone = save(daemon, "s"), save(daemon, "t", seed=2)
         synced(daemon)
+        whole = {"stages": ["text", "kv"], "checked": True, "waiting": [], "given_up": [], "held": None}
+        assert places(daemon) == {kept: whole, gone: whole}
         daemon.request("DELETE", f"/v1/backups/{kept}").raise_for_status()
         as_json(home, "rm", gone, "--purge")
         synced(daemon)
