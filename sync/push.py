@@ -150,7 +150,7 @@ class _Push:
         return name
 
     def _record(self, seq: int) -> RemoteRecord:
-        stages, local = self._stages(), self.local
+        stages, local, has = self._stages(), self.local, stage_blobs(self.local.manifest)
         return RemoteRecord(
             backup_id=local.manifest.id,
             machine=self.by.repository.machine,
@@ -159,7 +159,7 @@ class _Push:
             manifest=local.raw,
             objects=dict(self.objects),
             stages=stages,
-            left_out={stage: reason for stage, reason in self.left_out.items() if stage not in stages},
+            left_out={stage: self.left_out[stage] for stage in has if stage in self.left_out and stage not in stages},
             title=local.title,
             pinned=local.pinned,
             expires_at=local.expires_at,
