@@ -18,7 +18,7 @@ from torpor.state.crash_points import SYNC_POINTS
 POINTS = (
     [point for point in SYNC_POINTS if point != "push.superseded"]
     if os.environ.get("TORPOR_SOAK")
-    else ["push.blob-noted", "push.record-sent"]
+    else ["push.record-sent"]  # tests/faults/test_kill_sync.py has more
 )
 
 
@@ -47,15 +47,6 @@ def save(daemon: Daemon, session_id: str, tokens: int = 70, seed: int = 1) -> st
     session.grow(tokens, seed)
     with daemon.keeper() as keeper:
         return keeper.save(session_id, session).wait(60).id
-
-
-def test_a_save_reaches_the_bucket_by_itself(home: Path, weed_room: Place) -> None:
-    with Daemon(home, settings=weed_room.settings) as daemon:
-        backup_id = save(daemon, "s")
-        synced(daemon)
-        found = daemon.request("GET", f"/v1/backups/{backup_id}").json()["remote"]
-        assert found == {"stages": ["text", "kv"], "checked": True, "waiting": [], "given_up": [], "held": None}
-        assert daemon.stop() == 0
 
 
 def test_without_s3_everything_says_so(daemon: Daemon, home: Path) -> None:
@@ -114,12 +105,14 @@ def places(daemon: Daemon) -> dict[str, dict[str, Any]]:
 
 def test_a_backup_leaves_the_bucket_with_purge_alone(home: Path, weed_room: Place) -> None:
     def records() -> list[str]:
-        found = weed_room.client().list_objects_v2(Bucket=weed_room.bucket, Prefix=f"{weed_room.prefix}/manifests/")
+        found = weed_room.client().list_objects_v2(Bucket=weed_room.bucket, Prefix=f"{weed_room.prefix}manifests/")
         return [each["Key"] for each in found.get("Contents", [])]
 
     with Daemon(home, settings=weed_room.settings) as daemon:
         kept, gone = save(daemon, "s"), save(daemon, "t", seed=2)
         synced(daemon)
+        whole = {"stages": ["text", "kv"], "checked": True, "waiting": [], "given_up": [], "held": None}
+        assert places(daemon) == {kept: whole, gone: whole}
         daemon.request("DELETE", f"/v1/backups/{kept}").raise_for_status()
         as_json(home, "rm", gone, "--purge")
         synced(daemon)
@@ -137,6 +130,7 @@ def test_the_queue_is_derived_when_s3_comes_later_and_after_the_index_is_lost(ho
         synced(daemon)
         daemon.stop()
     before = blobs(weed_room)
+    assert before
     for file in home.glob("index.sqlite*"):
         file.unlink()
     with Daemon(home, settings=weed_room.settings) as daemon:
@@ -145,7 +139,7 @@ def test_the_queue_is_derived_when_s3_comes_later_and_after_the_index_is_lost(ho
 
 
 def blobs(place: Place) -> set[str]:
-    found = place.client().list_objects_v2(Bucket=place.bucket, Prefix=f"{place.prefix}/blobs/")
+    found = place.client().list_objects_v2(Bucket=place.bucket, Prefix=f"{place.prefix}blobs/")
     return {each["Key"] for each in found.get("Contents", [])}
 
 
@@ -174,6 +168,7 @@ def test_a_daemon_that_is_killed_goes_on(home: Path, weed_room: Place, point: st
         save(daemon, "s")
         assert daemon.join(30) == -9
     before = blobs(weed_room)
+    assert before
     with Daemon(home, settings=weed_room.settings) as daemon:
         synced(daemon)
         [row] = daemon.request("GET", "/v1/backups").json()["backups"]
