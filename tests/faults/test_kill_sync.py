@@ -23,7 +23,7 @@ from torpor.daemon.remote import UPLOADS_AT_ONCE
 from torpor.state.crash_points import SYNC_POINTS
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
-KILLS, TIMES, TOKENS = (100, (1, 3), 900) if SOAK else (3, (1,), 100)
+KILLS, TIMES, TOKENS = (100, (1, 3), 900) if SOAK else (2, (1,), 100)
 BLOB_BYTES = 300 << 10  # at most, as small_session makes them
 
 
