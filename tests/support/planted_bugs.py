@@ -310,3 +310,5 @@ STORIES: dict[Callable[[Patch], None], Story] = {
     removed_without_a_mark: a_writer_commits_behind_a_removal,
     names_of_blobs_are_used_again: a_deletion_comes_late,
 }
+# Two requests of one kind must fail, or two sleeps follow one another: chance needs more than thousands of walks for it.
+RARE = (half_a_listing, superseded_before_the_check)
