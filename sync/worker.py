@@ -217,7 +217,7 @@ class Pump:
             self._unclean = False
         if self._trouble is not None and self._trouble.retry_at > steady:
             return self._trouble.retry_at - steady if self._has_work() else None
-        if not self._is_ready():
+        if not self._is_ready() or self._is_paused():  # which may have been said meanwhile: that took its time
             return 0.0
         now = self._clocks.wall()
         items = self._queue.lease(now, self._owner, now + LEASE_S)

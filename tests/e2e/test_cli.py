@@ -136,6 +136,7 @@ def test_version_and_help(home: Path) -> None:
     from importlib.metadata import version
 
     assert run(home, "--version").strip() == version("torpor")
+    commands = run(home, "--help")
     for command in (
         "serve",
         "status",
@@ -151,10 +152,11 @@ def test_version_and_help(home: Path) -> None:
         "restore",
         "demo",
     ):
-        assert command in run(home, "--help")
+        assert command in commands
         assert "--json" in run(home, command, "--help")
+    watch = run(home, "watch", "--help")
     for words in WATCH:
-        assert words[1] in run(home, "watch", "--help")
+        assert words[1] in watch
         assert "--json" in run(home, *words[:2], "--help")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.commands import run
 from support.daemon import Daemon
 from support.s3_servers import Place
 
@@ -44,14 +44,10 @@ def _run_snippets(
     assert re.search(r"^prefix from \w{26} with \d+ tokens reused, \d+ new$", out, re.MULTILINE)
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) > 5
-    environment = os.environ | {"TORPOR_HOME": str(daemon.home)}
     for line in commands:
         words = line.split()
         assert words[0] == "torpor"
-        done = subprocess.run(
-            [sys.executable, "-m", "torpor.cli.entry", *words[1:]], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        run(daemon.home, *words[1:], cwd=tmp_path)
 
 
 def test_every_link_leads_somewhere() -> None:

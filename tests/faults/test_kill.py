@@ -19,7 +19,7 @@ from torpor.state.crash_points import CRASH_POINTS, DAEMON_POINTS, REMOVAL_POINT
 from torpor.state.errors import InvalidSettings
 from torpor.store.crash import from_environment
 
-RANDOM_ROUNDS = 200 if os.environ.get("TORPOR_SOAK") else 10
+RANDOM_ROUNDS = 200 if os.environ.get("TORPOR_SOAK") else 6
 TIMES = (1, 4) if os.environ.get("TORPOR_SOAK") else (2,)
 
 
