@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
+from support.machines import eventually
 from support.s3_servers import Place
 from support.second_copy import in_bucket, machine
 from torpor.codec.objects import open_document, seal_document
@@ -85,7 +86,13 @@ def test_nothing_shows_and_nothing_else_is_taken(moto_room: Place, homes: tuple[
         put(moto_room, first, found[first])
         put(moto_room, second, found[second])
         assert digest(b, "private-name") == session.digest()
-        assert "is not encrypted" in (homes[1] / "logs" / "daemon.log").read_text()
+        b.request("POST", "/v1/sync/now").raise_for_status()  # all records are read again
+        log = homes[1] / "logs" / "daemon.log"
+        eventually(
+            lambda: "is not encrypted" in log.read_text(),
+            60,
+            lambda: (log.read_text(), b.request("GET", "/v1/sync").json()),
+        )
     with pytest.raises(KeyMissing):
         open_document(found[records[0]], records[0].encode(), None)
 
