@@ -57,6 +57,7 @@ class Pump:
         self._paused_at: float | None = None
         self._resume_at: float | None = None  # in steady seconds; None: until it is resumed
         self._since, self._unclean = clocks.wall(), True
+        self._asked_to_look = False  # and did not yet: a remote side in trouble is looked at then, whatever waits
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     # -- what others ask of it ---------------------------------------------------------------------------------------
@@ -91,6 +92,7 @@ class Pump:
 
     def retry_now(self, still_s: float = LONG_STILL_S) -> None:
         """Look at the remote side now, whatever it was; break off a transfer without a byte for so long."""
+        self._asked_to_look = True
         trouble, running = self._trouble, self._running
         if running is not None and running.still_s() > still_s:
             self._remote.break_off()
@@ -216,7 +218,7 @@ class Pump:
             self._queue.release_all()
             self._unclean = False
         if self._trouble is not None and self._trouble.retry_at > steady:
-            return self._trouble.retry_at - steady if self._has_work() else None
+            return self._trouble.retry_at - steady if self._asked_to_look or self._has_work() else None
         if not self._is_ready() or self._is_paused():  # which may have been said meanwhile: that took its time
             return 0.0
         now = self._clocks.wall()
@@ -235,6 +237,7 @@ class Pump:
 
     def _is_ready(self) -> bool:
         """Open the remote side, or see whether its trouble is over."""
+        self._asked_to_look = False
         self._looked_at, trouble = self._clocks.steady(), self._trouble
         if trouble is not None and trouble.name == "offline" and not self._remote.can_connect():
             self._trouble = later(trouble, steady=self._clocks.steady(), random=self._clocks.random)

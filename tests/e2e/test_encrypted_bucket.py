@@ -86,7 +86,6 @@ def test_nothing_shows_and_nothing_else_is_taken(moto_room: Place, homes: tuple[
         put(moto_room, first, found[first])
         put(moto_room, second, found[second])
         assert digest(b, "private-name") == session.digest()
-        b.request("POST", "/v1/sync/now").raise_for_status()  # all records are read again
         log = homes[1] / "logs" / "daemon.log"
         eventually(
             lambda: "is not encrypted" in log.read_text(),

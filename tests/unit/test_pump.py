@@ -229,6 +229,18 @@ def test_nothing_is_looked_at_while_nothing_waits(bench: Bench) -> None:
     assert len(bench.remote.pushed) == 1
 
 
+def test_what_was_asked_for_is_looked_at_although_nothing_waits(bench: Bench) -> None:
+    bench.remote.fails = KeyMissing("no key")
+    assert bench.settle() is None
+    bench.pump.reconnect()  # the key came a moment after the look
+    bench.remote.fails = None
+    wait = bench.settle()
+    assert wait == pytest.approx(0.5)
+    bench.times.pass_s(wait)
+    assert bench.settle() is None
+    assert (bench.remote.connected, bench.pump.state) == (2, "idle")
+
+
 def test_a_pause_ends_by_itself(bench: Bench) -> None:
     bench.add(1)
     bench.pump.pause(600.0)
