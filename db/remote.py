@@ -146,11 +146,6 @@ class RemoteIndex:
             for table in (links, records, objects, uploads):
                 connection.execute(delete(table))
 
-    def is_unknown(self) -> bool:
-        """Tell whether no record was ever read."""
-        with self._index.reading() as connection:
-            return connection.scalar(select(func.count()).select_from(records)) == 0
-
 
 class Uploads:
     """Multipart uploads that outlive a restart; implements the port `PartJournal`."""
@@ -192,11 +187,6 @@ class Uploads:
         mine = select(uploads.c.name).where(uploads.c.digest == bytes.fromhex(digest))
         with self._index.reading() as connection:
             return connection.scalar(mine.order_by(uploads.c.created_at.desc(), uploads.c.name.desc()).limit(1))
-
-    def begun_before(self, at: float) -> list[str]:
-        """Return the object names of uploads that were begun before a time."""
-        with self._index.reading() as connection:
-            return list(connection.scalars(select(uploads.c.name).where(uploads.c.created_at < at)))
 
 
 def _insert_objects(connection: Connection, found: Iterable[RemoteObject]) -> None:

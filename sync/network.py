@@ -80,11 +80,6 @@ class NetworkWatch:
         self._stopping, self._closing, self._closed = threading.Event(), threading.Lock(), False
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
 
-    @property
-    def hears(self) -> bool:
-        """Tell whether the system tells of changes; otherwise only the clocks are compared."""
-        return self._netlink is not None
-
     def start(self) -> None:
         """Begin to watch."""
         self._thread.start()

@@ -86,12 +86,6 @@ def translate(error: BaseException, what: str) -> TorporError:
     return _unanswered(error, what)
 
 
-def remote_code(error: TorporError) -> str:
-    """Return the storage's own code behind an error, or nothing."""
-    response = getattr(error.__cause__, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
 def remote_status(error: TorporError) -> int:
     """Return the HTTP status behind an error, or 0."""
     response = getattr(error.__cause__, "response", None)

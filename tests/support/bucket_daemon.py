@@ -17,14 +17,13 @@ from torpor.daemon.app import About, create_app
 from torpor.daemon.bring_back import bring_back
 from torpor.daemon.compose import compose
 from torpor.daemon.fetch_api import BackFromBucket
+from torpor.daemon.local_backups import describer
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.settings import load_settings
 from torpor.daemon.watches import Watches
-from torpor.db.records import record_of
 from torpor.db.remembered import Remembered
 from torpor.db.remote import RemoteIndex
-from torpor.state.backup import Backup
 from torpor.state.manifest import BlobRef, Manifest
 from torpor.state.remote import RecordName, RemoteRecord
 from torpor.store.home import Home
@@ -33,18 +32,6 @@ from torpor.sync.repository import Repository
 from support.faulty_bucket import FaultyBucket
 from support.manifests import manifest
 from support.remote_index import KnownObjects, upload
-
-
-def described(record: RemoteRecord) -> Backup:
-    made = manifest_file.load(record.manifest)
-    return record_of(
-        made,
-        manifest_digest=manifest_file.digest_of(record.manifest),
-        manifest_bytes=len(record.manifest),
-        pinned=record.pinned,
-        expires_at=record.expires_at,
-        title=record.title,
-    )
 
 
 class BucketDaemon:
@@ -56,7 +43,7 @@ class BucketDaemon:
         self.home.create()
         self.catalog = compose(self.home, load_settings(), self.stack)
         self.bucket = bucket or FaultyBucket()
-        self.known = RemoteIndex(self.catalog.index, described)
+        self.known = RemoteIndex(self.catalog.index, describer())
         self.threads = ThreadPoolExecutor(4)
         self.stack.callback(self.threads.shutdown)
         self.lookers = ThreadPoolExecutor(2)
