@@ -23,6 +23,7 @@ from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .catalog import Catalog
 from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
+from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
 from .prefixes import add_prefixes
@@ -241,9 +242,9 @@ def _add_blobs(app: FastAPI, catalog: Catalog) -> None:
         return _json({"missing": catalog.blobs.missing(refs)})
 
     @app.post("/v1/blobs/discard")
-    def discard(digests: Digests) -> Response:
+    def discard_blobs(digests: Digests) -> Response:
         """Remove those of some blobs that no backup needs, at once: a save that failed gives its room back."""
-        return _json({"removed": catalog.discard(parse_digest(digest) for digest in digests.blobs)})
+        return _json({"removed": discard(catalog, (parse_digest(digest) for digest in digests.blobs))})
 
     @app.put("/v1/blobs/{digest}", status_code=201)
     async def put_blob(digest: str, request: Request) -> Response:

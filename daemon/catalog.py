@@ -1,4 +1,4 @@
-"""Backups as a whole: the commit of a manifest, its removal, and the import of manifests that the index lacks.
+"""Backups as a whole: the commit of a manifest, its removal, and what is said of it.
 
 Files are the truth and the index follows. Commit: blobs are there, then the manifest file, then the index; removal:
 the manifest file, then the index. So whatever a crash leaves behind, start-up can make the two agree.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from itertools import islice
 
 from ..codec import manifest_file
 from ..db.index import Index
@@ -23,7 +22,6 @@ from ..state.errors import (
     BackupNotFound,
     BadInput,
     Conflict,
-    IndexDamaged,
     ManifestDamaged,
     MissingBlobs,
     SessionNotFound,
@@ -39,19 +37,6 @@ from ..store.staging import Staging
 
 CANDIDATES = 5  # of a short id that is not unique
 OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from elsewhere
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciled:
-    """What start-up found: manifests imported, rows without a manifest dropped, manifests that cannot be used.
-
-    `undone` counts manifests of groups whose commit was cut off.
-    """
-
-    imported: int
-    dropped: int
-    unusable: int
-    undone: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +63,26 @@ class BackupBlobs:
     sharing: Sharing
 
 
+class Spared:
+    """Blobs that no collector may take although no backup of the index names them: unusable manifests do, or may."""
+
+    def __init__(self) -> None:
+        self._digests: set[str] = set()
+        self._all = False
+
+    def add(self, digests: Iterable[str]) -> None:
+        """Spare some blobs."""
+        self._digests.update(digests)
+
+    def add_all(self) -> None:
+        """Spare every blob: nobody can tell what an unreadable manifest names."""
+        self._all = True
+
+    def has(self, digest: str) -> bool:
+        """Tell whether a blob is spared."""
+        return self._all or digest in self._digests
+
+
 class Catalog:
     """The one place that changes manifests and index together. Safe to call from several threads."""
 
@@ -98,8 +103,7 @@ class Catalog:
         self.pending_groups = pending_groups
         self.staging, self._ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
         self._lock = threading.Lock()
-        self._spared: set[str] = set()
-        self._spare_all = False
+        self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
 
     def queue_with(self, on_queued: Callable[[], None]) -> None:
@@ -109,6 +113,14 @@ class Catalog:
     def _queued(self) -> None:
         if self._on_queued is not None:
             self._on_queued()
+
+    def locked(self) -> AbstractContextManager[object]:
+        """Let nothing be committed, taken in or removed while this is open."""
+        return self._lock
+
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        return self._clock()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -182,6 +194,12 @@ class Catalog:
                 self._take_back([] if there else [manifest.id])
                 raise
         return self.index.backup(manifest.id)
+
+    def enter(self, manifest: Manifest, raw: bytes) -> int:
+        """Enter a backup into the index whose manifest is on disk; return how many of its blobs are not."""
+        absent = self._absent(manifest)
+        self._index([(manifest, raw)], absent)
+        return len(absent)
 
     def _has_backups(self, session_id: str) -> bool:
         return bool(self.index.list_backups(session_id=session_id, limit=1))
@@ -262,7 +280,7 @@ class Catalog:
             manifest_digest=manifest_file.digest_of(canonical),
             manifest_bytes=self.manifests.size_bytes(manifest.id),
             pinned=manifest.id in sidecar.pinned,
-            expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + self._ttl_s),
+            expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self._ttl_s)),
             title=sidecar.title,
         )
 
@@ -378,97 +396,6 @@ class Catalog:
             sidecar.expires_at.pop(record.id, None)
             self.sidecars.write(sidecar)
 
-    def reconcile(self) -> Reconciled:
-        """Make the index agree with the manifests on disk. Raises: IndexDamaged when all manifests are gone."""
-        self.manifests.settle()
-        on_disk, indexed = set(self.manifests.ids()), self.index.all_ids()
-        if indexed and not on_disk and not indexed <= self.manifests.trashed():
-            raise IndexDamaged(
-                f"the index knows {len(indexed)} backups, but the store holds no manifest",
-                hint="Check that the home folder is mounted whole; if the store was emptied, move index.sqlite away.",
-            )
-        imported = unusable = undone = 0
-        pending = self.pending_groups.ids()
-        for backup_id in sorted(on_disk - indexed):
-            try:
-                if self._import(backup_id, pending):
-                    imported += 1
-                else:
-                    undone += 1
-            except TorporError as error:
-                unusable += 1
-                self._keep_blobs_of(backup_id)
-                self._note("warning", "manifest-unusable", f"{backup_id}: {error.detail}", backup_id)
-        lost = indexed - on_disk
-        for lost_id in sorted(lost):
-            self.index.remove_backup(lost_id)
-        if lost:
-            self._note("info", "rows-dropped", f"{len(lost)} removed backups left the index")
-        self.manifests.empty_trash()
-        self._end_groups(pending, undone)
-        return Reconciled(imported, len(lost), unusable, undone)
-
-    def _end_groups(self, pending: set[str], undone: int) -> None:
-        """Forget the commits of groups that were cut off, now that nothing is left of them, or all is there."""
-        if undone:
-            self._note("info", "group-undone", f"{undone} backups of {len(pending)} groups that were not whole")
-        self._checkpoint("group.undone")
-        for group_id in pending:
-            self.pending_groups.end(group_id)
-        self.pending_groups.sweep()
-
-    def _keep_blobs_of(self, backup_id: str) -> None:
-        """Spare what an unusable manifest names, which may heal; of an unreadable one spare everything."""
-        try:
-            self._spared.update(manifest_blobs(manifest_file.load(self.manifests.read(backup_id))))
-        except TorporError:
-            self._spare_all = True
-
-    def _import(self, backup_id: str, pending: set[str]) -> bool:
-        """Index a manifest; remove it instead when its group's commit was cut off (then it returns False).
-
-        What is in the index needs no look: a group enters it in one transaction.
-        """
-        raw = self.manifests.read(backup_id)
-        manifest = manifest_file.load(raw)
-        if manifest.id != backup_id:
-            raise Conflict(f"the file of {backup_id} holds the manifest of {manifest.id}")
-        if manifest.group is not None and manifest.group.id in pending:
-            self.manifests.remove(backup_id)
-            return False
-        absent = self._absent(manifest)
-        self._index([(manifest, raw)], absent)
-        if absent:  # they are in the bucket, or lost: a restore says which
-            self._note("info", "blobs-absent", f"{backup_id}: {len(absent)} blobs are not on this machine", backup_id)
-        return True
-
-    def discard(self, digests: Iterable[str]) -> int:
-        """Unlink those of some blobs that no backup needs: what a failed save wrote. Return how many there were."""
-        with self._lock:
-            return sum(self._unlink_unneeded(digest, grace_s=0.0) for digest in digests)
-
-    def _unlink_unneeded(self, digest: str, grace_s: float) -> bool:
-        path = self.blobs.path(digest)
-        try:
-            if self._spare_all or digest in self._spared:
-                return False
-            if self._clock() - path.stat().st_mtime < grace_s or self.index.needs_blob(digest):
-                return False
-            path.unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-    def remove_orphans(self, grace_s: float, batch: int = 256) -> int:
-        """Unlink blobs that no backup needs and no writer has touched for `grace_s`; return how many.
-
-        A save that counts on such a blob in the same moment is told by its commit (MissingBlobs) and writes it again.
-        """
-        removed, digests = 0, self.blobs.digests()
-        while group := list(islice(digests, batch)):
-            with self._lock:
-                removed += sum(self._unlink_unneeded(digest, grace_s) for digest in group)
-        return removed
-
-    def _note(self, level: str, kind: str, detail: str, backup_id: str | None = None) -> None:
+    def note(self, level: str, kind: str, detail: str, backup_id: str | None = None) -> None:
+        """Note an event."""
         self.index.add_event(at=self._clock(), level=level, kind=kind, detail=detail, backup_id=backup_id)

@@ -7,7 +7,6 @@ import logging
 import logging.handlers
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,7 +17,6 @@ from ..db.index import Index
 from ..db.remembered import Remembered
 from ..state.api import API_VERSION
 from ..state.collection import Grace
-from ..state.errors import TorporError
 from ..store import staging as staging_folders
 from ..store.blobs import BlobStore
 from ..store.crash import from_environment
@@ -31,7 +29,10 @@ from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
+from .chores import Chore, Chores
+from .garbage import remove_orphans
 from .instance import InstanceLock, Listening, announce, load_token
+from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
 from .settings import Settings
@@ -56,7 +57,7 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         token = load_token(home)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
         catalog = compose(home, settings, stack)
-        found = catalog.reconcile()
+        found = reconcile(catalog)
         log.info("reconciled: %s", asdict(found))
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
@@ -190,34 +191,33 @@ def _run(
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    stopping = threading.Event()
-    keeper = threading.Thread(
-        target=_housekeeping, args=(home, catalog, side, settings, stopping), name="housekeeping", daemon=True
-    )
-    keeper.start()
+    chores = Chores(_chores(home, catalog, side, settings))
+    chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
         watches.stop()
         side.stop()
-        stopping.set()
-        keeper.join(timeout=10)
+        chores.stop()
     log.info("stopped")
 
 
-def _housekeeping(
-    home: Home, catalog: Catalog, side: RemoteSide, settings: Settings, stopping: threading.Event
-) -> None:
-    """Remove orphans once an hour; the first time an hour after the start, so that a start stays light."""
-    while not stopping.wait(HOUSEKEEPING_S):
-        try:
-            swept = staging_folders.sweep(home.store / "staging")
-            removed = catalog.remove_orphans(settings.orphan_grace_hours * 3600.0)
-            if removed or swept:
-                log.info("removed %d blobs that no backup needs, %d staging folders of dead writers", removed, swept)
-            side.housekeep()
-        except (TorporError, OSError):
-            log.exception("housekeeping failed; it is tried again in an hour")
+def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) -> list[Chore]:
+    """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
+
+    def sweep() -> None:
+        if swept := staging_folders.sweep(home.store / "staging"):
+            log.info("removed %d staging folders of dead writers", swept)
+
+    def collect() -> None:
+        if removed := remove_orphans(catalog, settings.orphan_grace_hours * 3600.0):
+            log.info("removed %d blobs that no backup needs", removed)
+
+    return [
+        Chore("staging", HOUSEKEEPING_S, sweep),
+        Chore("garbage", HOUSEKEEPING_S, collect),
+        Chore("bucket", HOUSEKEEPING_S, side.housekeep),
+    ]
 
 
 def _log_to_file(home: Home, settings: Settings) -> None:

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
 
     port: int = Field(7717, ge=0, le=65535, description="TCP port on 127.0.0.1; 0 takes any free one")
     ttl_days: float = Field(7.0, gt=0, description="how long a backup is kept unless it is pinned")
+    keep_newest: int = Field(0, ge=0, description="backups of each session that outlive their TTL, the newest")
     allowed_hosts: list[str] = Field(
         default_factory=list, description="further Host headers to accept, e.g. of a container"
     )

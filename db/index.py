@@ -261,7 +261,7 @@ def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> No
 
 def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
     row = asdict(new.record)
-    for name in ("title", "absent_bytes"):  # of other tables
+    for name in ("title", "absent_bytes", "damaged_bytes"):  # of other tables
         del row[name]
     row["layers"] = " ".join(new.record.layers)
     row["manifest_digest"] = bytes.fromhex(new.record.manifest_digest)

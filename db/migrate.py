@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect
 
-from ..state.errors import IndexDamaged
+from ..state.errors import NewerIndex
 from .schema import REVISION
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -24,7 +24,7 @@ def current_revision(connection: Connection) -> str | None:
 def migrate(engine: Engine, path: Path) -> bool:
     """Upgrade the index if needed; return whether it was. An existing one is copied beside itself first.
 
-    Raises: IndexDamaged when it was written by a newer version; it is left untouched.
+    Raises: NewerIndex when it was written by a newer version; it is left untouched.
     """
     with engine.connect() as connection:
         revision = current_revision(connection)
@@ -38,9 +38,8 @@ def migrate(engine: Engine, path: Path) -> bool:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if revision is not None:
         if revision not in known:
-            raise IndexDamaged(
+            raise NewerIndex(
                 f"the index has schema {revision}, which this version does not know",
-                hint="Start the newer torpor that wrote it; nothing was changed.",
             )
         _copy(engine, path.with_name(f"{path.name}.before-{REVISION}"))
     from alembic import command

@@ -117,6 +117,7 @@ def record_of(
         manifest_digest=manifest_digest,
         manifest_bytes=manifest_bytes,
         title=title,
+        used_at=manifest.created_at,
         group_id=manifest.group.id if manifest.group is not None else None,
         group_name=manifest.group.name if manifest.group is not None else None,
     )

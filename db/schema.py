@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 # The newest migration under migrations/versions; a test compares the two.
-REVISION = "0004"
+REVISION = "0005"
 
 metadata = MetaData()
 
@@ -30,6 +30,8 @@ sessions = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("no_sync", Boolean, nullable=False, server_default="0"),  # never leaves this machine
+    Column("ttl_s", Float),  # of its backups; null: the default
+    Column("keep_newest", Integer),  # backups that outlive their TTL; null: the default
 )
 
 backups = Table(
@@ -54,6 +56,9 @@ backups = Table(
     Column("manifest_bytes", Integer, nullable=False),
     Column("group_id", Text),  # saved with others, all or none
     Column("group_name", Text),
+    Column("used_at", Float, nullable=False, server_default="0"),  # saved, or restored the last time
+    Column("dropped_at", Float),  # when its KV cache and embeddings were let go; null: they are wanted here
+    Index("ix_backups_used", "used_at"),
     Index("ix_backups_group", "group_name", "group_id"),
     Index("ix_backups_session", "session_id", "created_at", "id"),
     Index("ix_backups_created", "created_at", "id"),
@@ -67,6 +72,8 @@ blobs = Table(
     Column("layer", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("present", Boolean, nullable=False, server_default="1"),  # false: only in the bucket, as far as is known
+    Column("damaged_at", Float),  # when it was found damaged and put aside; null: nobody found it so
+    Index("ix_blobs_damaged", "digest", sqlite_where=text("damaged_at IS NOT NULL")),
     Index("ix_blobs_absent", "digest", sqlite_where=text("present = 0")),
     sqlite_with_rowid=False,
 )

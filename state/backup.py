@@ -12,7 +12,9 @@ class Backup:
     """One backup. Sizes in bytes, times in seconds since the epoch.
 
     `bytes_total` counts every blob it needs and its manifest; `bytes_written` only what was new on disk with it;
-    `absent_bytes` are those of its blobs that are not on this machine, as far as is known.
+    `absent_bytes` are those of its blobs that are not on this machine, as far as is known, and `damaged_bytes` those of
+    them that were found damaged. `used_at` is when it was saved or last restored. `dropped_at` says since when its KV
+    cache and embeddings are no longer kept here; the rest is.
     """
 
     id: str
@@ -36,6 +38,9 @@ class Backup:
     group_id: str | None = None
     group_name: str | None = None
     absent_bytes: int = 0
+    damaged_bytes: int = 0
+    used_at: float = 0.0
+    dropped_at: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Backup:

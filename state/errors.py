@@ -30,6 +30,9 @@ TorporError
 │   ├── MissingBlobs
 │   ├── DaemonAlreadyRunning
 │   ├── UnsafeHome
+│   │   └── NetworkHome      a network file system, whose locks and fsync cannot be trusted
+│   ├── NewerIndex           the index was written by a newer version; it was left untouched
+│   ├── ScopeDenied          the token is known, and not allowed to do this
 │   ├── RestoreRefused
 │   ├── ContextTooLong       more tokens than the model's window has
 │   ├── GroupIncomplete      some of the backups that were saved as one were removed
@@ -49,10 +52,12 @@ TorporError
 ├── Unavailable              may heal by itself
 │   ├── DaemonNotRunning
 │   ├── StoreFull
+│   │   └── QuotaFull        what may be used is used, and nothing may go
 │   ├── StoreFailed
 │   ├── SnapshotLost
 │   ├── FileChanged
 │   ├── Timeout
+│   ├── TooManyAttempts      too many wrong tokens; each counts
 │   ├── WatchLimit
 │   ├── Offline              the storage cannot be reached
 │   ├── Throttled            the storage asks for fewer requests
@@ -239,6 +244,21 @@ class UnsafeHome(Refused):
     default_hint = "The folder must belong to you and must not be a symbolic link."
 
 
+class NetworkHome(UnsafeHome):
+    code, title = "network-home", "The home folder lies on a network file system"
+    default_hint = "Set TORPOR_HOME to a folder on a local disk; S3 is the way to other machines."
+
+
+class NewerIndex(Refused):
+    code, title = "newer-index", "The index was written by a newer version"
+    default_hint = "Start the newer torpor that wrote it; nothing was changed."
+
+
+class ScopeDenied(Refused):
+    code, title, exit_code, http_status = "scope-denied", "The token is not allowed to do this", 5, 403
+    default_hint = "Use the token of the home folder, or approve the origin for more (`torpor pair`)."
+
+
 class RestoreRefused(Refused):
     code, title = "restore-refused", "The restore that was asked for is not possible"
     default_hint = "`torpor plan` shows what can be restored and why the rest cannot."
@@ -336,6 +356,11 @@ class StoreFull(Unavailable):
     default_hint = "Free space on the disk of the home folder, or remove backups with `torpor rm`; nothing was changed."
 
 
+class QuotaFull(StoreFull):
+    code, title = "quota-full", "The quota of the store is used up"
+    default_hint = "Raise TORPOR_QUOTA, unpin or remove backups (`torpor rm`); `torpor gc --dry-run` says what may go."
+
+
 class StoreFailed(Unavailable):
     code, title, http_status = "store-failed", "The store could not read or write a file", 500
     default_hint = "Check the disk and the permissions of the home folder."
@@ -358,6 +383,11 @@ class Timeout(Unavailable):
 class WatchLimit(Unavailable):
     code, title = "watch-limit", "A limit of inotify is reached"
     default_hint = "Raise fs.inotify.max_user_watches; until then the folder is looked at every few seconds."
+
+
+class TooManyAttempts(Unavailable):
+    code, title, exit_code, http_status = "too-many-attempts", "Too many wrong tokens", 5, 429
+    default_hint = "Wait a minute, and use the token of the home folder."
 
 
 class Offline(Unavailable):

@@ -17,7 +17,7 @@ from .files import translated, write_private
 class Sidecar:
     """One session's choices. `expires_at` (seconds since the epoch) overrides the default TTL of a backup.
 
-    With `no_sync` nothing of it leaves this machine.
+    With `no_sync` nothing of it leaves this machine. `ttl_s` and `keep_newest` override the settings for this session.
     """
 
     session_id: str
@@ -25,6 +25,8 @@ class Sidecar:
     pinned: set[str] = field(default_factory=set)
     expires_at: dict[str, float] = field(default_factory=dict)
     no_sync: bool = False
+    ttl_s: float | None = None
+    keep_newest: int | None = None
 
 
 class SidecarStore:
@@ -55,6 +57,8 @@ class SidecarStore:
             if isinstance(expiries, dict)
             else {},
             raw.get("no_sync") is True,
+            ttl_s=float(ttl) if isinstance(ttl := raw.get("ttl_s"), (int, float)) and ttl > 0 else None,
+            keep_newest=keep if isinstance(keep := raw.get("keep_newest"), int) and keep >= 0 else None,
         )
 
     def write(self, sidecar: Sidecar) -> None:
@@ -70,5 +74,7 @@ class SidecarStore:
             "pinned": sorted(sidecar.pinned),
             "expires_at": sidecar.expires_at,
             "no_sync": sidecar.no_sync,
+            "ttl_s": sidecar.ttl_s,
+            "keep_newest": sidecar.keep_newest,
         }
         write_private(path, orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))

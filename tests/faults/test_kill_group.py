@@ -19,6 +19,7 @@ from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
 from torpor.daemon.groups import Groups
+from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import Settings
 from torpor.state.crash_points import DAEMON_POINTS, GROUP_POINTS, UNDO_POINTS
 from torpor.state.errors import GroupNotFound, StoreFull
@@ -48,7 +49,7 @@ def opened(home: Path) -> Iterator[Catalog]:
     with ExitStack() as stack:
         Home(home).create()
         catalog = compose(Home(home), Settings(), stack)
-        catalog.reconcile()
+        reconcile(catalog)
         yield catalog
 
 

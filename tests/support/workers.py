@@ -89,13 +89,14 @@ def _commit_group(home: str, crash_at: str, group_id: str, body: bytes, out: Con
 
     from torpor.daemon.compose import compose
     from torpor.daemon.groups import Groups
+    from torpor.daemon.reconcile import reconcile
     from torpor.daemon.settings import Settings
     from torpor.store.home import Home
 
     os.environ["TORPOR_CRASH_AT"] = crash_at
     with ExitStack() as stack:
         catalog = compose(Home(Path(home)), Settings(), stack)
-        catalog.reconcile()
+        reconcile(catalog)
         out.send(("acknowledged", Groups(catalog).commit(group_id, body).id))
 
 
@@ -104,6 +105,7 @@ def _sync(home: str, settings: dict[str, str], crash_at: str, out: Connection) -
     from contextlib import ExitStack
 
     from torpor.daemon.compose import compose, compose_remote
+    from torpor.daemon.reconcile import reconcile
     from torpor.daemon.remote_settings import load_remote_settings
     from torpor.daemon.settings import Settings
     from torpor.store.home import Home
@@ -111,7 +113,7 @@ def _sync(home: str, settings: dict[str, str], crash_at: str, out: Connection) -
     os.environ["TORPOR_CRASH_AT"] = crash_at
     with ExitStack() as stack:
         catalog = compose(Home(Path(home)), Settings(), stack)
-        catalog.reconcile()
+        reconcile(catalog)
         side = compose_remote(
             Home(Path(home)), Settings(), load_remote_settings(settings, Path("/"), Path(home)), catalog
         )

@@ -16,6 +16,8 @@ from torpor.codec import manifest_file
 from torpor.daemon.adoption import adopt
 from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
+from torpor.daemon.garbage import discard, remove_orphans
+from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import load_settings
 from torpor.state.errors import BadInput, Conflict, InvalidManifest, StoreFailed
 from torpor.state.manifest import BlobRef, Manifest
@@ -147,7 +149,7 @@ def test_a_crash_between_manifest_and_index_keeps_what_the_user_said(tmp_path: P
             adopt(catalog, record(made(), title="kept", pinned=True))
     with ExitStack() as stack:
         catalog = opened(tmp_path, stack)
-        assert catalog.reconcile().imported == 1
+        assert reconcile(catalog).imported == 1
         (backup,) = catalog.index.list_backups()
         assert (backup.title, backup.pinned) == ("kept", True)
         assert backup.absent_bytes == sum(ref.size_bytes for ref in REFS.values())
@@ -174,7 +176,7 @@ def test_the_same_commit_again_makes_blobs_present(catalog: Catalog) -> None:
 def test_adopted_backups_keep_their_blobs_from_the_collector(catalog: Catalog) -> None:
     adopt(catalog, record(made()))
     put(catalog, "a")
-    assert catalog.remove_orphans(0) == 0
-    assert catalog.discard([REFS["a"].digest]) == 0
+    assert remove_orphans(catalog, 0) == 0
+    assert discard(catalog, [REFS["a"].digest]) == 0
     catalog.remove(made().id)
-    assert catalog.remove_orphans(0) == 1
+    assert remove_orphans(catalog, 0) == 1

@@ -16,7 +16,7 @@ from torpor.db.records import record_of
 from torpor.db.schema import REVISION
 from torpor.db.watched import WatchedFiles
 from torpor.state.backup import Backup
-from torpor.state.errors import BackupNotFound, Conflict, IndexDamaged, SessionNotFound
+from torpor.state.errors import BackupNotFound, Conflict, NewerIndex, SessionNotFound
 from torpor.state.manifest import manifest_blobs
 
 
@@ -95,7 +95,7 @@ def test_an_index_of_an_unknown_version_is_refused_uncopied(tmp_path: Path) -> N
     with sqlite3.connect(tmp_path / "i") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'future'")
     connection.close()
-    with pytest.raises(IndexDamaged, match="future"):
+    with pytest.raises(NewerIndex, match="future"):
         Index(tmp_path / "i")
     assert [p.name for p in tmp_path.iterdir() if "before" in p.name] == []
 
