@@ -22,6 +22,7 @@ from ..db.presence import blob_sizes, note_present
 from ..state.errors import BackupNotFound, TorporError
 from ..state.manifest import manifest_blobs
 from ..state.ordered import differences
+from ..store.files import translated
 from .catalog import Catalog
 from .spared import Spared
 
@@ -75,7 +76,7 @@ class Garbage:
 
         Memory: a shard of digests, a 256th of all.
         """
-        with self._one_pass:
+        with self._one_pass, translated("collect", self._catalog.blobs.folder):
             work = _Pass(self._catalog, self._grace_s, self._trash_s, dry_run, self._stopping)
             work.run()
         if work.done.gone and not dry_run:
