@@ -5,6 +5,7 @@ daemon.lock      held by the running daemon             torpor.sock   its Unix s
 index.sqlite     the index (can be rebuilt)             logs/         rotating log
 watch.json       the watched folders that were added, 0600
 sync.json        pause, limits and policy of the second copy, 0600
+clock.json       the last moment whose time was trusted, 0600
 machine-id       what tells this home from others that use the same bucket
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
@@ -80,6 +81,11 @@ class Home:
     def sync_json(self) -> Path:
         """Return the path of what the user said of the second copy."""
         return self.root / "sync.json"
+
+    @property
+    def clock_json(self) -> Path:
+        """Return the path of the last moment whose time was trusted."""
+        return self.root / "clock.json"
 
     @property
     def machine_id(self) -> Path:
