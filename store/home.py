@@ -15,6 +15,7 @@ store/outgoing/                   encrypted or compressed blobs on their way to 
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
 store/trash/                      removed manifests, until the index has let go of them too
+store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """
 
 from __future__ import annotations
@@ -96,6 +97,11 @@ class Home:
     def outgoing(self) -> Path:
         """Return the folder of what is on its way to the bucket."""
         return self.store / "outgoing"
+
+    @property
+    def trashed_blobs(self) -> Path:
+        """Return the folder of blobs that wait to be removed."""
+        return self.store / "trash" / "blobs"
 
     @property
     def logs(self) -> Path:
