@@ -388,6 +388,8 @@ class Catalog:
             sidecar.pinned.discard(record.id)
             sidecar.expires_at.pop(record.id, None)
             self.sidecars.write(sidecar)
+        if sidecar == Sidecar(record.session_id) and not self._has_backups(record.session_id):
+            self.sidecars.forget(record.session_id)
 
     def note(self, level: str, kind: str, detail: str, backup_id: str | None = None) -> None:
         """Note an event."""

@@ -32,6 +32,7 @@ from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .chores import Chore, Chores
 from .garbage import Garbage
+from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .reconcile import reconcile
 from .remote import RemoteSide
@@ -48,7 +49,8 @@ LOG_NAME = "daemon.log"
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
     """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
 
-    Raises: DaemonAlreadyRunning, UnsafeHome, IndexDamaged, StoreFull, StoreFailed.
+    A damaged index is made again from the files.
+    Raises: DaemonAlreadyRunning, UnsafeHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no manifest is left.
     """
     os.umask(0o077)
     home.create()
@@ -57,9 +59,11 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         _log_to_file(home, settings)
         token = load_token(home)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
+        aside = set_aside_if_damaged(home, time.time())
         catalog = compose(home, settings, stack)
         found = reconcile(catalog)
         log.info("reconciled: %s", asdict(found))
+        settle_index(catalog, aside, found)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
         _run(home, settings, catalog, side, token, on_ready, stack)
