@@ -7,6 +7,7 @@ watch.json       the watched folders that were added, 0600
 sync.json        pause, limits and policy of the second copy, 0600
 clock.json       the last moment whose time was trusted, 0600
 machine-id       what tells this home from others that use the same bucket
+tokens.json      tokens with scopes, by their hashes alone, 0600
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
@@ -67,6 +68,11 @@ class Home:
     def index(self) -> Path:
         """Return the path of the SQLite index."""
         return self.root / "index.sqlite"
+
+    @property
+    def tokens_json(self) -> Path:
+        """Return the path of the list of tokens with scopes."""
+        return self.root / "tokens.json"
 
     @property
     def watch_json(self) -> Path:
