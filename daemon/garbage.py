@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
+from ..store.files import store_error
 from .catalog import Catalog
 
 
@@ -36,4 +37,6 @@ def _unlink_unneeded(catalog: Catalog, digest: str, grace_s: float) -> bool:
         path.unlink()
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise store_error(error, "collect", path) from error
     return True
