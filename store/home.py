@@ -131,7 +131,8 @@ class Home:
 
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
-        missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
+        with translated("look into", self.store / "blobs"):
+            missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
         for shard in missing:
             make_private_folder(shard)
         with translated("sync", self.store):  # always: a process before may have been killed between the two
