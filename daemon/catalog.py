@@ -375,7 +375,11 @@ class Catalog:
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
             self._checkpoint("remove.trashed")
-            self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
+            try:
+                self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
+            except TorporError:
+                self.manifests.put_back(backup_id)  # what is listed can be read
+                raise
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
             self._forget_choices(record)
@@ -391,6 +395,8 @@ class Catalog:
             sidecar.pinned.discard(record.id)
             sidecar.expires_at.pop(record.id, None)
             self.sidecars.write(sidecar)
+        if sidecar == Sidecar(record.session_id) and not self._has_backups(record.session_id):
+            self.sidecars.forget(record.session_id)
 
     def note(self, level: str, kind: str, detail: str, backup_id: str | None = None) -> None:
         """Note an event."""

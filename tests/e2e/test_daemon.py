@@ -232,19 +232,19 @@ def test_an_index_that_was_deleted_comes_back_from_the_manifests(home: Path) -> 
         assert keeper.restore("s", CacheTarget()).session.digest() == session.digest()
 
 
-def test_an_index_of_garbage_is_told_with_the_way_out(home: Path) -> None:
+def test_an_index_of_garbage_is_made_again_and_kept_aside(home: Path) -> None:
     with Daemon(home) as daemon:
         saved(daemon)
+        before = daemon.request("GET", "/v1/backups").json()
         daemon.stop()
-    for file in home.glob("index.sqlite-*"):
-        file.unlink()
     (home / "index.sqlite").write_bytes(b"not a database" * 1000)
-    second = Daemon(home).start()
-    assert second.join() == 7
-    assert second.listening["code"] == "index-damaged"
-    assert "index.sqlite" in second.listening["hint"]
-    second.errors.close()
-    assert (home / "index.sqlite").read_bytes() == b"not a database" * 1000
+    with Daemon(home) as daemon:
+        assert daemon.request("GET", "/v1/backups").json() == before
+        (event,) = daemon.request("GET", "/v1/events").json()["events"]
+    (aside,) = home.glob("index.damaged-*.sqlite")
+    assert event["kind"] == "index-rebuilt"
+    assert str(aside) in event["detail"]
+    assert aside.read_bytes() == b"not a database" * 1000
 
 
 def test_an_index_of_a_newer_version_is_left_alone(home: Path) -> None:
