@@ -165,7 +165,7 @@ class _Pass:
 
     def _not_there(self, batch: list[str]) -> None:
         """Note what is not on this machine although the index says so; it may lie in the trash."""
-        gone = [digest for digest in batch if not os.path.lexists(self._catalog.blobs.path(digest))]
+        gone = [digest for digest in batch if self._size(digest) is None]
         if gone and not self._dry_run:
             back = set(self._catalog.trash.take_back(gone))
             self.done.taken_back += len(back)

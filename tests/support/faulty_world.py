@@ -19,7 +19,7 @@ from torpor.client.blob_access import SharedFiles
 from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
-from torpor.daemon.garbage import remove_orphans
+from torpor.daemon.garbage import Garbage
 from torpor.daemon.groups import Groups
 from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import Settings
@@ -241,7 +241,9 @@ class World:
         for ref in orphans:
             with suppress(OSError):  # the disk may fail here too
                 os.utime(self.daemon.blobs.path(ref.digest), (time.time() - OLD_S,) * 2)
-        remove_orphans(self.daemon, OLD_S / 2)
+        Garbage(
+            self.daemon, grace_s=OLD_S / 2, trash_s=0
+        ).collect()  # what the pass before moved to the trash is unlinked
 
     def start(self) -> None:
         """Stop and start again."""
@@ -294,4 +296,5 @@ class World:
             self.save()
         if len(self._data) > 200:
             self._data.clear()
-            remove_orphans(self.daemon, -1.0)
+            for _ in range(2):
+                Garbage(self.daemon, grace_s=-1, trash_s=-1).collect()
