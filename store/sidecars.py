@@ -18,6 +18,7 @@ class Sidecar:
     """One session's choices. `expires_at` (seconds since the epoch) overrides the default TTL of a backup.
 
     With `no_sync` nothing of it leaves this machine. `ttl_s` and `keep_newest` override the settings for this session.
+    `dropped_at` says of backups since when their KV cache and embeddings are no longer kept here.
     """
 
     session_id: str
@@ -27,6 +28,7 @@ class Sidecar:
     no_sync: bool = False
     ttl_s: float | None = None
     keep_newest: int | None = None
+    dropped_at: dict[str, float] = field(default_factory=dict)
 
 
 class SidecarStore:
@@ -53,12 +55,11 @@ class SidecarStore:
             session_id,
             title if isinstance(title, str) else None,
             {p for p in pins if isinstance(p, str)} if isinstance(pins, list) else set(),
-            {k: float(v) for k, v in expiries.items() if isinstance(v, (int, float))}
-            if isinstance(expiries, dict)
-            else {},
+            _times(expiries),
             raw.get("no_sync") is True,
             ttl_s=float(ttl) if isinstance(ttl := raw.get("ttl_s"), (int, float)) and ttl > 0 else None,
             keep_newest=keep if isinstance(keep := raw.get("keep_newest"), int) and keep >= 0 else None,
+            dropped_at=_times(raw.get("dropped_at")),
         )
 
     def write(self, sidecar: Sidecar) -> None:
@@ -76,5 +77,11 @@ class SidecarStore:
             "no_sync": sidecar.no_sync,
             "ttl_s": sidecar.ttl_s,
             "keep_newest": sidecar.keep_newest,
+            "dropped_at": sidecar.dropped_at,
         }
         write_private(path, orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+
+
+def _times(raw: Any) -> dict[str, float]:
+    """Read times by backup; what is no time is left out."""
+    return {k: float(v) for k, v in raw.items() if isinstance(v, (int, float))} if isinstance(raw, dict) else {}
