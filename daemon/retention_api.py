@@ -17,7 +17,6 @@ from .keeping import keep_backup, keep_session, note_used
 from .retention import Retention
 
 MAX_TTL_S = 1e10  # three hundred years: for ever
-MAX_USED = 1024  # backups of one restore: a group
 Ttl = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
 
 
@@ -42,13 +41,6 @@ class BackupKept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     ttl_s: Ttl | None
-
-
-class Used(BaseModel):
-    """Backups that a restore reads."""
-
-    model_config = ConfigDict(extra="forbid")
-    backup_ids: Annotated[list[str], Field(max_length=MAX_USED)]
 
 
 def add_retention(
@@ -84,12 +76,11 @@ def add_retention(
         """Say how long a backup is kept from now on."""
         return _json(asdict(keep_backup(catalog, backup_id, wanted.ttl_s)))
 
-    @app.post("/v1/backups/used", status_code=204)
-    def backups_used(used: Used) -> Response:
-        """Note that backups are being restored: nothing of them leaves meanwhile, and they count as used now."""
-        ids = [parse_backup_id(each) for each in used.backup_ids]
-        retention.in_use.note(ids)
-        note_used(catalog, ids, machine())
+    @app.post("/v1/backups/{backup_id}/used", status_code=204)
+    def backup_used(backup_id: str) -> Response:
+        """Note that a backup is being restored: nothing of it leaves meanwhile, and it counts as used now."""
+        retention.in_use.note([parse_backup_id(backup_id)])
+        note_used(catalog, [backup_id], machine())
         return Response(status_code=204)
 
 

@@ -273,7 +273,7 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
     statement = upsert(blobs)
     seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
     # The same bytes may be embeddings in one backup and a picture in another: then nothing can rebuild them.
-    rebuildable = [literal_column(repr(layer)) for layer in REBUILDABLE]
+    rebuildable: list[Any] = [literal_column(repr(layer)) for layer in REBUILDABLE]
     lasts = and_(blobs.c.layer.in_(rebuildable), statement.excluded.layer.not_in(rebuildable))
     connection.execute(
         statement.on_conflict_do_update(
