@@ -150,6 +150,11 @@ class Api:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})
 
+    def note_used(self, backup_ids: Iterable[str]) -> None:
+        """Tell that backups are being restored, so that nothing of them leaves meanwhile."""
+        for backup_id in backup_ids:
+            self.call("POST", f"/v1/backups/{backup_id}/used")
+
     def group(self, ref: str) -> Group:
         """Return a group by its id, or the newest of a name. Raises: InvalidId, GroupNotFound."""
         checked = ref if is_backup_id(ref) else parse_session_id(ref)

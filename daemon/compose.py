@@ -9,14 +9,17 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 
 from ..db.index import Index
 from ..db.remembered import Remembered
+from ..db.retention import newest_at
 from ..state.api import API_VERSION
 from ..state.collection import Grace
+from ..state.errors import TorporError
+from ..state.retention import Policy
 from ..store import staging as staging_folders
 from ..store.blobs import BlobStore
 from ..store.crash import from_environment
@@ -37,13 +40,17 @@ from .instance import InstanceLock, Listening, announce, load_token
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
+from .retention import Retention
+from .retention_api import add_retention
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
 from .tokens import Tokens
+from .trusted_time import TrustedTime
 from .watches import Watches
 
 log = logging.getLogger("torpor.daemon")
 HOUSEKEEPING_S = 3600.0
+CLOCK_S = 900.0  # so that the time of the last look is known, however the machine goes down
 LOG_NAME = "daemon.log"
 
 
@@ -68,7 +75,8 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         settle_index(catalog, aside, found)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
-        _run(home, settings, catalog, side, tokens, on_ready, stack)
+        retention = compose_retention(home, settings, catalog, side)
+        _run(home, settings, catalog, side, retention, tokens, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -120,11 +128,31 @@ def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catal
     return side
 
 
+def compose_retention(home: Home, settings: Settings, catalog: Catalog, side: RemoteSide) -> Retention:
+    """Put together what keeps to the TTLs; TTLs are judged by the trusted time from then on."""
+
+    def newest_made() -> float | None:
+        with catalog.index.reading() as connection:
+            return newest_at(connection)
+
+    def server_at() -> float | None:
+        if not side.on or side.trouble() is not None:
+            return None
+        with suppress(TorporError):
+            return side.bucket().now()
+        return None
+
+    trusted = TrustedTime(home.clock_json, newest_made)
+    catalog.judge_time_by(trusted.now)
+    return Retention(catalog, trusted, Policy(settings.keep_newest), lambda: side.name_in_bucket, server_at=server_at)
+
+
 def _run(
     home: Home,
     settings: Settings,
     catalog: Catalog,
     side: RemoteSide,
+    retention: Retention,
     tokens: Tokens,
     on_ready: Callable[[dict[str, object]], None],
     stack: ExitStack,
@@ -175,6 +203,8 @@ def _run(
     api = create_app(catalog, watches, about, time.time, side, back)
     add_tokens(api, tokens)
     add_pairing(api, Pairing(tokens, time.time, time.monotonic))
+    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
+    add_retention(api, catalog, retention, lambda: side.name_in_bucket, _collector(garbage))
     app = Gate(api, tokens=tokens, hosts=allowed_hosts(port, settings.allowed_hosts))
 
     class Announcing(QuietServer):
@@ -206,8 +236,7 @@ def _run(
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
-    chores = Chores([*_chores(home, garbage, side), Chore("tokens", HOUSEKEEPING_S, tokens.flush)])
+    chores = Chores([*_chores(home, garbage, side, retention), Chore("tokens", HOUSEKEEPING_S, tokens.flush)])
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
@@ -215,11 +244,19 @@ def _run(
         watches.stop()
         side.stop()
         garbage.stop()
+        retention.stopping.set()
         chores.stop()
     log.info("stopped")
 
 
-def _chores(home: Home, garbage: Garbage, side: RemoteSide) -> list[Chore]:
+def _collector(garbage: Garbage) -> Callable[[bool], dict[str, object]]:
+    def collect(dry_run: bool) -> dict[str, object]:
+        return asdict(garbage.collect(dry_run=dry_run))
+
+    return collect
+
+
+def _chores(home: Home, garbage: Garbage, side: RemoteSide, retention: Retention) -> list[Chore]:
     """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
 
     def sweep() -> None:
@@ -232,6 +269,8 @@ def _chores(home: Home, garbage: Garbage, side: RemoteSide) -> list[Chore]:
 
     return [
         Chore("staging", HOUSEKEEPING_S, sweep),
+        Chore("retention", HOUSEKEEPING_S, retention.run),
+        Chore("clock", CLOCK_S, retention.time.now, first_s=CLOCK_S),
         Chore("garbage", HOUSEKEEPING_S, collect),
         Chore("bucket", HOUSEKEEPING_S, side.housekeep),
     ]

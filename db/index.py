@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -25,6 +25,7 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
+from ..state.manifest import REBUILDABLE
 from ..state.outbox import stage_sizes
 from . import queries
 from .block_keys import insert_keys
@@ -266,9 +267,14 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
     keys = {digest: bytes.fromhex(digest) for digest in new.blob_sizes}
     statement = upsert(blobs)
     seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
+    # The same bytes may be embeddings in one backup and a picture in another: then nothing can rebuild them.
+    rebuildable: list[Any] = [literal_column(repr(layer)) for layer in REBUILDABLE]
+    lasts = and_(blobs.c.layer.in_(rebuildable), statement.excluded.layer.not_in(rebuildable))
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=[blobs.c.digest], set_={"present": seen}, where=blobs.c.present != seen
+            index_elements=[blobs.c.digest],
+            set_={"present": seen, "layer": case((lasts, statement.excluded.layer), else_=blobs.c.layer)},
+            where=or_(blobs.c.present != seen, lasts),
         ),
         [
             {
