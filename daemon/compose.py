@@ -35,6 +35,7 @@ from .instance import InstanceLock, Listening, announce, load_token
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
+from .room import Room, open_room
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
 from .watches import Watches
@@ -59,9 +60,10 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         catalog = compose(home, settings, stack)
         found = reconcile(catalog)
         log.info("reconciled: %s", asdict(found))
+        room = open_room(home, settings, catalog)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
-        _run(home, settings, catalog, side, token, on_ready, stack)
+        _run(home, settings, catalog, side, room, token, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -116,6 +118,7 @@ def _run(
     settings: Settings,
     catalog: Catalog,
     side: RemoteSide,
+    room: Room,
     token: str,
     on_ready: Callable[[dict[str, object]], None],
     stack: ExitStack,
@@ -157,11 +160,14 @@ def _run(
             side.known,
             repository=side.repository,
             ring=side.ring,
+            room=room,
             threads=downloads,
             lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
-    app = Gate(create_app(catalog, watches, about, time.time, side, back), token=token, allowed_hosts=lambda: hosts)
+    app = Gate(
+        create_app(catalog, watches, about, time.time, side, room, back), token=token, allowed_hosts=lambda: hosts
+    )
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
