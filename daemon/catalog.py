@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from ..codec import manifest_file
@@ -89,6 +89,11 @@ class Catalog:
         self._lock = threading.Lock()
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
+        self._admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
+
+    def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
+        """Ask this for room before manifests are committed: it gets them, and how many bytes they take."""
+        self._admit = admit
 
     def queue_with(self, on_queued: Callable[[], None]) -> None:
         """Queue what is committed from now on for the bucket, and call this behind each commit."""
@@ -140,7 +145,7 @@ class Catalog:
         Raises: as `commit`.
         """
         raws = {manifest.id: manifest_file.dump(manifest) for manifest in manifests}
-        with self._lock:
+        with self._admit(manifests, sum(map(len, raws.values()))), self._lock:
             new = [backup_id for backup_id, raw in raws.items() if not self._is_committed(backup_id, raw)]
             taken = [m for m in manifests if new_session and m.id in new and self._has_backups(m.session_id)]
             if taken:

@@ -42,6 +42,7 @@ from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
 from .retention import Retention
 from .retention_api import add_retention
+from .room import Room, open_room
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
 from .tokens import Tokens
@@ -73,10 +74,12 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         found = reconcile(catalog)
         log.info("reconciled: %s", asdict(found))
         settle_index(catalog, aside, found)
+        room = open_room(home, settings, catalog)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
         retention = compose_retention(home, settings, catalog, side)
-        _run(home, settings, catalog, side, retention, tokens, on_ready, stack)
+        room.evict_with(retention.make_room)
+        _run(home, settings, catalog, side, room, retention, tokens, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -152,6 +155,7 @@ def _run(
     settings: Settings,
     catalog: Catalog,
     side: RemoteSide,
+    room: Room,
     retention: Retention,
     tokens: Tokens,
     on_ready: Callable[[dict[str, object]], None],
@@ -196,11 +200,12 @@ def _run(
             side.known,
             repository=side.repository,
             ring=side.ring,
+            room=room,
             threads=downloads,
             lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
-    api = create_app(catalog, watches, about, time.time, side, back)
+    api = create_app(catalog, watches, about, time.time, side, room, back)
     add_tokens(api, tokens)
     add_pairing(api, Pairing(tokens, time.time, time.monotonic))
     garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)

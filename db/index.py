@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,19 @@ class Index:
         """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
         with self._write_lock, _translated(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """Overwrite what is deleted while this is open, in the file and, behind it, in the log of writes."""
+        with self.writing() as connection:
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            with self.writing() as connection:
+                connection.exec_driver_sql("PRAGMA secure_delete = OFF")
+            with self._write_lock, _translated(), closing(self._writer.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
