@@ -192,11 +192,14 @@ class Catalog:
                 raise
         return self.index.backup(manifest.id)
 
-    def enter(self, manifest: Manifest, raw: bytes) -> int:
-        """Enter a backup into the index whose manifest is on disk; return how many of its blobs are not."""
-        absent = self._absent(manifest)
-        self._index([(manifest, raw)], absent)
-        return len(absent)
+    def enter(self, found: Sequence[tuple[Manifest, bytes]]) -> dict[str, int]:
+        """Enter backups into the index whose manifests are on disk, in one transaction.
+
+        Returns how many blobs are not here of each that lacks some.
+        """
+        absent = {manifest.id: self._absent(manifest) for manifest, _ in found}
+        self._index(found, frozenset().union(*absent.values()))
+        return {backup_id: len(lacking) for backup_id, lacking in absent.items() if lacking}
 
     def _has_backups(self, session_id: str) -> bool:
         return bool(self.index.list_backups(session_id=session_id, limit=1))

@@ -37,6 +37,7 @@ from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
 EVENTS_KEPT = 10_000
+_BATCH = 500  # keys of one statement
 
 
 class Index:
@@ -106,15 +107,17 @@ class Index:
             session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
-            connection.execute(delete(backups).where(backups.c.id == backup_id))
-            connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+            remove(connection, backup_id, session_id)
             if purge_at is not None:
                 insert_removal(connection, backup_id, session_id, purge_at)
-            used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
-            connection.execute(delete(blobs).where(~used.exists()))
-            left = connection.scalar(select(func.count()).where(backups.c.session_id == session_id))
-            if not left:
-                connection.execute(delete(sessions).where(sessions.c.id == session_id))
+
+    def forget_backups(self, backup_ids: Iterable[str]) -> None:
+        """Remove backups in one transaction, as far as they are there."""
+        with self.writing() as connection:
+            for backup_id in backup_ids:
+                session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
+                if session_id is not None:
+                    remove(connection, backup_id, session_id)
 
     def queue_removal(self, backup_id: str, session_id: str, *, now: float) -> None:
         """Queue the removal of a backup from the bucket that is not on this machine."""
@@ -229,6 +232,18 @@ def insert_event(connection: Connection, event: dict[str, Any]) -> None:
     key = connection.execute(insert(events).values(event)).inserted_primary_key
     if key is not None:
         connection.execute(delete(events).where(events.c.id <= key[0] - EVENTS_KEPT))
+
+
+def remove(connection: Connection, backup_id: str, session_id: str) -> None:
+    """Remove a backup, what waits of it to go up, blobs that no other one names, and the session with its last one."""
+    mine = list(connection.scalars(select(backup_blobs.c.digest).where(backup_blobs.c.backup_id == backup_id)))
+    connection.execute(delete(backups).where(backups.c.id == backup_id))
+    connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+    used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
+    for at in range(0, len(mine), _BATCH):
+        connection.execute(delete(blobs).where(blobs.c.digest.in_(mine[at : at + _BATCH]), ~used.exists()))
+    others = select(backups.c.id).where(backups.c.session_id == sessions.c.id)
+    connection.execute(delete(sessions).where(sessions.c.id == session_id, ~others.exists()))
 
 
 def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: bool) -> bool:
