@@ -20,7 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import key, output, remote, sessions, sync, transfer, watch
+from . import key, output, remote, sessions, sync, transfer, verify, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -301,6 +301,7 @@ app.command("rename")(sessions.rename)
 app.command("restore")(sessions.restore)
 app.command("fetch")(remote.fetch)
 app.command("no-sync")(sync.no_sync)
+app.command("verify")(verify.verify)
 
 
 @app.callback(invoke_without_command=True)

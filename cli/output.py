@@ -149,7 +149,8 @@ def backups_table(rows: list[dict[str, Any]], now: float) -> Table:
             ["pinned"] * b.pinned
             + ([f'"{b.title}"'] if b.title else [])
             + [f"group {b.group_name}"] * (b.group_name is not None)
-            + ["not all here"] * (b.absent_bytes > 0)
+            + ["damaged"] * (b.damaged_bytes > 0)
+            + ["not all here"] * (b.absent_bytes > b.damaged_bytes)
         )
         total, written = size(b.bytes_total), size(b.bytes_written)
         there = [in_bucket(row["remote"])] if remote else []

@@ -28,6 +28,7 @@ from ..store.staging import Staging
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
+from .care import Care
 from .catalog import Catalog
 from .chores import Chore, Chores
 from .garbage import remove_orphans
@@ -129,6 +130,7 @@ def _run(
     from .app import About, create_app
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
+    from .verify_api import add_verify
 
     tcp, unix = bind_tcp(settings.port), bind_unix(home.socket)
     port = tcp.getsockname()[1]
@@ -165,7 +167,10 @@ def _run(
             lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
-    app = Gate(create_app(catalog, watches, about, time.time, side, back), token=token, allowed_hosts=lambda: hosts)
+    care = Care(home, catalog, side.memory, back, settings)
+    api = create_app(catalog, watches, about, time.time, side, back)
+    add_verify(api, catalog, care.verifier, care.scrub)
+    app = Gate(api, token=token, allowed_hosts=lambda: hosts)
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -177,6 +182,7 @@ def _run(
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(watches.stop)
+            await asyncio.to_thread(care.stop)
             if back is not None:
                 await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
             await asyncio.to_thread(side.stop)  # and those that speak with it
@@ -195,12 +201,13 @@ def _run(
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    chores = Chores(_chores(home, catalog, side, settings))
+    chores = Chores([*_chores(home, catalog, side, settings), care.chore()])
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
         watches.stop()
+        care.stop()
         side.stop()
         chores.stop()
     log.info("stopped")

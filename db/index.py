@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, case, delete, func, insert, null, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -31,7 +31,7 @@ from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
 from .outbox_rows import insert_pushes, insert_removal
-from .presence import note_present
+from .presence import absent_of, note_present
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
@@ -192,6 +192,11 @@ class Index:
         with self.reading() as connection:
             return set(connection.scalars(select(backups.c.id)))
 
+    def absent_of(self, backup_id: str) -> set[str]:
+        """Return the digests of those blobs of a backup that are not on this machine."""
+        with self.reading() as connection:
+            return absent_of(connection, backup_id)
+
     def needs_blob(self, digest: str) -> bool:
         """Tell whether some backup needs a blob."""
         with self.reading() as connection:
@@ -273,7 +278,9 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
     seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=[blobs.c.digest], set_={"present": seen}, where=blobs.c.present != seen
+            index_elements=[blobs.c.digest],
+            set_={"present": seen, "damaged_at": case((seen, null()), else_=blobs.c.damaged_at)},
+            where=blobs.c.present != seen,
         ),
         [
             {
