@@ -20,7 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import key, output, remote, sessions, sync, transfer, verify, watch
+from . import doctor, key, output, remote, sessions, sync, transfer, verify, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -302,6 +302,7 @@ app.command("restore")(sessions.restore)
 app.command("fetch")(remote.fetch)
 app.command("no-sync")(sync.no_sync)
 app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..db.damage import damaged_blobs, is_present, mark_damaged, needed_by
+from ..db.damage import damaged_blobs, is_missed, is_present, mark_damaged, needed_by
 from ..db.presence import note_present
 from ..state.errors import TorporError
 from ..state.manifest import BlobRef
@@ -104,9 +104,18 @@ class Repair:
 
     def tidy(self) -> int:
         """Remove from quarantine what was healed, or is needed by no backup any more. Return how many there were."""
+        removed = 0
+        for digest in list(self.quarantine.digests()):
+            with self._catalog.locked():
+                removed += not self._is_waited_for(digest) and self.quarantine.drop(digest)
+        return removed
+
+    def _is_waited_for(self, digest: str) -> bool:
+        """Tell whether a blob is needed and not here; after a crash the index may not say so yet."""
         with self._catalog.index.reading() as connection:
-            waiting = {ref.digest for ref in damaged_blobs(connection)}
-        return sum(self.quarantine.drop(digest) for digest in list(self.quarantine.digests()) if digest not in waiting)
+            if is_missed(connection, digest):
+                return True
+            return is_present(connection, digest) and not self._catalog.blobs.path(digest).exists()
 
     def _note(self, level: str, kind: str, ref: BlobRef, detail: str) -> None:
         with self._catalog.index.reading() as connection:

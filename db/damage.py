@@ -25,6 +25,12 @@ def is_present(connection: Connection, digest: str) -> bool:
     return bool(connection.scalar(select(blobs.c.present).where(blobs.c.digest == bytes.fromhex(digest))))
 
 
+def is_missed(connection: Connection, digest: str) -> bool:
+    """Tell whether a blob is needed, and not on this machine."""
+    found = connection.scalar(select(blobs.c.present).where(blobs.c.digest == bytes.fromhex(digest)))
+    return found is not None and not found
+
+
 def present_bytes(connection: Connection, after: str = "") -> int:
     """Return how many bytes there are to be read behind a digest."""
     mine = (blobs.c.present, blobs.c.digest > bytes.fromhex(after))
