@@ -36,6 +36,7 @@ from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
 EVENTS_KEPT = 10_000
+_BATCH = 500  # keys of one statement
 
 
 class Index:
@@ -92,15 +93,17 @@ class Index:
             session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
-            connection.execute(delete(backups).where(backups.c.id == backup_id))
-            connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+            remove(connection, backup_id, session_id)
             if purge_at is not None:
                 insert_removal(connection, backup_id, session_id, purge_at)
-            used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
-            connection.execute(delete(blobs).where(~used.exists()))
-            left = connection.scalar(select(func.count()).where(backups.c.session_id == session_id))
-            if not left:
-                connection.execute(delete(sessions).where(sessions.c.id == session_id))
+
+    def forget_backups(self, backup_ids: Iterable[str]) -> None:
+        """Remove backups in one transaction, as far as they are there."""
+        with self.writing() as connection:
+            for backup_id in backup_ids:
+                session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
+                if session_id is not None:
+                    remove(connection, backup_id, session_id)
 
     def queue_removal(self, backup_id: str, session_id: str, *, now: float) -> None:
         """Queue the removal of a backup from the bucket that is not on this machine."""
@@ -197,11 +200,6 @@ class Index:
         with self.reading() as connection:
             return absent_of(connection, backup_id)
 
-    def needs_blob(self, digest: str) -> bool:
-        """Tell whether some backup needs a blob."""
-        with self.reading() as connection:
-            return connection.scalar(select(blobs.c.layer).where(blobs.c.digest == bytes.fromhex(digest))) is not None
-
     def sharing(self, backup_id: str, limit: int = 20) -> tuple[dict[str, int], Sharing]:
         """Return how many other backups name each blob of a backup, and those that share most of its bytes."""
         with self.reading() as connection:
@@ -225,6 +223,18 @@ def insert_event(connection: Connection, event: dict[str, Any]) -> None:
     key = connection.execute(insert(events).values(event)).inserted_primary_key
     if key is not None:
         connection.execute(delete(events).where(events.c.id <= key[0] - EVENTS_KEPT))
+
+
+def remove(connection: Connection, backup_id: str, session_id: str) -> None:
+    """Remove a backup, what waits of it to go up, blobs that no other one names, and the session with its last one."""
+    mine = list(connection.scalars(select(backup_blobs.c.digest).where(backup_blobs.c.backup_id == backup_id)))
+    connection.execute(delete(backups).where(backups.c.id == backup_id))
+    connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+    used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
+    for at in range(0, len(mine), _BATCH):
+        connection.execute(delete(blobs).where(blobs.c.digest.in_(mine[at : at + _BATCH]), ~used.exists()))
+    others = select(backups.c.id).where(backups.c.session_id == sessions.c.id)
+    connection.execute(delete(sessions).where(sessions.c.id == session_id, ~others.exists()))
 
 
 def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: bool) -> bool:

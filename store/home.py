@@ -16,6 +16,7 @@ store/groups/<ulid>.pending       a group that is being committed; left after a 
 store/quarantine/<digest>         damaged blobs, put aside until they are healed or nobody needs them
 index.damaged-<time>.sqlite       an index that was damaged, kept when it was made again; it may be removed
 store/trash/                      removed manifests, until the index has let go of them too
+store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ class Home:
     def outgoing(self) -> Path:
         """Return the folder of what is on its way to the bucket."""
         return self.store / "outgoing"
+
+    @property
+    def trashed_blobs(self) -> Path:
+        """Return the folder of blobs that wait to be removed."""
+        return self.store / "trash" / "blobs"
 
     @property
     def logs(self) -> Path:

@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -350,15 +349,16 @@ def test_removed_backups_free_their_blobs_after_the_grace_time(home: Path) -> No
     from contextlib import ExitStack
 
     from torpor.daemon.compose import compose
-    from torpor.daemon.garbage import remove_orphans
+    from torpor.daemon.garbage import Garbage
     from torpor.daemon.settings import load_settings
     from torpor.store.home import Home
 
     with ExitStack() as stack:
         catalog = compose(Home(home), load_settings(), stack)
-        assert remove_orphans(catalog, 3600) == 0
-        time.sleep(0.01)
-        assert remove_orphans(catalog, 0) == 1
+        assert not Garbage(catalog, grace_s=3600).collect().anything()
+        garbage = Garbage(catalog, grace_s=0, trash_s=0)
+        assert garbage.collect().trashed == 1
+        assert garbage.collect().freed == 1
         assert catalog.index.backup(first.id).id == first.id
     with Daemon(home) as daemon, daemon.keeper() as keeper:
         assert keeper.restore(first.id, CacheTarget()).session.tokens == 128
@@ -403,7 +403,7 @@ def test_blobs_of_a_manifest_that_cannot_be_used_are_spared(home: Path) -> None:
 
     from torpor.codec import manifest_file
     from torpor.daemon.compose import compose
-    from torpor.daemon.garbage import remove_orphans
+    from torpor.daemon.garbage import Garbage
     from torpor.daemon.reconcile import reconcile
     from torpor.daemon.settings import load_settings
     from torpor.store.home import Home
@@ -419,7 +419,7 @@ def test_blobs_of_a_manifest_that_cannot_be_used_are_spared(home: Path) -> None:
     with ExitStack() as stack:
         catalog = compose(Home(home), load_settings(), stack)
         assert reconcile(catalog).unusable == 1
-        assert remove_orphans(catalog, 0) == 0
+        assert Garbage(catalog, grace_s=0).collect().trashed == 0
         assert [e["kind"] for e in catalog.index.recent_events()] == ["manifest-unusable"]
 
 
@@ -427,7 +427,7 @@ def test_a_backup_whose_blob_is_lost_stays_listed_when_the_index_is_rebuilt(home
     from contextlib import ExitStack
 
     from torpor.daemon.compose import compose
-    from torpor.daemon.garbage import remove_orphans
+    from torpor.daemon.garbage import Garbage
     from torpor.daemon.reconcile import reconcile
     from torpor.daemon.settings import load_settings
     from torpor.store.home import Home
@@ -443,7 +443,7 @@ def test_a_backup_whose_blob_is_lost_stays_listed_when_the_index_is_rebuilt(home
     with ExitStack() as stack:
         catalog = compose(Home(home), load_settings(), stack)
         assert reconcile(catalog).imported == 1
-        assert remove_orphans(catalog, 0) == 0
+        assert Garbage(catalog, grace_s=0).collect().trashed == 0
         assert [(b.id, b.absent_bytes) for b in catalog.index.list_backups()] == [(backup_id, lost)]
         assert catalog.index.totals().blobs == len(files) - 1
         assert [e["kind"] for e in catalog.index.recent_events()] == ["blobs-absent"]
