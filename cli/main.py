@@ -20,7 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import key, output, pair, remote, retention, sessions, storage, sync, transfer, watch
+from . import doctor, key, output, pair, remote, retention, sessions, storage, sync, transfer, verify, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -310,6 +310,8 @@ app.command("fetch")(remote.fetch)
 app.command("no-sync")(sync.no_sync)
 app.command("gc")(retention.gc)
 app.command("keep")(retention.keep)
+app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

@@ -32,6 +32,7 @@ from ..store.trash import BlobTrash
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
+from .care import Care
 from .catalog import Catalog
 from .chores import Chore, Chores
 from .garbage import Garbage
@@ -169,6 +170,7 @@ def _run(
     from .pairing import Pairing
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
+    from .verify_api import add_verify
 
     tcp, unix = bind_tcp(settings.port), bind_unix(home.socket)
     port = tcp.getsockname()[1]
@@ -210,6 +212,8 @@ def _run(
     add_pairing(api, Pairing(tokens, time.time, time.monotonic))
     garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
     add_retention(api, catalog, retention, lambda: side.name_in_bucket, _collector(garbage))
+    care = Care(home, catalog, side.memory, back, settings)
+    add_verify(api, catalog, care.verifier, care.scrub)
     app = Gate(api, tokens=tokens, hosts=allowed_hosts(port, settings.allowed_hosts))
 
     class Announcing(QuietServer):
@@ -222,6 +226,7 @@ def _run(
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(watches.stop)
+            await asyncio.to_thread(care.stop)
             if back is not None:
                 await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
             await asyncio.to_thread(side.stop)  # and those that speak with it
@@ -241,12 +246,15 @@ def _run(
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    chores = Chores([*_chores(home, garbage, side, retention), Chore("tokens", HOUSEKEEPING_S, tokens.flush)])
+    chores = Chores(
+        [*_chores(home, garbage, side, retention), Chore("tokens", HOUSEKEEPING_S, tokens.flush), care.chore()]
+    )
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
         watches.stop()
+        care.stop()
         side.stop()
         garbage.stop()
         retention.stopping.set()

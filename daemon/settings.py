@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     remote_format: Literal["v2", "v1"] = Field(
         "v2", description="`v1` puts plain `backups/<id>.qwnbak` objects into the bucket as well"
     )
+    scrub_mib_s: float = Field(
+        8.0, ge=0, description="MiB a second at which blobs are read again in the background; 0 never does"
+    )
+    scrub_days: float = Field(30.0, gt=0, description="time from the beginning of one scrub to that of the next")
     watch: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
     )

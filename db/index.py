@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, literal_column, null, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -32,7 +32,7 @@ from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .migrate import migrate
 from .outbox_rows import insert_pushes, insert_removal
-from .presence import note_present
+from .presence import absent_of, note_present
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
@@ -209,6 +209,11 @@ class Index:
         with self.reading() as connection:
             return set(connection.scalars(select(backups.c.id)))
 
+    def absent_of(self, backup_id: str) -> set[str]:
+        """Return the digests of those blobs of a backup that are not on this machine."""
+        with self.reading() as connection:
+            return absent_of(connection, backup_id)
+
     def sharing(self, backup_id: str, limit: int = 20) -> tuple[dict[str, int], Sharing]:
         """Return how many other backups name each blob of a backup, and those that share most of its bytes."""
         with self.reading() as connection:
@@ -301,7 +306,11 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[blobs.c.digest],
-            set_={"present": seen, "layer": case((lasts, statement.excluded.layer), else_=blobs.c.layer)},
+            set_={
+                "present": seen,
+                "damaged_at": case((seen, null()), else_=blobs.c.damaged_at),
+                "layer": case((lasts, statement.excluded.layer), else_=blobs.c.layer),
+            },
             where=or_(blobs.c.present != seen, lasts),
         ),
         [

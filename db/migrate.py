@@ -21,6 +21,20 @@ def current_revision(connection: Connection) -> str | None:
     return revision
 
 
+def is_known(revision: str) -> bool:
+    """Tell whether this version can read an index of some schema, as it is or after a migration."""
+    return revision == REVISION or revision in _known_revisions()
+
+
+def _known_revisions() -> set[str]:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+
+
 def migrate(engine: Engine, path: Path) -> bool:
     """Upgrade the index if needed; return whether it was. An existing one is copied beside itself first.
 

@@ -15,6 +15,8 @@ store/sessions/<digest>.json      pins, TTLs and titles of one session
 store/outgoing/                   encrypted or compressed blobs on their way to the bucket, where they are large
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
+store/quarantine/<digest>         damaged blobs, put aside until they are healed or nobody needs them
+index.damaged-<time>.sqlite       an index that was damaged, kept when it was made again; it may be removed
 store/trash/                      removed manifests, until the index has let go of them too
 store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """
@@ -124,7 +126,7 @@ class Home:
         refuse_foreign_folder(self.root)
         make_private_folder(self.root)
         make_private_folder(self.store)
-        for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash"):
+        for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash", "quarantine"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
         self._create_shards()
