@@ -13,7 +13,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import FileResponse
 
 from ..state.api import API_VERSION, DIGEST_HEADER
 from ..state.backup import Backup
@@ -26,6 +25,7 @@ from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
+from .open_file import OpenFileResponse
 from .prefixes import add_prefixes
 from .remembered_api import add_remembered
 from .remote import RemoteSide
@@ -124,9 +124,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
-        problem = to_problem(BadInput(str(error.detail)))
+        return await _on_error(request, BadInput(str(error.detail)))
     problem["status"] = error.status_code
-    return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
+    return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 
 def _add_status(
@@ -254,5 +254,4 @@ def _add_blobs(app: FastAPI, catalog: Catalog) -> None:
     @app.get("/v1/blobs/{digest}")
     def get_blob(digest: str) -> Response:
         """Return a blob's bytes (ranges are served)."""
-        os.close(catalog.blobs.open(digest))
-        return FileResponse(catalog.blobs.path(digest), media_type="application/octet-stream")
+        return OpenFileResponse(catalog.blobs.open(digest), media_type="application/octet-stream")
