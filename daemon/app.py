@@ -26,6 +26,7 @@ from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
 from .open_file import OpenFileResponse
+from .openapi import describe
 from .prefixes import add_prefixes
 from .remembered_api import add_remembered
 from .remote import RemoteSide
@@ -97,6 +98,7 @@ def create_app(
     add_fetches(app, back)
     add_sync(app, side)
     add_keys(app, side.key_desk())
+    describe(app)
     return app
 
 
@@ -113,7 +115,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # Somebody may have put a secret where a name belongs.
+    where = "body" if request.url.path.startswith("/v1/key") else ".".join(str(part) for part in first["loc"])
     return await _on_error(request, BadInput(f"{where}: {first['msg']}"))
 
 

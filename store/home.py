@@ -29,6 +29,8 @@ import platformdirs
 from ..state.errors import UnsafeHome
 from .files import make_private_folder, refuse_foreign_folder, sync_folder, translated
 
+_SETTINGS = ("config.toml", ".env")  # may be links to where somebody keeps settings; nothing is written through them
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -124,8 +126,8 @@ class Home:
         with translated("look into", self.root), os.scandir(self.root) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
-                if entry.name == "config.toml" and entry.is_symlink():
-                    continue  # kept among somebody's dotfiles; nothing is written through it
+                if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
+                    continue
                 if entry.is_symlink() or status.st_uid != os.geteuid():
                     raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
                 if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
