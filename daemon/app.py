@@ -14,7 +14,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import FileResponse
 
 from ..state.api import API_VERSION, DIGEST_HEADER, SAVE_HEADER
 from ..state.backup import Backup
@@ -28,6 +27,8 @@ from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
+from .open_file import OpenFileResponse
+from .openapi import describe
 from .prefixes import add_prefixes
 from .purge import Purge
 from .remembered_api import add_remembered
@@ -104,6 +105,7 @@ def create_app(
     add_fetches(app, back)
     add_sync(app, side)
     add_keys(app, side.key_desk())
+    describe(app)
     return app
 
 
@@ -120,7 +122,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # Somebody may have put a secret where a name belongs.
+    where = "body" if request.url.path.startswith("/v1/key") else ".".join(str(part) for part in first["loc"])
     return await _on_error(request, BadInput(f"{where}: {first['msg']}"))
 
 
@@ -131,9 +134,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
-        problem = to_problem(BadInput(str(error.detail)))
+        return await _on_error(request, BadInput(str(error.detail)))
     problem["status"] = error.status_code
-    return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
+    return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 
 def _add_status(
@@ -273,4 +276,4 @@ def _add_blobs(app: FastAPI, catalog: Catalog, room: Room) -> None:
     @app.get("/v1/blobs/{digest}")
     def get_blob(digest: str) -> Response:
         """Return a blob's bytes (ranges are served)."""
-        return FileResponse(catalog.blobs.locate(digest), media_type="application/octet-stream")
+        return OpenFileResponse(catalog.blobs.open(digest), media_type="application/octet-stream")

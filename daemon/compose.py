@@ -165,7 +165,7 @@ def _run(
     import uvicorn
 
     from .app import About, create_app
-    from .http_protocol import GuardedProtocol
+    from .http_protocol import patient
     from .pair_api import add_pairing, add_tokens
     from .pairing import Pairing
     from .security import Gate
@@ -234,7 +234,7 @@ def _run(
 
     config = uvicorn.Config(
         app,
-        http=GuardedProtocol,
+        http=patient(settings.client_timeout_s),
         ws="none",
         lifespan="off",
         log_config=None,

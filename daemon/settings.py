@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     key_storage: Literal["auto", "keyring", "file"] = Field(
         "auto", description="where the bucket's key is kept: the system's keyring, a file, or `auto`"
     )
+    client_timeout_s: float = Field(
+        10.0, gt=0, description="how long a client may take over the head of a request, or over 10 KiB of its body"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
     @field_validator("watch", mode="before")

@@ -30,7 +30,10 @@ from pathlib import Path
 
 import platformdirs
 
+from ..state.errors import UnsafeHome
 from .files import make_private_folder, refuse_foreign_folder, sync_folder, translated
+
+_SETTINGS = ("config.toml", ".env")  # may be links to where somebody keeps settings; nothing is written through them
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +128,30 @@ class Home:
         """Make the folders that are missing, for the owner alone. Raises: UnsafeHome, StoreFailed, StoreFull."""
         refuse_foreign_folder(self.root)
         make_private_folder(self.root)
+        self._close_files()
         make_private_folder(self.store)
         for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash", "quarantine"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
         self._create_shards()
 
+    def _close_files(self) -> None:
+        """Close files of the home to others, whatever umask they were made under. Raises: UnsafeHome, StoreFailed."""
+        with translated("look into", self.root), os.scandir(self.root) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
+                    continue
+                if entry.is_symlink() or status.st_uid != os.geteuid():
+                    raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
+                if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
+                    os.chmod(entry.path, 0o600)
+
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
+        shards = [self.store / "blobs" / f"{i:02x}" for i in range(256)]
         with translated("look into", self.store / "blobs"):
-            missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
+            missing = [shard for shard in shards if shard.is_symlink() or not shard.is_dir()]  # a link is refused there
         for shard in missing:
             make_private_folder(shard)
         with translated("sync", self.store):  # always: a process before may have been killed between the two
