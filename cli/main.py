@@ -20,7 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import key, output, remote, sessions, sync, transfer, watch
+from . import events, key, output, remote, sessions, sync, transfer, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -293,6 +293,7 @@ def demo(
 
 
 app.command()(fingerprint)
+app.command("events")(events.events)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_files)
 app.command("log")(history.log)

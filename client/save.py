@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -19,6 +20,7 @@ from ..state.errors import GroupIncomplete, MissingBlobs, Timeout, TorporError
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import BlobRef, GroupRef, KVCache, LayerName, Manifest, block_ranges
 from ..state.rates import Observation
+from ..state.timing import Timing
 from .api import Api
 from .blob_access import BlobAccess
 from .capture import SessionSource
@@ -34,6 +36,7 @@ class Started(Generic[T]):
 
     def __init__(self, what: str) -> None:
         self._what = what
+        self.started = time.perf_counter()
         self.stall_s = 0.0  # how long the caller was held
         self._future: Future[T] = Future()
 
@@ -142,11 +145,12 @@ class SaveWorker:
                     job.kv.finish(done.blocks if done is not None else None)
         return backups
 
-    def _commit(self, manifests: Sequence[Manifest]) -> list[Backup]:
+    def _commit(self, manifests: Sequence[Manifest], first: SaveHandle) -> list[Backup]:
+        timing = Timing(time.perf_counter() - first.started, first.stall_s)
         raws, group = [manifest_file.dump(manifest) for manifest in manifests], manifests[0].group
         if group is None:
-            return [self._api.commit(manifests[0].id, raws[0])]
-        committed = {backup.id: backup for backup in self._api.commit_group(group.id, raws).backups}
+            return [self._api.commit(manifests[0].id, raws[0], timing=timing)]
+        committed = {backup.id: backup for backup in self._api.commit_group(group.id, raws, timing=timing).backups}
         if len(committed) < len(manifests):
             raise GroupIncomplete(f"group {group.id} was committed, and part of it removed at once")
         return [committed[manifest.id] for manifest in manifests]
@@ -156,7 +160,7 @@ class SaveWorker:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             manifests = [self._write(job, gone) for job in jobs]
             try:
-                backups = self._commit(manifests)
+                backups = self._commit(manifests, jobs[0].handle)
             except MissingBlobs as error:
                 if attempt == MAX_ATTEMPTS:
                     raise

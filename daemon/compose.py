@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import logging.handlers
 import os
 import socket
 import time
@@ -32,16 +31,17 @@ from .catalog import Catalog
 from .chores import Chore, Chores
 from .garbage import remove_orphans
 from .instance import InstanceLock, Listening, announce, load_token
+from .logs import LOG_NAME, log_to_file
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
 from .settings import Settings
+from .sync_report import state_of
 from .sync_watcher import UPLOAD_KEY
 from .watches import Watches
 
 log = logging.getLogger("torpor.daemon")
 HOUSEKEEPING_S = 3600.0
-LOG_NAME = "daemon.log"
 
 
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
@@ -53,7 +53,7 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
     home.create()
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)
-        _log_to_file(home, settings)
+        log_to_file(home.logs, settings.log_level, settings.log_format)
         token = load_token(home)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
         catalog = compose(home, settings, stack)
@@ -123,6 +123,8 @@ def _run(
     import uvicorn
 
     from .app import About, create_app
+    from .metric_states import StateMetrics
+    from .observing import observe
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
 
@@ -161,7 +163,10 @@ def _run(
             lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
-    app = Gate(create_app(catalog, watches, about, time.time, side, back), token=token, allowed_hosts=lambda: hosts)
+    states = StateMetrics(catalog.index, about.store, time.time, remote_state=lambda: state_of(side))
+    observing = observe(catalog.index, states, version=about.version, clock=time.time)
+    api = create_app(catalog, watches, about, time.time, side, back, observing)
+    app = Gate(api, token=token, allowed_hosts=lambda: hosts)
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -172,6 +177,7 @@ def _run(
             on_ready(asdict(listening))
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            observing.feed.close()
             await asyncio.to_thread(watches.stop)
             if back is not None:
                 await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
@@ -191,7 +197,7 @@ def _run(
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    chores = Chores(_chores(home, catalog, side, settings))
+    chores = Chores(_chores(home, catalog, side, settings), ended=observing.metrics.chore)
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
@@ -218,14 +224,3 @@ def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) 
         Chore("garbage", HOUSEKEEPING_S, collect),
         Chore("bucket", HOUSEKEEPING_S, side.housekeep),
     ]
-
-
-def _log_to_file(home: Home, settings: Settings) -> None:
-    handler = logging.handlers.RotatingFileHandler(
-        home.logs / LOG_NAME, maxBytes=2 << 20, backupCount=3, encoding="utf-8"
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)

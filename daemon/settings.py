@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     key_storage: Literal["auto", "keyring", "file"] = Field(
         "auto", description="where the bucket's key is kept: the system's keyring, a file, or `auto`"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="of `logs/daemon.log`: a JSON object a line, or text"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
     @field_validator("watch", mode="before")
