@@ -20,7 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import doctor, key, output, pair, remote, retention, sessions, storage, sync, transfer, verify, watch
+from . import doctor, events, key, output, pair, remote, retention, sessions, storage, sync, transfer, verify, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -300,6 +300,7 @@ def demo(
 
 
 app.command()(fingerprint)
+app.command("events")(events.events)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_files)
 app.command("log")(history.log)

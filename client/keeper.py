@@ -225,7 +225,9 @@ class Keeper:
         elif not canary:  # which takes time of its own
             took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
             self._threads.submit(self._rates.note, [took], read.state)
-        return self._handed_over(read, target, session)
+        restored = self._handed_over(read, target, session)
+        self._threads.submit(self.api.restored, restored.mode, time.perf_counter() - started)
+        return restored
 
     def restore_group(
         self,

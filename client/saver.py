@@ -97,7 +97,7 @@ class Saver:
                 handle.finish({backup.session_id: backup for backup in backups})
 
             self._jobs.put(Batch(jobs, list(sources.values()), finish, handle.fail))
-        handle.stall_s = time.perf_counter() - started
+        handle.stall_s = handles[0].stall_s = time.perf_counter() - started
         return handle
 
     def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:

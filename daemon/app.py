@@ -27,6 +27,9 @@ from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
+from .metrics import Metrics
+from .metrics_api import counted
+from .observing import Observing, observe
 from .open_file import OpenFileResponse
 from .openapi import describe
 from .prefixes import add_prefixes
@@ -86,6 +89,7 @@ def create_app(
     side: RemoteSide,
     room: Room,
     back: BackFromBucket | None = None,
+    observing: Observing | None = None,
 ) -> FastAPI:
     """Build the application. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
@@ -93,18 +97,21 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StarletteHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
+    observing = observing or observe(catalog.index)
+    purger = Purge(Home(Path(about.home)), catalog, side, room)
     _add_status(app, catalog, watches, about, clock, side, room)
-    _add_backups(app, catalog, side, back, Purge(Home(Path(about.home)), catalog, side, room))
+    _add_backups(app, catalog, side, back, purger, observing.metrics)
     _add_sessions(app, catalog)
     _add_blobs(app, catalog, room)
     add_room(app, room)
-    add_groups(app, catalog)
+    add_groups(app, catalog, observing.metrics)
     add_prefixes(app, catalog)
     add_watches(app, watches)
     add_remembered(app, side.remembered, clock)
     add_fetches(app, back)
     add_sync(app, side)
     add_keys(app, side.key_desk())
+    observing.add_routes(app)
     describe(app)
     return app
 
@@ -171,13 +178,10 @@ def _add_status(
         }
         return _json(body)
 
-    @app.get("/v1/events")
-    def events(limit: int = Query(50, ge=1, le=1000)) -> Response:
-        """List the newest events."""
-        return _json({"events": catalog.index.recent_events(limit)})
 
-
-def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None, purger: Purge) -> None:
+def _add_backups(
+    app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None, purger: Purge, metrics: Metrics
+) -> None:
     @app.get("/v1/backups")
     def list_backups(
         session_id: str | None = None, limit: int = Query(50, ge=1, le=10_000), before: str | None = None
@@ -217,7 +221,8 @@ def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
         raw = await receive_manifests(request)
-        record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
+        with counted(metrics, request):
+            record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
         return _json(_backup(record), 201)
 
     @app.patch("/v1/backups/{backup_id}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import logging.handlers
 import os
 import socket
 import time
@@ -38,6 +37,7 @@ from .chores import Chore, Chores
 from .garbage import Garbage
 from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
+from .logs import LOG_NAME, log_to_file
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
@@ -45,6 +45,7 @@ from .retention import Retention
 from .retention_api import add_retention
 from .room import Room, open_room
 from .settings import Settings
+from .sync_report import state_of
 from .sync_watcher import UPLOAD_KEY
 from .tokens import Tokens
 from .trusted_time import TrustedTime
@@ -53,7 +54,6 @@ from .watches import Watches
 log = logging.getLogger("torpor.daemon")
 HOUSEKEEPING_S = 3600.0
 CLOCK_S = 900.0  # so that the time of the last look is known, however the machine goes down
-LOG_NAME = "daemon.log"
 
 
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
@@ -66,7 +66,7 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
     home.create()
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)
-        _log_to_file(home, settings)
+        log_to_file(home.logs, settings.log_level, settings.log_format)
         tokens = Tokens(home.tokens_json, load_token(home), time.time)
         stack.callback(tokens.flush)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
@@ -166,6 +166,8 @@ def _run(
 
     from .app import About, create_app
     from .http_protocol import patient
+    from .metric_states import StateMetrics
+    from .observing import observe
     from .pair_api import add_pairing, add_tokens
     from .pairing import Pairing
     from .security import Gate
@@ -207,7 +209,9 @@ def _run(
             lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
-    api = create_app(catalog, watches, about, time.time, side, room, back)
+    states = StateMetrics(catalog.index, about.store, time.time, remote_state=lambda: state_of(side))
+    observing = observe(catalog.index, states, version=about.version, clock=time.time)
+    api = create_app(catalog, watches, about, time.time, side, room, back, observing)
     add_tokens(api, tokens)
     add_pairing(api, Pairing(tokens, time.time, time.monotonic))
     garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
@@ -225,6 +229,7 @@ def _run(
             on_ready(asdict(listening))
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            observing.feed.close()
             await asyncio.to_thread(watches.stop)
             await asyncio.to_thread(care.stop)
             if back is not None:
@@ -247,7 +252,8 @@ def _run(
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
     chores = Chores(
-        [*_chores(home, garbage, side, retention), Chore("tokens", HOUSEKEEPING_S, tokens.flush), care.chore()]
+        [*_chores(home, garbage, side, retention), Chore("tokens", HOUSEKEEPING_S, tokens.flush), care.chore()],
+        ended=observing.metrics.chore,
     )
     chores.start()
     try:
@@ -287,14 +293,3 @@ def _chores(home: Home, garbage: Garbage, side: RemoteSide, retention: Retention
         Chore("garbage", HOUSEKEEPING_S, collect),
         Chore("bucket", HOUSEKEEPING_S, side.housekeep),
     ]
-
-
-def _log_to_file(home: Home, settings: Settings) -> None:
-    handler = logging.handlers.RotatingFileHandler(
-        home.logs / LOG_NAME, maxBytes=2 << 20, backupCount=3, encoding="utf-8"
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     client_timeout_s: float = Field(
         10.0, gt=0, description="how long a client may take over the head of a request, or over 10 KiB of its body"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="of `logs/daemon.log`: a JSON object a line, or text"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
     @field_validator("watch", mode="before")

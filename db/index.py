@@ -30,6 +30,7 @@ from ..state.outbox import stage_sizes
 from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
+from .events import recent_events
 from .migrate import migrate
 from .outbox_rows import insert_pushes, insert_removal
 from .presence import absent_of, note_present
@@ -224,12 +225,10 @@ class Index:
         with self.reading() as connection:
             return queries.totals(connection)
 
-    def recent_events(self, limit: int = 50) -> list[dict[str, object]]:
+    def recent_events(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return the newest events, newest first."""
         with self.reading() as connection:
-            rows = connection.execute(select(events).order_by(events.c.id.desc()).limit(limit))
-            # Plain str keys: SQLAlchemy's own subclass of str is refused by orjson.
-            return [{str(name): value for name, value in row._mapping.items()} for row in rows]
+            return recent_events(connection, limit)
 
 
 def insert_event(connection: Connection, event: dict[str, Any]) -> None:
