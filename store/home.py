@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import platformdirs
@@ -104,12 +106,22 @@ class Home:
     def create(self) -> None:
         """Make the folders that are missing, for the owner alone. Raises: UnsafeHome, StoreFailed, StoreFull."""
         refuse_foreign_folder(self.root)
+        above = self._nearest()
         make_private_folder(self.root)
         make_private_folder(self.store)
         for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
         self._create_shards()
+        for folder in above:
+            with translated("sync", folder), suppress(PermissionError):  # it may be somebody else's, and closed
+                sync_folder(folder)
+
+    def _nearest(self) -> list[Path]:
+        """Return the folders that hold the names on the way to this home which may be new: its parent, at least."""
+        with translated("look into", self.root.parent):
+            missing = list(takewhile(lambda folder: not folder.exists(), self.root.parents))
+        return [*missing, (missing[-1] if missing else self.root).parent]
 
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
