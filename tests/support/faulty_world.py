@@ -32,6 +32,7 @@ from torpor.state.manifest import BlobRef, GroupRef, KVCache, manifest_blobs
 from torpor.store.home import Home
 
 from support.manifests import LAYOUT, manifest
+from support.old_indexes import age
 
 BLOCK_BYTES = 64 * 64
 OLD_S = 2 * 24 * 3600.0
@@ -270,6 +271,16 @@ class World:
         """Stop and start again."""
         self.close()
         self.open()
+
+    def before_migrate(self) -> None:
+        """Make the index one of an older version; the daemon is stopped."""
+        self.close()
+        age(self.home.index, "0004")
+
+    def migrate(self) -> None:
+        """Start a daemon, unless it runs."""
+        if self.catalog is None:
+            self.open()
 
     def some(self) -> str:
         return self.rng.choice(sorted(self.ledger.kept))
