@@ -14,7 +14,8 @@ from typing import Any
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "support.caches",
+        "torch",  # by its own name: until Python 3.13 the server does not see where `support` lies
+        "transformers.cache_utils",
         "torpor.client",
         "torpor.adapters.plain",
         "torpor.daemon.groups",
