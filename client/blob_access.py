@@ -61,7 +61,7 @@ class SharedFiles:
     """Blobs through the file system that the daemon uses too."""
 
     def __init__(self, home: Home, checkpoint: Checkpoint) -> None:
-        self._blobs = BlobStore(home.store / "blobs", checkpoint)
+        self._blobs = BlobStore(home.store / "blobs", checkpoint, home.trashed_blobs)
         self._parent = home.store / "staging"
         self._staging: Staging | None = None
         self._unsynced: set[Path] = set()
@@ -93,8 +93,8 @@ class SharedFiles:
                 raise
 
     def missing(self, refs: Iterable[BlobRef]) -> list[str]:
-        """Return the digests that the store lacks."""
-        return self._blobs.missing(refs)
+        """Return the digests that cannot be read here."""
+        return [ref.digest for ref in refs if self._blobs.find(ref) is None]
 
     def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
         """Read and check a blob."""
