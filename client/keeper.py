@@ -294,6 +294,7 @@ class Keeper:
     def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
         woken, plan = read.woken, with_outcome(read.woken.plan, read.woken.outcome)
         kv = woken.kv_cache
+        self._saver.follow(read.backup)
         self._saver.woken(session, read.backup.id, target.live(session) if kv else None, kv.blocks if kv else ())
         return Restored(plan.mode, session, read.backup, plan, woken.layers, read.checked)
 

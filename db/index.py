@@ -47,8 +47,12 @@ class Index:
     def __init__(self, path: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
         self._checkpoint, self._write_lock = checkpoint, threading.Lock()
         self._writer, self._reader = writer_engine(path), reader_engine(path)
-        with _translated():
-            self.migrated = migrate(self._writer, path)
+        try:
+            with _translated():
+                self.migrated = migrate(self._writer, path)
+        except BaseException:
+            self.close()  # or the file stays open, and locked, although nobody has an index
+            raise
 
     def close(self) -> None:
         """Checkpoint and close."""

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import platformdirs
@@ -127,6 +129,7 @@ class Home:
     def create(self) -> None:
         """Make the folders that are missing, for the owner alone. Raises: UnsafeHome, StoreFailed, StoreFull."""
         refuse_foreign_folder(self.root)
+        above = self._nearest()
         make_private_folder(self.root)
         self._close_files()
         make_private_folder(self.store)
@@ -134,6 +137,15 @@ class Home:
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
         self._create_shards()
+        for folder in above:
+            with translated("sync", folder), suppress(PermissionError):  # it may be somebody else's, and closed
+                sync_folder(folder)
+
+    def _nearest(self) -> list[Path]:
+        """Return the folders that hold the names on the way to this home which may be new: its parent, at least."""
+        with translated("look into", self.root.parent):
+            missing = list(takewhile(lambda folder: not folder.exists(), self.root.parents))
+        return [*missing, (missing[-1] if missing else self.root).parent]
 
     def _close_files(self) -> None:
         """Close files of the home to others, whatever umask they were made under. Raises: UnsafeHome, StoreFailed."""
