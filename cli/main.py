@@ -20,6 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
+from . import home as home_folder
 from . import key, output, remote, sessions, storage, sync, transfer, watch
 from . import log as history
 from . import plan as plan_page
@@ -37,6 +38,7 @@ app = typer.Typer(
 
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
+app.add_typer(home_folder.app, name="home")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 

@@ -22,6 +22,7 @@ from ..store.blobs import BlobStore
 from ..store.crash import from_environment
 from ..store.home import Home
 from ..store.manifests import ManifestStore
+from ..store.move import settle
 from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
@@ -32,6 +33,7 @@ from .catalog import Catalog
 from .chores import Chore, Chores
 from .garbage import remove_orphans
 from .instance import InstanceLock, Listening, announce, load_token
+from .mounts import refuse_network_home
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
@@ -48,9 +50,12 @@ LOG_NAME = "daemon.log"
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
     """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
 
-    Raises: DaemonAlreadyRunning, UnsafeHome, IndexDamaged, StoreFull, StoreFailed.
+    Raises: DaemonAlreadyRunning, UnsafeHome, NetworkHome, IndexDamaged, StoreFull, StoreFailed.
     """
     os.umask(0o077)
+    if not settings.allow_network_home:
+        refuse_network_home(home.root)
+    settle(home)
     home.create()
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)

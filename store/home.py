@@ -6,6 +6,8 @@ index.sqlite     the index (can be rebuilt)             logs/         rotating l
 watch.json       the watched folders that were added, 0600
 sync.json        pause, limits and policy of the second copy, 0600
 machine-id       what tells this home from others that use the same bucket
+moved-to         in an old home, alone: where it is now
+moving-from      in a folder that a home is being copied to: not a home yet
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
@@ -26,6 +28,7 @@ from pathlib import Path
 import platformdirs
 
 from .files import make_private_folder, refuse_foreign_folder, sync_folder, translated
+from .moved import follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,12 @@ class Home:
         """Return the home that `TORPOR_HOME` names, else the platform's data folder for torpor."""
         named = environment.get("TORPOR_HOME")
         folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("torpor", appauthor=False))
-        return cls(Path(os.path.abspath(folder)))
+        return cls.at(folder)
+
+    @classmethod
+    def at(cls, folder: str | Path) -> Home:
+        """Return the home of a folder, where it was moved to. Raises: UnsafeHome, StoreFailed."""
+        return cls(follow(Path(os.path.abspath(folder))))
 
     @property
     def token(self) -> Path:
