@@ -21,6 +21,7 @@ from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
 from . import doctor, events, key, output, pair, remote, retention, sessions, storage, sync, transfer, verify, watch
+from . import home as home_folder
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -37,6 +38,7 @@ app = typer.Typer(
 
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
+app.add_typer(home_folder.app, name="home")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")

@@ -382,7 +382,7 @@ class Keeper:
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, FileChanged, TooLarge, UnsupportedState,
         MissingExtra.
         """
-        importer = Importer(self.api, self.blobs, self._clock)
+        importer = Importer(self.api, self.blobs, self.desk, self._clock)
         return importer.run(path, session_id, progress, follow=follow, expected=expected)
 
     def close(self) -> None:

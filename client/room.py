@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..state.errors import TorporError
+from ..state.errors import StoreFull, TorporError
 from ..state.quota import SMALL_BYTES
 from .api import Api
 
 RENEW_S = 1.0
+STEP_BYTES = 64 << 20  # asked for at once by an import, which does not know how much comes out of its file
 SLACK_BYTES = 64 << 10  # for a manifest; where it takes more, the commit sees to it
 
 
@@ -36,6 +37,18 @@ class Promise:
         self._desk.tell(self.name, size_bytes + SLACK_BYTES, text=text)
         with self._lock:
             self._left_bytes, self._told_at, self._made = size_bytes + SLACK_BYTES, self._desk.now(), True
+
+    def need(self, size_bytes: int, *, ahead_bytes: int) -> None:
+        """See to it that so many bytes may be written, asking for what comes behind them too. Raises: as `ask`."""
+        with self._lock:
+            if size_bytes <= self._left_bytes:
+                return
+        try:
+            self.ask(max(size_bytes, ahead_bytes), text=False)
+        except StoreFull:
+            if ahead_bytes <= size_bytes:
+                raise
+            self.ask(size_bytes, text=False)
 
     def wrote(self, size_bytes: int) -> None:
         """Note that bytes were written, or need not be; the daemon is told now and then, which renews the promise."""

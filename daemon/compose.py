@@ -24,6 +24,7 @@ from ..store.blobs import BlobStore
 from ..store.crash import from_environment
 from ..store.home import Home
 from ..store.manifests import ManifestStore
+from ..store.move import settle
 from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
@@ -38,6 +39,7 @@ from .garbage import Garbage
 from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
+from .mounts import refuse_network_home
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
@@ -60,9 +62,13 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
     """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
 
     A damaged index is made again from the files.
-    Raises: DaemonAlreadyRunning, UnsafeHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no manifest is left.
+    Raises: DaemonAlreadyRunning, UnsafeHome, NetworkHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no
+    manifest is left.
     """
     os.umask(0o077)
+    if not settings.allow_network_home:
+        refuse_network_home(home.root)
+    settle(home)
     home.create()
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)

@@ -63,9 +63,11 @@ class Room:
         limits: Callable[[int], Limits],
         steady: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
+        turn_s: float = TURN_S,
     ) -> None:
         """Take the parts; `limits` gets the size of the disk in bytes."""
-        self._store, self.usage, self._limits, self._steady, self._sleep = store, usage, limits, steady, sleep
+        self._store, self.usage, self._limits = store, usage, limits
+        self._steady, self._sleep, self._turn_s = steady, sleep, turn_s
         self._lock, self._numbers = threading.Lock(), count()
         self._promises: dict[str, _Promise] = {}
         self._make_room: MakeRoom = lambda size_bytes: 0
@@ -82,6 +84,15 @@ class Room:
         used = self.usage.estimate()
         with self._lock:
             return limits, Disk(used, self._promised(), disk.f_bavail * disk.f_frsize)
+
+    def over_soft(self) -> int:
+        """Return by how many bytes the home is above the soft limit; 0 below it. Raises: StoreFailed."""
+        limits, disk = self.state()
+        return max(disk.used_bytes + disk.promised_bytes - limits.soft_bytes, 0)
+
+    def freed(self, size_bytes: int) -> None:
+        """Note that so many bytes of blobs were let go."""
+        self.usage.add("blobs", -size_bytes)
 
     def unasked_bytes(self) -> int:
         """Return how many new bytes a save may write without asking first. Raises: StoreFailed."""
@@ -156,9 +167,9 @@ class Room:
         if short is not None and self.usage.walk_unless_new():
             there_bytes = 0
             short = self._try(name, size_bytes, text, there_bytes)
-            until = self._steady() + TURN_S
+            until = self._steady() + self._turn_s
             while short is not None and self._others(name) and self._steady() < until:
-                self._sleep(TURN_S / 10)  # what others write is counted twice until they say so
+                self._sleep(self._turn_s / 10)  # what others write is counted twice until they say so
                 self.usage.walk_unless_new()
                 short = self._try(name, size_bytes, text, there_bytes)
         if short is not None and self._let_go(short, size_bytes, text):

@@ -8,6 +8,8 @@ sync.json        pause, limits and policy of the second copy, 0600
 clock.json       the last moment whose time was trusted, 0600
 machine-id       what tells this home from others that use the same bucket
 tokens.json      tokens with scopes, by their hashes alone, 0600
+moved-to         in an old home, alone: where it is now
+moving-from      in a folder that a home is being copied to: not a home yet
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
@@ -34,6 +36,7 @@ import platformdirs
 
 from ..state.errors import UnsafeHome
 from .files import make_private_folder, refuse_foreign_folder, sync_folder, translated
+from .moved import follow
 
 _SETTINGS = ("config.toml", ".env")  # may be links to where somebody keeps settings; nothing is written through them
 
@@ -49,7 +52,12 @@ class Home:
         """Return the home that `TORPOR_HOME` names, else the platform's data folder for torpor."""
         named = environment.get("TORPOR_HOME")
         folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("torpor", appauthor=False))
-        return cls(Path(os.path.abspath(folder)))
+        return cls.at(folder)
+
+    @classmethod
+    def at(cls, folder: str | Path) -> Home:
+        """Return the home of a folder, where it was moved to. Raises: UnsafeHome, StoreFailed."""
+        return cls(follow(Path(os.path.abspath(folder))))
 
     @property
     def token(self) -> Path:
