@@ -10,8 +10,9 @@ from ..store.home import Home
 from ..store.quarantine import Quarantine
 from .catalog import Catalog
 from .chores import Chore
-from .copies import WatchedCopies, from_bucket
+from .copies import WatchedCopies, from_bucket, from_trash
 from .fetch_api import BackFromBucket
+from .manifest_care import ManifestCare
 from .repair import Repair
 from .scrub import Scrub, ScrubSettings
 from .settings import Settings
@@ -28,15 +29,17 @@ class Care:
         self, home: Home, catalog: Catalog, memory: SyncMemory, back: BackFromBucket | None, settings: Settings
     ) -> None:
         self._watched = WatchedCopies(catalog, str(home.root))
-        copies = [self._watched.copies()] + ([] if back is None else [from_bucket(back.fetches)])
+        copies = [from_trash(catalog), self._watched.copies()]
+        copies += [] if back is None else [from_bucket(back.fetches)]
         self.repair = Repair(catalog, Quarantine(home.store / "quarantine", catalog.blobs), copies)
         rate = ScrubSettings(settings.scrub_mib_s * (1 << 20), settings.scrub_days * 86_400.0)
-        self.scrub = Scrub(catalog, self.repair, memory, rate)
+        self.manifests = ManifestCare(catalog, None if back is None else lambda ref: back.backups.record(ref).manifest)
+        self.scrub = Scrub(catalog, self.repair, self.manifests, memory, rate)
 
         def in_bucket(digests: list[str]) -> set[str]:
             return set() if back is None else set(back.objects.objects(digests))
 
-        self.verifier = Verifier(catalog, self.repair, lambda: str(ULID()), in_bucket, time.sleep)
+        self.verifier = Verifier(catalog, self.repair, self.manifests, lambda: str(ULID()), in_bucket, time.sleep)
 
     def chore(self) -> Chore:
         """Return what begins a scrub when one is due; not with the start, which others wait for."""

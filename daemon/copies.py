@@ -17,6 +17,16 @@ from .importer import Importer, Stopped
 from .repair import Copies
 
 
+def from_trash(catalog: Catalog) -> Copies:
+    """Return the blobs that wait to be removed."""
+
+    def bring(ref: BlobRef) -> bool:
+        with catalog.locked():
+            return bool(catalog.trash.take_back([ref.digest]))
+
+    return Copies("the trash", bring)
+
+
 def from_bucket(fetches: Fetches) -> Copies:
     """Return the bucket. It is waited for as long as it sends."""
 

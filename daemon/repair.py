@@ -71,8 +71,11 @@ class Repair:
         return "damaged"
 
     def _is_back(self, ref: BlobRef, reader: GentleReader) -> bool:
-        """Believe a copy when it was read back from the disk."""
-        if reader.examine(self._catalog.blobs.path(ref.digest), ref).verdict != "sound":
+        """Believe a copy when it was read back from the disk; put aside one that is damaged too."""
+        seen = reader.examine(self._catalog.blobs.path(ref.digest), ref)
+        if seen.verdict != "sound":
+            with self._catalog.locked():
+                self.quarantine.take(ref.digest, seen.identity)
             return False
         with self._catalog.locked(), self._catalog.index.writing() as connection:
             note_present(connection, [ref.digest])

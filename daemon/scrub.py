@@ -1,4 +1,4 @@
-"""The scrub: every blob is read again from the disk once in a while, slowly, and what is damaged is put right.
+"""The scrub: manifests and blobs are read again from the disk once in a while, slowly; what is damaged is put right.
 
 It runs in a thread of its own, in the kernel's idle class for disks, at a set rate; on battery it rests. Where it
 stopped outlives a restart. A pass ends at the last blob; the next one begins when the time between two passes is over.
@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..db.damage import damaged_blobs, present_after, present_bytes
-from ..state.errors import StoreFailed, TorporError
+from ..state.errors import BackupNotFound, StoreFailed, TorporError
 from ..state.manifest import BlobRef
 from ..state.scrub import Pace, on_battery
 from ..store.gentle_reads import GentleReader, be_idle
 from ..store.power import read_supplies
 from .catalog import Catalog
+from .manifest_care import ManifestCare
 from .repair import Repair
 from .sync_memory import SyncMemory
 
@@ -65,13 +66,15 @@ class Scrub:
         self,
         catalog: Catalog,
         repair: Repair,
+        manifests: ManifestCare,
         memory: SyncMemory,
         settings: ScrubSettings,
         *,
         powered: Callable[[], bool] = lambda: not on_battery(read_supplies()),
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._catalog, self._repair, self._memory, self._settings = catalog, repair, memory, settings
+        self._catalog, self._repair, self._manifests = catalog, repair, manifests
+        self._memory, self._settings = memory, settings
         self._powered, self._steady = powered, steady
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
@@ -158,6 +161,8 @@ class Scrub:
     def _pass(self, reader: GentleReader) -> None:
         if self._progress.began_at is None or self._progress.ended_at is not None:
             self._progress = Progress(began_at=self._catalog.now())
+        if self._progress.cursor == FIRST:
+            self._look_at_manifests()
         remembered_at = powered_at = float("-inf")
         bad = 0
         while refs := self._page():
@@ -175,6 +180,25 @@ class Scrub:
                     self._remember()
         self._progress = replace(self._progress, ended_at=self._catalog.now(), cursor=FIRST)
         self._tell()
+
+    def _look_at_manifests(self) -> None:
+        """Read every manifest; they are small beside the blobs."""
+        rate, due = self._settings.rate_bytes_s, Pace(self._settings.rate_bytes_s or 1.0, self._steady())
+        for backup_id in sorted(self._catalog.index.all_ids(), reverse=True):
+            if self._stop.is_set() or not self._powered():
+                self._resting = not self._stop.is_set()
+                raise Ended
+            found, at = self._manifests.look(backup_id), self._progress
+            healed, damaged = at.healed + (found == "healed"), at.damaged + (found == "damaged")
+            self._progress = replace(at, healed=healed, damaged=damaged)
+            if rate and found == "sound":
+                self._stop.wait(due.delay_s(self._size_of(backup_id), self._steady()))
+
+    def _size_of(self, backup_id: str) -> int:
+        try:
+            return self._catalog.manifests.size_bytes(backup_id)
+        except BackupNotFound:
+            return 0
 
     def _page(self) -> list[BlobRef]:
         with self._catalog.index.reading() as connection:

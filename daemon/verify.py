@@ -17,6 +17,7 @@ from ..state.plan import Conditions, TargetState, plan_restore
 from ..state.problems import to_problem
 from ..store.gentle_reads import GentleReader
 from .catalog import Catalog
+from .manifest_care import ManifestCare
 from .repair import Repair
 from .scrub import FIRST, IN_A_ROW, PAGE
 
@@ -53,11 +54,13 @@ class Verifier:
         self,
         catalog: Catalog,
         repair: Repair,
+        manifests: ManifestCare,
         new_id: Callable[[], str],
         in_bucket: Callable[[list[str]], set[str]] = lambda digests: set(),
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._catalog, self._repair, self._new_id, self._in_bucket = catalog, repair, new_id, in_bucket
+        self._catalog, self._repair, self._manifests = catalog, repair, manifests
+        self._new_id, self._in_bucket = new_id, in_bucket
         self._sleep, self._lock = sleep, threading.Lock()
         self._runs: OrderedDict[str, Verification] = OrderedDict()
         self._thread: threading.Thread | None = None
@@ -152,12 +155,13 @@ class Verifier:
         return here
 
     def _manifest(self, backup_id: str, run: Verification) -> Manifest | None:
-        """Read a manifest, checked; one that cannot be read is reported."""
+        """Read a manifest, checked and healed if need be; one that cannot be read is reported."""
         try:
+            run.healed += self._manifests.look(backup_id) == "healed"
             return manifest_file.load(self._catalog.manifest_json(backup_id))
-        except BackupNotFound:
-            return None  # removed meanwhile
-        except (Damaged, InvalidManifest) as error:
+        except (BackupNotFound, Damaged, InvalidManifest) as error:
+            if not self._catalog.index.has_backup(backup_id):
+                return None  # removed meanwhile
             if len(run.backups) < LISTED:
                 said = {"id": backup_id, "state": "damaged", "mode": "refuse", "layers": {}, "notes": [error.detail]}
                 run.backups.append(said | {"missing": 0})

@@ -43,6 +43,13 @@ def mark_damaged(connection: Connection, digest: str, at: float) -> None:
     connection.execute(update(blobs).where(mine).values(present=False, damaged_at=at))
 
 
+def mark_lost(connection: Connection, digests: Sequence[str], at: float) -> None:
+    """Note that blobs are no longer on this machine although nobody let them go."""
+    for start in range(0, len(digests), _BATCH):
+        mine = blobs.c.digest.in_([bytes.fromhex(digest) for digest in digests[start : start + _BATCH]])
+        connection.execute(update(blobs).where(mine, blobs.c.present).values(present=False, damaged_at=at))
+
+
 def damaged_blobs(connection: Connection, limit: int = -1) -> list[BlobRef]:
     """Return the blobs that were found damaged and not healed since."""
     mine = select(blobs.c.digest, blobs.c.size_bytes).where(blobs.c.damaged_at.is_not(None))

@@ -31,10 +31,12 @@ class Quarantine:
         Durability: on return it survives power loss. Raises: StoreFailed, StoreFull.
         """
         source, target = self._blobs.path(digest), self.path(digest)
+        if identity is None:
+            return False
         with translated("put aside", source):
             make_private_folder(self._folder)
             try:
-                if identity is None or _identity(source) != identity:
+                if _identity(source) != identity:
                     return False
                 os.replace(source, target)
             except FileNotFoundError:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.bucket_daemon import BucketDaemon, Elsewhere
 from torpor.daemon.care import Care
+from torpor.daemon.garbage import Garbage
 from torpor.daemon.scrub import IN_A_ROW, Scrub, ScrubSettings
 from torpor.daemon.settings import load_settings
 from torpor.daemon.sync_memory import SyncMemory
@@ -48,7 +49,8 @@ class World:
     def scrub(self, care: Care | None = None, **options: Any) -> Scrub:
         settings = options.pop("settings", ScrubSettings(1 << 30, 1e9))
         options.setdefault("powered", lambda: True)
-        return Scrub(self.catalog, (care or self.care).repair, self.memory, settings, **options)
+        mine = care or self.care
+        return Scrub(self.catalog, mine.repair, mine.manifests, self.memory, settings, **options)
 
     def hurt(self, digest: str, data: bytes | None = None) -> None:
         path = self.catalog.blobs.path(digest)
@@ -261,12 +263,41 @@ def test_verify_heals_and_knows_what_the_bucket_has(world: World) -> None:
     assert (found["healed"], found["damaged"], found["backups"][0]["state"]) == (1, 0, "sound")
 
 
-def test_verify_reads_manifests_too(world: World) -> None:
-    made = world.save(1)
-    path = world.catalog.manifests.path(made.id)
+def test_a_damaged_manifest_is_healed_from_its_record_or_told(world: World) -> None:
+    made, other = world.save(1), world.save(2)
+    path, before = world.catalog.manifests.path(made.id), world.catalog.manifest_json(made.id)
     path.write_bytes(path.read_bytes()[:-9] + b"damaged!!")
-    found = verified(client(world, world.care), None)
-    assert [(each["id"], each["mode"]) for each in found["backups"]] == [(made.id, "refuse")]
+    world.catalog.manifests.path(other.id).unlink()
+    alone = verified(client(world, world.alone), None)
+    assert [(each["id"], each["mode"]) for each in alone["backups"]] == [(other.id, "refuse"), (made.id, "refuse")]
+    assert done(world.scrub(world.alone))["damaged"] == 2
+    assert len(world.events("manifest-damaged")) == 2  # each once
+    found = done(world.scrub(settings=ScrubSettings(0.0, 0.0)))
+    assert (found["healed"], found["damaged"]) == (2, 0)
+    assert world.catalog.manifest_json(made.id) == before
+    assert verified(client(world, world.care), None)["backups"] == []
+    path.write_bytes(b"")
+    assert verified(client(world, world.care), made.id)["healed"] == 1
+    world.catalog.remove(other.id)
+    assert world.care.manifests.look(other.id) == "gone"
+
+
+def test_a_file_that_the_collector_misses_is_healed(world: World) -> None:
+    """The collector compares names, and finds within a day what the scrub would find in a month."""
+    made = world.save(1)
+    lost, trashed, rotten = digests(made)
+    world.catalog.blobs.path(lost).unlink()
+    assert Garbage(world.catalog, grace_s=1e9).collect().gone == 1
+    assert world.catalog.index.backup(made.id).damaged_bytes == len(world.elsewhere.blobs[lost])
+    assert done(world.scrub())["damaged_blobs"] == 0
+    for digest in (trashed, rotten):
+        seen_ns = world.catalog.blobs.path(digest).stat().st_mtime_ns
+        assert world.catalog.trash.throw(digest, seen_ns, time.time())
+    world.catalog.trash.path(rotten).write_bytes(os.urandom(len(world.elsewhere.blobs[rotten])))
+    found = done(world.scrub(settings=ScrubSettings(0.0, 0.0)))
+    assert found["damaged_blobs"] == 0
+    for digest in digests(made):
+        assert world.catalog.blobs.path(digest).read_bytes() == world.elsewhere.blobs[digest]
 
 
 def test_verify_refuses_what_is_not_there_and_a_second_one(world: World) -> None:
