@@ -63,21 +63,21 @@ class About:
 class BackupChange(BaseModel):
     """A change of a backup."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     pinned: bool
 
 
 class SessionChange(BaseModel):
     """A change of a session; an empty title is none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     title: str | None
 
 
 class Digests(BaseModel):
     """Blobs to ask for, by digest and size in bytes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     blobs: dict[str, int]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 from collections import Counter
@@ -10,11 +11,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from blake3 import blake3
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
@@ -25,7 +26,6 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from starlette.testclient import TestClient
 from support.bucket_daemon import BucketDaemon
 from support.manifests import manifest
 from torpor.daemon.pair_api import add_pairing, add_tokens
@@ -36,7 +36,7 @@ from torpor.state.ids import parse_digest
 from torpor.state.manifest import BlobRef
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
-EXAMPLES = {GenerationMode.POSITIVE: 100 if SOAK else 3, GenerationMode.NEGATIVE: 100 if SOAK else 2}
+EXAMPLES = {GenerationMode.POSITIVE: 100 if SOAK else 2, GenerationMode.NEGATIVE: 100 if SOAK else 1}
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -66,6 +66,14 @@ def fill(daemon: BucketDaemon) -> None:
     daemon.catalog.commit_all([manifest(id=i, kv_cache=None, layers=layers, created_at=1.0) for i in IDS])
 
 
+def ask(gate: Gate, method: str, path: str) -> httpx.Response:
+    async def asking() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url=f"http://{HOST}") as client:
+            return await client.request(method, path, headers=HEADERS)
+
+    return asyncio.run(asking())
+
+
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The whole application behind its gate, with backups, in this process."""
@@ -78,8 +86,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     add_pairing(app, Pairing(tokens, lambda: 1.0, lambda: float(next(ticks))))
     gate = Gate(app, tokens=tokens, hosts=frozenset([HOST]))
     fill(daemon)
-    document = TestClient(gate, base_url=f"http://{HOST}").get("/openapi.json", headers=HEADERS).json()
-    yield gate, document
+    yield gate, ask(gate, "GET", "/openapi.json").json()
     daemon.close()
 
 
@@ -90,7 +97,7 @@ def attack(operation: Any, mode: GenerationMode, tmp: Path, answers: Counter[tup
     # What fails is told by schemathesis itself; shrinking it takes time.
     @settings(max_examples=EXAMPLES[mode], phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
-    def ask(case: Any) -> None:
+    def asking(case: Any) -> None:
         turn = next(turns)
         if case.path == "/v1/watches" and isinstance(case.body, dict) and isinstance(case.body.get("folder"), str):
             case.body["folder"] = f"{tmp}/no-such-folder/{case.body['folder']}"  # never a folder of this machine
@@ -102,7 +109,7 @@ def attack(operation: Any, mode: GenerationMode, tmp: Path, answers: Counter[tup
         answers[operation.label, answer.status_code] += 1
         case.validate_response(answer, checks=CHECKS)
 
-    ask()
+    asking()
 
 
 def operations(api: Any) -> list[Any]:
@@ -116,14 +123,21 @@ def operations(api: Any) -> list[Any]:
     return [result.ok() for result in schema.get_all_operations()]
 
 
+def can_be_wrong(document: dict[str, Any], operation: Any) -> bool:
+    """Tell whether a request can contradict the description at all: every text is right where any text is."""
+    described = document["paths"][operation.path][operation.method]
+    told = [p["schema"] for p in described.get("parameters", ()) if p["in"] != "header"]
+    told += [media["schema"] for media in described.get("requestBody", {}).get("content", {}).values()]
+    told = [schema for schema in told if schema.get("format") != "binary"]
+    return any(set(schema) - {"title", "description", "type"} for schema in told)
+
+
 def test_schemathesis_finds_nothing(api: Any, tmp_path: Path) -> None:
     found, answers = [], Counter[tuple[str, int]]()
     for operation in operations(api):
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        for mode in (GenerationMode.POSITIVE, *[GenerationMode.NEGATIVE] * can_be_wrong(api[1], operation)):
             try:
                 attack(operation, mode, tmp_path, answers)
-            except Unsatisfiable:  # an operation without parameters cannot be asked wrongly
-                assert mode is GenerationMode.NEGATIVE
             except FailureGroup as error:
                 found.append(f"{operation.label}: {error.exceptions}")
     assert found == []
@@ -150,6 +164,6 @@ def test_the_document_tells_scopes_and_problems(api: Any) -> None:
     ("method", "path"), [("TRACE", "/v1/status"), ("DELETE", "/v1/backups"), ("POST", "/v1/status")]
 )
 def test_a_method_that_a_route_does_not_have(api: Any, method: str, path: str) -> None:
-    answer = TestClient(api[0], base_url=f"http://{HOST}").request(method, path, headers=HEADERS)
+    answer = ask(api[0], method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
     assert answer.json()["code"] == "not-found"
