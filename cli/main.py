@@ -94,7 +94,7 @@ def serve(
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     try:
-        from ..daemon.compose import serve as run_daemon
+        from ..daemon.service import serve as run_daemon
         from ..daemon.settings import load_settings
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
