@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from ..codec import manifest_file
 from ..db import marks
+from ..db.damage import mark_lost
 from ..db.presence import blob_sizes, note_present
 from ..state.errors import BackupNotFound, TorporError
 from ..state.manifest import manifest_blobs
@@ -170,7 +171,10 @@ class _Pass:
             back = set(self._catalog.trash.take_back(gone))
             self.done.taken_back += len(back)
             gone = [digest for digest in gone if digest not in back]
-        self.done.gone += self._note(gone, present=False)
+        if gone and not self._dry_run:
+            with self._catalog.index.writing() as connection:
+                mark_lost(connection, gone, self._catalog.now())  # nobody let it go: the repair looks for other copies
+        self.done.gone += len(gone)
 
     def _there(self, batch: list[str]) -> None:
         """Note what is on this machine, whole, although the index says that it is not."""

@@ -12,10 +12,11 @@ _BATCH = 500  # keys of one statement
 
 
 def note_present(connection: Connection, digests: Iterable[str], *, present: bool = True) -> None:
-    """Note that blobs are on this machine, or that they are not."""
+    """Note that blobs are on this machine, or that they are not. One that is here again is damaged no more."""
+    values = {"present": True, "damaged_at": None} if present else {"present": False}
     for batch in _batches(digests):
         wanted = (blobs.c.digest.in_(batch), blobs.c.present != present)
-        connection.execute(update(blobs).where(*wanted).values(present=present))
+        connection.execute(update(blobs).where(*wanted).values(values))
 
 
 def blob_sizes(connection: Connection, digests: Iterable[str]) -> dict[str, int]:
@@ -44,6 +45,13 @@ def absent_bytes(connection: Connection, backup_ids: Sequence[str]) -> dict[str,
         )
         found.update((backup_id, size) for backup_id, size in rows)
     return found
+
+
+def absent_of(connection: Connection, backup_id: str) -> set[str]:
+    """Return the digests of those blobs of a backup that are not on this machine."""
+    mine = select(blobs.c.digest).join(backup_blobs, backup_blobs.c.digest == blobs.c.digest)
+    rows = connection.scalars(mine.where(backup_blobs.c.backup_id == backup_id, ~blobs.c.present))
+    return {digest.hex() for digest in rows}
 
 
 def _batches(digests: Iterable[str]) -> Iterable[list[bytes]]:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, literal_column, sel
 
 from ..state.backup import Backup
 from ..state.errors import BackupNotFound, SessionNotFound
+from .damage import damaged_bytes
 from .presence import absent_bytes
 from .records import SessionFork, Sharer, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, outbox, sessions, tallies
@@ -59,8 +60,12 @@ def list_backups(connection: Connection, session_id: str | None, limit: int, bef
 
 
 def _with_absent(connection: Connection, rows: list[Backup]) -> list[Backup]:
-    absent = absent_bytes(connection, [row.id for row in rows])
-    return [replace(row, absent_bytes=absent[row.id]) if row.id in absent else row for row in rows]
+    ids = [row.id for row in rows]
+    absent, damaged = absent_bytes(connection, ids), damaged_bytes(connection, ids)
+    return [
+        replace(row, absent_bytes=absent[row.id], damaged_bytes=damaged.get(row.id, 0)) if row.id in absent else row
+        for row in rows
+    ]
 
 
 def ending_with(connection: Connection, end: str, limit: int) -> list[str]:
