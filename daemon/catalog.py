@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..codec import manifest_file
 from ..db.index import Index
@@ -285,7 +285,7 @@ class Catalog:
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
-        record = record_of(
+        return record_of(
             manifest,
             manifest_digest=manifest_file.digest_of(canonical),
             manifest_bytes=self.manifests.size_bytes(manifest.id),
@@ -293,7 +293,6 @@ class Catalog:
             expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self.ttl_s)),
             title=sidecar.title,
         )
-        return replace(record, used_at=min(manifest.created_at, self._trusted()))
 
     def resolve(self, ref: str) -> Backup:
         """Return a backup by its id, the newest of a session, or the only backup whose id ends so.
