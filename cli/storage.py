@@ -33,5 +33,5 @@ def purged_line(purged: list[dict[str, Any]]) -> str:
     if any(one["in_bucket"] == "queued" for one in purged):
         lines.append("being taken out of the bucket; `torpor sync collect` then removes what nobody needs there")
     if named := sorted({path for one in purged for path in one["named_in"]}):
-        lines.append(f"their ids still stand in {', '.join(named)}, which are overwritten in time")
+        lines.append(f"their ids still stand in {', '.join(named)}, logs are overwritten in time")
     return "\n".join(lines)

@@ -26,12 +26,14 @@ from ..store.move import settle
 from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
+from ..store.trash import BlobTrash
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .chores import Chore, Chores
-from .garbage import remove_orphans
+from .garbage import Garbage
+from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .mounts import refuse_network_home
 from .reconcile import reconcile
@@ -40,6 +42,7 @@ from .remote_settings import RemoteSettings, load_remote_settings, working_direc
 from .room import Room, open_room
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
+from .tokens import Tokens
 from .watches import Watches
 
 log = logging.getLogger("torpor.daemon")
@@ -50,7 +53,9 @@ LOG_NAME = "daemon.log"
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
     """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
 
-    Raises: DaemonAlreadyRunning, UnsafeHome, NetworkHome, IndexDamaged, StoreFull, StoreFailed.
+    A damaged index is made again from the files.
+    Raises: DaemonAlreadyRunning, UnsafeHome, NetworkHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no
+    manifest is left.
     """
     os.umask(0o077)
     if not settings.allow_network_home:
@@ -60,15 +65,18 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)
         _log_to_file(home, settings)
-        token = load_token(home)
+        tokens = Tokens(home.tokens_json, load_token(home), time.time)
+        stack.callback(tokens.flush)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
+        aside = set_aside_if_damaged(home, time.time())
         catalog = compose(home, settings, stack)
         found = reconcile(catalog)
         log.info("reconciled: %s", asdict(found))
+        settle_index(catalog, aside, found)
         room = open_room(home, settings, catalog)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
-        _run(home, settings, catalog, side, room, token, on_ready, stack)
+        _run(home, settings, catalog, side, room, tokens, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -81,9 +89,11 @@ def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
     stack.callback(staging.close)
     index = Index(home.index, checkpoint)
     stack.callback(index.close)
+    blobs = BlobStore(home.store / "blobs", checkpoint, home.trashed_blobs)
     return Catalog(
         index=index,
-        blobs=BlobStore(home.store / "blobs", checkpoint),
+        blobs=blobs,
+        trash=BlobTrash(home.trashed_blobs, blobs),
         manifests=ManifestStore(home.store / "manifests", home.store / "trash", checkpoint),
         sidecars=SidecarStore(home.store / "sessions"),
         pending_groups=PendingGroups(home.store / "groups"),
@@ -124,13 +134,16 @@ def _run(
     catalog: Catalog,
     side: RemoteSide,
     room: Room,
-    token: str,
+    tokens: Tokens,
     on_ready: Callable[[dict[str, object]], None],
     stack: ExitStack,
 ) -> None:
     import uvicorn
 
     from .app import About, create_app
+    from .http_protocol import GuardedProtocol
+    from .pair_api import add_pairing, add_tokens
+    from .pairing import Pairing
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
 
@@ -153,7 +166,6 @@ def _run(
         url=listening.url,
         max_recoverable_tokens=settings.max_recoverable_tokens,
     )
-    hosts = allowed_hosts(port, settings.allowed_hosts)
     watches = Watches(home, catalog.index)
     watches.load(settings.watch)
     back = None
@@ -170,9 +182,10 @@ def _run(
             lookers=DaemonPool(AT_ONCE, "look"),
             away=side.trouble,
         )
-    app = Gate(
-        create_app(catalog, watches, about, time.time, side, room, back), token=token, allowed_hosts=lambda: hosts
-    )
+    api = create_app(catalog, watches, about, time.time, side, room, back)
+    add_tokens(api, tokens)
+    add_pairing(api, Pairing(tokens, time.time, time.monotonic))
+    app = Gate(api, tokens=tokens, hosts=allowed_hosts(port, settings.allowed_hosts))
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -191,29 +204,32 @@ def _run(
 
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=GuardedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
+        headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    chores = Chores(_chores(home, catalog, side, settings))
+    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
+    chores = Chores([*_chores(home, garbage, side), Chore("tokens", HOUSEKEEPING_S, tokens.flush)])
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
         watches.stop()
         side.stop()
+        garbage.stop()
         chores.stop()
     log.info("stopped")
 
 
-def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) -> list[Chore]:
+def _chores(home: Home, garbage: Garbage, side: RemoteSide) -> list[Chore]:
     """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
 
     def sweep() -> None:
@@ -221,8 +237,8 @@ def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) 
             log.info("removed %d staging folders of dead writers", swept)
 
     def collect() -> None:
-        if removed := remove_orphans(catalog, settings.orphan_grace_hours * 3600.0):
-            log.info("removed %d blobs that no backup needs", removed)
+        if (done := garbage.collect()).anything():
+            log.info("collected: %s", asdict(done))
 
     return [
         Chore("staging", HOUSEKEEPING_S, sweep),
