@@ -29,6 +29,8 @@ ROUTES: dict[str, str] = {
     "GET /v1/groups": "read restore",
     "GET /v1/groups/{ref}": "read restore",
     "PUT /v1/groups/{group_id}": "save",
+    "PUT /v1/room/{save_id}": "save",
+    "DELETE /v1/room/{save_id}": "save",
     "POST /v1/prefix": "save restore",
     "POST /v1/blobs/missing": "save",
     "POST /v1/blobs/discard": "save",

@@ -125,6 +125,8 @@ def test_a_purge_leaves_nothing(small: Daemon, keeper: Keeper) -> None:
     assert len(small.blob_files()) == before
     assert keeper.restore("secret-plans", CacheTarget(), require="full").session.digest() == session.digest()
     run(small.home, "rename", "secret-plans", "the title of it")
+    run(small.home, "pin", second.id)
+    run(small.home, "pin", "--off", second.id)
     assert "3.0 MiB are free" in run(small.home, "rm", "--purge", second.id)
     assert small.blob_files() == []
     for path in small.home.rglob("*"):
