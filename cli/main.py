@@ -20,8 +20,8 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
+from . import doctor, events, key, output, pair, remote, retention, sessions, storage, sync, transfer, verify, watch
 from . import home as home_folder
-from . import key, output, pair, remote, sessions, storage, sync, transfer, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -94,7 +94,7 @@ def serve(
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     try:
-        from ..daemon.compose import serve as run_daemon
+        from ..daemon.service import serve as run_daemon
         from ..daemon.settings import load_settings
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
@@ -303,6 +303,7 @@ def demo(
 
 
 app.command()(fingerprint)
+app.command("events")(events.events)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_files)
 app.command("log")(history.log)
@@ -311,6 +312,10 @@ app.command("rename")(sessions.rename)
 app.command("restore")(sessions.restore)
 app.command("fetch")(remote.fetch)
 app.command("no-sync")(sync.no_sync)
+app.command("gc")(retention.gc)
+app.command("keep")(retention.keep)
+app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

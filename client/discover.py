@@ -23,6 +23,11 @@ class Endpoint:
     socket: str | None = None
     home: Home | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether it is spoken with in the clear, as on one machine."""
+        return self.socket is not None or self.url.lower().startswith("http://")
+
 
 def find_endpoint(
     environment: Mapping[str, str], *, home: str | Path | None = None, url: str | None = None, token: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -19,6 +20,7 @@ from ..state.fingerprint import Fingerprint
 from ..state.manifest import BlobRef, GroupRef, KVCache, LayerName, Manifest, block_ranges
 from ..state.quota import on_disk
 from ..state.rates import Observation
+from ..state.timing import Timing
 from .api import Api
 from .blob_access import BlobAccess
 from .capture import SessionSource
@@ -36,6 +38,7 @@ class Started(Generic[T]):
 
     def __init__(self, what: str) -> None:
         self._what = what
+        self.started = time.perf_counter()
         self.stall_s = 0.0  # how long the caller was held
         self._future: Future[T] = Future()
 
@@ -154,7 +157,7 @@ class SaveWorker:
 
     def _whole(self, jobs: Sequence[SaveJob]) -> tuple[list[Backup], list[Manifest]]:
         """Save all of some jobs, or leave nothing of them."""
-        promise = self._desk.promise(name_of(jobs))
+        promise = self._desk.promise(name_of(jobs), jobs[0].handle.session_id)
         try:
             return self._attempts(jobs, promise)
         except BaseException as error:
@@ -178,11 +181,12 @@ class SaveWorker:
             error.keep(name_of(jobs))
             return
 
-    def _commit(self, manifests: Sequence[Manifest]) -> list[Backup]:
+    def _commit(self, manifests: Sequence[Manifest], first: SaveHandle) -> list[Backup]:
+        timing = Timing(time.perf_counter() - first.started, first.stall_s)
         raws, group = [manifest_file.dump(manifest) for manifest in manifests], manifests[0].group
         if group is None:
-            return [self._api.commit(manifests[0].id, raws[0])]
-        committed = {backup.id: backup for backup in self._api.commit_group(group.id, raws).backups}
+            return [self._api.commit(manifests[0].id, raws[0], timing=timing)]
+        committed = {backup.id: backup for backup in self._api.commit_group(group.id, raws, timing=timing).backups}
         if len(committed) < len(manifests):
             raise GroupIncomplete(f"group {group.id} was committed, and part of it removed at once")
         return [committed[manifest.id] for manifest in manifests]
@@ -193,7 +197,7 @@ class SaveWorker:
             promise.ask(sum(self._new_bytes(job, gone) for job in jobs), text=not any(map(holds_large, jobs)))
             manifests = [self._write(job, gone, promise) for job in jobs]
             try:
-                backups = self._commit(manifests)
+                backups = self._commit(manifests, jobs[0].handle)
             except MissingBlobs as error:
                 if attempt == MAX_ATTEMPTS:
                     raise

@@ -6,7 +6,7 @@ import atexit
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from ulid import ULID
@@ -26,6 +26,8 @@ from .rates import RateBook
 from .remembered import Memory, lend
 from .save import Batch, SaveHandle, SaveJob, SaveWorker, name_of
 
+LEAST_S = 1e-6  # between two backups of a session
+
 
 class Saver:
     """What a keeper saves with, and what it knows of living sessions: their last backups and their caches' blocks."""
@@ -44,6 +46,7 @@ class Saver:
         self.worker, self.pool = worker, pool
         self._memory, self._rates, self._free_memory, self._clock = memory, rates, free_memory, clock
         self._caches, self._lineage = SavedCaches(), Lineage()
+        self._newest: dict[str, float] = {}  # when the last known backup of a session was made
         self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock, self._closed = threading.Lock(), False
@@ -58,10 +61,10 @@ class Saver:
         parse_session_id(session_id)
         Lineage.check(source)
         lend(self._memory, source)
-        now = self._clock()
-        handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
             self._start()
+            now = self._now([session_id])
+            handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
             job = self._capture(handle, source, now)
             self._jobs.put(Batch([job], [source], lambda backups: handle.finish(backups[0]), handle.fail))
         handle.stall_s = time.perf_counter() - started
@@ -78,13 +81,13 @@ class Saver:
         for source in sources.values():
             Lineage.check(source)
             lend(self._memory, source)
-        now = self._clock()
-        group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
-        handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
-        handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
         jobs: list[SaveJob] = []
         with self._lock:
             self._start()
+            now = self._now(sources)
+            group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
+            handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
+            handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
             try:
                 for each, source in zip(handles, sources.values(), strict=True):
                     jobs.append(self._capture(each, source, now, group))
@@ -97,8 +100,21 @@ class Saver:
                 handle.finish({backup.session_id: backup for backup in backups})
 
             self._jobs.put(Batch(jobs, list(sources.values()), finish, handle.fail))
-        handle.stall_s = time.perf_counter() - started
+        handle.stall_s = handles[0].stall_s = time.perf_counter() - started
         return handle
+
+    def _now(self, session_ids: Iterable[str]) -> float:
+        """Return the time, at least a little behind the known backups of some sessions: a clock may be set back."""
+        known = [self._newest.get(session_id, 0.0) + LEAST_S for session_id in session_ids]
+        now = max([self._clock(), *known])
+        self._newest |= dict.fromkeys(session_ids, now)
+        return now
+
+    def follow(self, backup: Backup) -> None:
+        """Let what is saved of a session from now on be newer than a backup that it was woken from."""
+        with self._lock:
+            known = self._newest.get(backup.session_id, 0.0)
+            self._newest[backup.session_id] = max(known, backup.created_at)
 
     def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
         capture = source.capture()

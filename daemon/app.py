@@ -14,7 +14,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import FileResponse
 
 from ..state.api import API_VERSION, DIGEST_HEADER, SAVE_HEADER
 from ..state.backup import Backup
@@ -28,6 +27,11 @@ from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
+from .metrics import Metrics
+from .metrics_api import counted
+from .observing import Observing, observe
+from .open_file import OpenFileResponse
+from .openapi import describe
 from .prefixes import add_prefixes
 from .purge import Purge
 from .remembered_api import add_remembered
@@ -59,21 +63,21 @@ class About:
 class BackupChange(BaseModel):
     """A change of a backup."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     pinned: bool
 
 
 class SessionChange(BaseModel):
     """A change of a session; an empty title is none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     title: str | None
 
 
 class Digests(BaseModel):
     """Blobs to ask for, by digest and size in bytes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     blobs: dict[str, int]
 
 
@@ -85,6 +89,7 @@ def create_app(
     side: RemoteSide,
     room: Room,
     back: BackFromBucket | None = None,
+    observing: Observing | None = None,
 ) -> FastAPI:
     """Build the application. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
@@ -92,18 +97,22 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StarletteHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
+    observing = observing or observe(catalog.index)
+    purger = Purge(Home(Path(about.home)), catalog, side, room)
     _add_status(app, catalog, watches, about, clock, side, room)
-    _add_backups(app, catalog, side, back, Purge(Home(Path(about.home)), catalog, side, room))
+    _add_backups(app, catalog, side, back, purger, observing.metrics)
     _add_sessions(app, catalog)
     _add_blobs(app, catalog, room)
     add_room(app, room)
-    add_groups(app, catalog)
+    add_groups(app, catalog, observing.metrics)
     add_prefixes(app, catalog)
     add_watches(app, watches)
     add_remembered(app, side.remembered, clock)
     add_fetches(app, back)
     add_sync(app, side)
     add_keys(app, side.key_desk())
+    observing.add_routes(app)
+    describe(app)
     return app
 
 
@@ -120,7 +129,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # Somebody may have put a secret where a name belongs.
+    where = "body" if request.url.path.startswith("/v1/key") else ".".join(str(part) for part in first["loc"])
     return await _on_error(request, BadInput(f"{where}: {first['msg']}"))
 
 
@@ -131,9 +141,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
-        problem = to_problem(BadInput(str(error.detail)))
+        return await _on_error(request, BadInput(str(error.detail)))
     problem["status"] = error.status_code
-    return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
+    return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 
 def _add_status(
@@ -168,13 +178,10 @@ def _add_status(
         }
         return _json(body)
 
-    @app.get("/v1/events")
-    def events(limit: int = Query(50, ge=1, le=1000)) -> Response:
-        """List the newest events."""
-        return _json({"events": catalog.index.recent_events(limit)})
 
-
-def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None, purger: Purge) -> None:
+def _add_backups(
+    app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None, purger: Purge, metrics: Metrics
+) -> None:
     @app.get("/v1/backups")
     def list_backups(
         session_id: str | None = None, limit: int = Query(50, ge=1, le=10_000), before: str | None = None
@@ -214,7 +221,8 @@ def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
         raw = await receive_manifests(request)
-        record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
+        with counted(metrics, request):
+            record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
         return _json(_backup(record), 201)
 
     @app.patch("/v1/backups/{backup_id}")
@@ -273,4 +281,4 @@ def _add_blobs(app: FastAPI, catalog: Catalog, room: Room) -> None:
     @app.get("/v1/blobs/{digest}")
     def get_blob(digest: str) -> Response:
         """Return a blob's bytes (ranges are served)."""
-        return FileResponse(catalog.blobs.locate(digest), media_type="application/octet-stream")
+        return OpenFileResponse(catalog.blobs.open(digest), media_type="application/octet-stream")

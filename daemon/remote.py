@@ -141,6 +141,11 @@ class RemoteSide:
         """Tell whether a storage is configured."""
         return self.settings.s3 is not None
 
+    @property
+    def name_in_bucket(self) -> str | None:
+        """Return this machine's name in the bucket; None without one."""
+        return self.machine if self.on else None
+
     def start(self) -> None:
         """Derive the queue again, and begin to send. Raises: StoreFull, StoreFailed, IndexDamaged."""
         if self._network is None:

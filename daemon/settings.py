@@ -48,11 +48,21 @@ class Settings(BaseSettings):
     remote_format: Literal["v2", "v1"] = Field(
         "v2", description="`v1` puts plain `backups/<id>.qwnbak` objects into the bucket as well"
     )
+    scrub_mib_s: float = Field(
+        8.0, ge=0, description="MiB a second at which blobs are read again in the background; 0 never does"
+    )
+    scrub_days: float = Field(30.0, gt=0, description="time from the beginning of one scrub to that of the next")
     watch: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
     )
     key_storage: Literal["auto", "keyring", "file"] = Field(
         "auto", description="where the bucket's key is kept: the system's keyring, a file, or `auto`"
+    )
+    client_timeout_s: float = Field(
+        10.0, gt=0, description="how long a client may take over the head of a request, or over 10 KiB of its body"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="of `logs/daemon.log`: a JSON object a line, or text"
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 

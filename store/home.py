@@ -18,6 +18,8 @@ store/sessions/<digest>.json      pins, TTLs and titles of one session
 store/outgoing/                   encrypted or compressed blobs on their way to the bucket, where they are large
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
+store/quarantine/<digest>         damaged blobs, put aside until they are healed or nobody needs them
+index.damaged-<time>.sqlite       an index that was damaged, kept when it was made again; it may be removed
 store/trash/                      removed manifests, until the index has let go of them too
 store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """
@@ -26,13 +28,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import platformdirs
 
+from ..state.errors import UnsafeHome
 from .files import make_private_folder, refuse_foreign_folder, sync_folder, translated
 from .moved import follow
+
+_SETTINGS = ("config.toml", ".env")  # may be links to where somebody keeps settings; nothing is written through them
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +138,41 @@ class Home:
     def create(self) -> None:
         """Make the folders that are missing, for the owner alone. Raises: UnsafeHome, StoreFailed, StoreFull."""
         refuse_foreign_folder(self.root)
+        above = self._nearest()
         make_private_folder(self.root)
+        self._close_files()
         make_private_folder(self.store)
-        for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash"):
+        for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash", "quarantine"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
         self._create_shards()
+        for folder in above:
+            with translated("sync", folder), suppress(PermissionError):  # it may be somebody else's, and closed
+                sync_folder(folder)
+
+    def _nearest(self) -> list[Path]:
+        """Return the folders that hold the names on the way to this home which may be new: its parent, at least."""
+        with translated("look into", self.root.parent):
+            missing = list(takewhile(lambda folder: not folder.exists(), self.root.parents))
+        return [*missing, (missing[-1] if missing else self.root).parent]
+
+    def _close_files(self) -> None:
+        """Close files of the home to others, whatever umask they were made under. Raises: UnsafeHome, StoreFailed."""
+        with translated("look into", self.root), os.scandir(self.root) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
+                    continue
+                if entry.is_symlink() or status.st_uid != os.geteuid():
+                    raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
+                if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
+                    os.chmod(entry.path, 0o600)
 
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
+        shards = [self.store / "blobs" / f"{i:02x}" for i in range(256)]
         with translated("look into", self.store / "blobs"):
-            missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
+            missing = [shard for shard in shards if shard.is_symlink() or not shard.is_dir()]  # a link is refused there
         for shard in missing:
             make_private_folder(shard)
         with translated("sync", self.store):  # always: a process before may have been killed between the two
