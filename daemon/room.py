@@ -40,7 +40,8 @@ LEASE_S = 120.0  # a writer renews it every second
 TURN_S = 3.0  # of those who write, before others are refused
 _FLOOR_HINT = "Free space on the disk of the home folder, remove backups (`torpor rm`), or lower TORPOR_FREE_FLOOR."
 
-MakeRoom = Callable[[int], int]  # lets go of at least so many bytes, or of nothing; returns how many
+# Lets go of at least so many bytes, or of nothing, and returns how many; what a save of the session counts on stays.
+MakeRoom = Callable[[int, str | None], int]
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class Room:
         self._steady, self._sleep, self._turn_s = steady, sleep, turn_s
         self._lock, self._numbers = threading.Lock(), count()
         self._promises: dict[str, _Promise] = {}
-        self._make_room: MakeRoom = lambda size_bytes: 0
+        self._make_room: MakeRoom = lambda size_bytes, session_id: 0
 
     def evict_with(self, make_room: MakeRoom) -> None:
         """Let go of things by this when something does not fit."""
@@ -98,8 +99,10 @@ class Room:
         """Return how many new bytes a save may write without asking first. Raises: StoreFailed."""
         return unasked_bytes(*self.state())
 
-    def ask(self, name: str, size_bytes: int, *, text: bool = False) -> None:
+    def ask(self, name: str, size_bytes: int, *, text: bool = False, session_id: str | None = None) -> None:
         """Promise a writer what it still has to write, in place of what it was promised before.
+
+        What was let go of for it is never of the last backup of `session_id`, whose blobs a save reuses.
 
         Raises: QuotaFull, StoreFull, StoreFailed; what was promised before stays then.
         """
@@ -108,7 +111,7 @@ class Room:
             if found is not None and size_bytes <= found.left_bytes:
                 self._count(found, found.left_bytes - size_bytes)
                 return
-        self._admit(name, size_bytes, text=text)
+        self._admit(name, size_bytes, text=text, session_id=session_id)
 
     def end(self, name: str) -> None:
         """Take a promise back."""
@@ -148,9 +151,10 @@ class Room:
         written = max(sum(m.bytes_written for m in manifests) - (held.written_bytes if held else 0), 0)
         own = name if held is not None else f"#{next(self._numbers)}"
         if held is None:
-            self._admit(own, size, text=all(map(_is_text, manifests)), there_bytes=written)
+            text = all(map(_is_text, manifests))
+            self._admit(own, size, text=text, there_bytes=written, session_id=first.session_id)
         elif size > held.left_bytes:
-            self._admit(own, size, text=True)
+            self._admit(own, size, text=True, session_id=first.session_id)
         try:
             yield
         except BaseException:
@@ -161,7 +165,9 @@ class Room:
         self.usage.add("manifests", size)
         self.end(own)
 
-    def _admit(self, name: str, size_bytes: int, *, text: bool, there_bytes: int = 0) -> None:
+    def _admit(
+        self, name: str, size_bytes: int, *, text: bool, there_bytes: int = 0, session_id: str | None = None
+    ) -> None:
         """Promise bytes, if need be behind a walk or an eviction. `there_bytes` are there, and perhaps not counted."""
         short = self._try(name, size_bytes, text, there_bytes)
         if short is not None and self.usage.walk_unless_new():
@@ -172,15 +178,15 @@ class Room:
                 self._sleep(self._turn_s / 10)  # what others write is counted twice until they say so
                 self.usage.walk_unless_new()
                 short = self._try(name, size_bytes, text, there_bytes)
-        if short is not None and self._let_go(short, size_bytes, text):
+        if short is not None and self._let_go(short, size_bytes, text, session_id):
             short = self._try(name, size_bytes, text, there_bytes)
         if short is not None:
             raise self._refusal(short, size_bytes)
 
-    def _let_go(self, short: Shortfall, size_bytes: int, text: bool) -> bool:
+    def _let_go(self, short: Shortfall, size_bytes: int, text: bool, session_id: str | None) -> bool:
         """Make room; not for what would not fit an empty home."""
         hopeless = short.trouble == "quota" and not can_ever_fit(self.state()[0], size_bytes, text=text)
-        return not hopeless and self._make_room(short.size_bytes) > 0
+        return not hopeless and self._make_room(short.size_bytes, session_id) > 0
 
     def _try(self, name: str, size_bytes: int, text: bool, there_bytes: int) -> Shortfall | None:
         limits, disk = self.state()

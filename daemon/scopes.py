@@ -54,7 +54,6 @@ ROUTES: dict[str, str] = {
     "POST /v1/sync/resume": "manage",
     "PUT /v1/sync/limits": "manage",
     "PUT /v1/sync/policy": "manage",
-    "POST /v1/room": "save",
     "POST /v1/backups/{backup_id}/used": "restore",
     "PATCH /v1/backups/{backup_id}/retention": "manage",
     "PATCH /v1/sessions/{session_id}/retention": "manage",

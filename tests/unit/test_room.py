@@ -132,7 +132,7 @@ def test_who_is_refused_waits_a_moment_for_those_who_write(tmp_path: Path, clock
 def test_room_is_made_where_that_can_help(room: Room, figures: Figures) -> None:
     asked: list[int] = []
 
-    def make_room(size_bytes: int) -> int:
+    def make_room(size_bytes: int, session_id: str | None) -> int:
         asked.append(size_bytes)
         figures.on_disk -= size_bytes
         return size_bytes
@@ -144,7 +144,7 @@ def test_room_is_made_where_that_can_help(room: Room, figures: Figures) -> None:
     with pytest.raises(QuotaFull):
         room.ask("b", 960_000)  # would not fit an empty home: nothing is let go for it
     assert len(asked) == 1
-    room.evict_with(lambda size_bytes: 0)
+    room.evict_with(lambda size_bytes, session_id: 0)
     with pytest.raises(QuotaFull):
         room.ask("c", 1)
 
