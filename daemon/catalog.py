@@ -375,7 +375,11 @@ class Catalog:
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
             self._checkpoint("remove.trashed")
-            self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
+            try:
+                self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
+            except TorporError:
+                self.manifests.put_back(backup_id)  # what is listed can be read
+                raise
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
             self._forget_choices(record)

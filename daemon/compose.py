@@ -40,6 +40,7 @@ from .remote import RemoteSide
 from .remote_settings import RemoteSettings, load_remote_settings, working_directory
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
+from .tokens import Tokens
 from .watches import Watches
 
 log = logging.getLogger("torpor.daemon")
@@ -58,7 +59,8 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)
         _log_to_file(home, settings)
-        token = load_token(home)
+        tokens = Tokens(home.tokens_json, load_token(home), time.time)
+        stack.callback(tokens.flush)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
         aside = set_aside_if_damaged(home, time.time())
         catalog = compose(home, settings, stack)
@@ -67,7 +69,7 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         settle_index(catalog, aside, found)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
-        _run(home, settings, catalog, side, token, on_ready, stack)
+        _run(home, settings, catalog, side, tokens, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -124,13 +126,16 @@ def _run(
     settings: Settings,
     catalog: Catalog,
     side: RemoteSide,
-    token: str,
+    tokens: Tokens,
     on_ready: Callable[[dict[str, object]], None],
     stack: ExitStack,
 ) -> None:
     import uvicorn
 
     from .app import About, create_app
+    from .http_protocol import GuardedProtocol
+    from .pair_api import add_pairing, add_tokens
+    from .pairing import Pairing
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
     from .verify_api import add_verify
@@ -154,7 +159,6 @@ def _run(
         url=listening.url,
         max_recoverable_tokens=settings.max_recoverable_tokens,
     )
-    hosts = allowed_hosts(port, settings.allowed_hosts)
     watches = Watches(home, catalog.index)
     watches.load(settings.watch)
     back = None
@@ -173,7 +177,9 @@ def _run(
     care = Care(home, catalog, side.memory, back, settings)
     api = create_app(catalog, watches, about, time.time, side, back)
     add_verify(api, catalog, care.verifier, care.scrub)
-    app = Gate(api, token=token, allowed_hosts=lambda: hosts)
+    add_tokens(api, tokens)
+    add_pairing(api, Pairing(tokens, time.time, time.monotonic))
+    app = Gate(api, tokens=tokens, hosts=allowed_hosts(port, settings.allowed_hosts))
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -193,19 +199,20 @@ def _run(
 
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=GuardedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
+        headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
     garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
-    chores = Chores([*_chores(home, garbage, side), care.chore()])
+    chores = Chores([*_chores(home, garbage, side), Chore("tokens", HOUSEKEEPING_S, tokens.flush), care.chore()])
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])

@@ -79,12 +79,12 @@ class BlobStore:
         return self.folder / checked[:2] / checked
 
     def has(self, ref: BlobRef) -> bool:
-        """Tell whether a blob of the right size is in the store (its bytes are not read)."""
-        try:
-            status = os.lstat(self.path(ref.digest))
-        except FileNotFoundError:
-            return False
-        return status.st_size == ref.size_bytes
+        """Tell whether a blob of the right size is in the store (its bytes are not read). Raises: StoreFailed."""
+        with translated("look at blob", ref.digest[:16]):
+            try:
+                return os.lstat(self.path(ref.digest)).st_size == ref.size_bytes
+            except FileNotFoundError:
+                return False
 
     def put(
         self,
@@ -114,7 +114,8 @@ class BlobStore:
         except OSError as error:
             raise store_error(error, "write a blob under", self.folder) from error
         finally:
-            temporary.unlink(missing_ok=True)  # there only when something failed
+            with suppress(OSError):  # there only when something failed; the staging folder goes as a whole
+                temporary.unlink(missing_ok=True)
         return PutResult(ref, written=True)
 
     def _write(self, temporary: Path, buffers: Sequence[memoryview], ref: BlobRef) -> None:
@@ -151,10 +152,11 @@ class BlobStore:
         """Renew a blob's mtime, so that the collector's grace time starts again; False when it is not there."""
         if not self.has(ref):
             return False
-        try:
-            os.utime(self.path(ref.digest), follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+        with translated("renew blob", ref.digest[:16]):
+            try:
+                os.utime(self.path(ref.digest), follow_symlinks=False)
+            except FileNotFoundError:
+                return False
         return True
 
     def is_sound(self, ref: BlobRef) -> bool:
@@ -169,8 +171,14 @@ class BlobStore:
         return hasher.hexdigest() == ref.digest
 
     def missing(self, refs: Iterable[BlobRef]) -> list[str]:
-        """Return the digests that are not in the store at their right size."""
-        return [ref.digest for ref in refs if not self.has(ref)]
+        """Return the digests that are not in the store at their right size, or cannot even be looked at."""
+        return [ref.digest for ref in refs if not self._seems_there(ref)]
+
+    def _seems_there(self, ref: BlobRef) -> bool:
+        try:
+            return self.has(ref)
+        except StoreFailed:
+            return False
 
     def open(self, digest: str) -> int:
         """Open a blob for reading, also one in the trash; the caller closes it. Raises: BlobNotFound, StoreFailed."""
