@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, insert, null, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, literal_column, null, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -25,10 +25,12 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
+from ..state.manifest import REBUILDABLE
 from ..state.outbox import stage_sizes
 from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
+from .events import recent_events
 from .migrate import migrate
 from .outbox_rows import insert_pushes, insert_removal
 from .presence import absent_of, note_present
@@ -45,8 +47,12 @@ class Index:
     def __init__(self, path: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
         self._checkpoint, self._write_lock = checkpoint, threading.Lock()
         self._writer, self._reader = writer_engine(path), reader_engine(path)
-        with _translated():
-            self.migrated = migrate(self._writer, path)
+        try:
+            with _translated():
+                self.migrated = migrate(self._writer, path)
+        except BaseException:
+            self.close()  # or the file stays open, and locked, although nobody has an index
+            raise
 
     def close(self) -> None:
         """Checkpoint and close."""
@@ -58,6 +64,19 @@ class Index:
         """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
         with self._write_lock, _translated(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """Overwrite what is deleted while this is open, in the file and, behind it, in the log of writes."""
+        with self.writing() as connection:
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            with self.writing() as connection:
+                connection.exec_driver_sql("PRAGMA secure_delete = OFF")
+            with self._write_lock, _translated(), closing(self._writer.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -210,12 +229,10 @@ class Index:
         with self.reading() as connection:
             return queries.totals(connection)
 
-    def recent_events(self, limit: int = 50) -> list[dict[str, object]]:
+    def recent_events(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return the newest events, newest first."""
         with self.reading() as connection:
-            rows = connection.execute(select(events).order_by(events.c.id.desc()).limit(limit))
-            # Plain str keys: SQLAlchemy's own subclass of str is refused by orjson.
-            return [{str(name): value for name, value in row._mapping.items()} for row in rows]
+            return recent_events(connection, limit)
 
 
 def insert_event(connection: Connection, event: dict[str, Any]) -> None:
@@ -286,11 +303,18 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
     keys = {digest: bytes.fromhex(digest) for digest in new.blob_sizes}
     statement = upsert(blobs)
     seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
+    # The same bytes may be embeddings in one backup and a picture in another: then nothing can rebuild them.
+    rebuildable: list[Any] = [literal_column(repr(layer)) for layer in REBUILDABLE]
+    lasts = and_(blobs.c.layer.in_(rebuildable), statement.excluded.layer.not_in(rebuildable))
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[blobs.c.digest],
-            set_={"present": seen, "damaged_at": case((seen, null()), else_=blobs.c.damaged_at)},
-            where=blobs.c.present != seen,
+            set_={
+                "present": seen,
+                "damaged_at": case((seen, null()), else_=blobs.c.damaged_at),
+                "layer": case((lasts, statement.excluded.layer), else_=blobs.c.layer),
+            },
+            where=or_(blobs.c.present != seen, lasts),
         ),
         [
             {

@@ -266,6 +266,7 @@ class World:
             self.step(work)
             for other in [other for other in self.works if other is not work and work.actor.at[0] == "lock"]:
                 self.step(other)
+        self._judge()
 
     def wait(self, seconds: float) -> None:
         """Let time pass; the clock may also be set back."""
