@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -156,7 +157,8 @@ class Scrub:
             self._trouble = error if isinstance(error, TorporError) else StoreFailed(str(error))
             log.warning("the scrub stopped and goes on later: %s", self._trouble.detail)
         finally:
-            self._remember()
+            with suppress(TorporError):  # a pass is begun anew then
+                self._remember()
 
     def _pass(self, reader: GentleReader) -> None:
         if self._progress.began_at is None or self._progress.ended_at is not None:
