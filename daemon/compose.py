@@ -25,12 +25,14 @@ from ..store.manifests import ManifestStore
 from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
+from ..store.trash import BlobTrash
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .chores import Chore, Chores
-from .garbage import remove_orphans
+from .garbage import Garbage
+from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .reconcile import reconcile
 from .remote import RemoteSide
@@ -48,7 +50,8 @@ LOG_NAME = "daemon.log"
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
     """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
 
-    Raises: DaemonAlreadyRunning, UnsafeHome, IndexDamaged, StoreFull, StoreFailed.
+    A damaged index is made again from the files.
+    Raises: DaemonAlreadyRunning, UnsafeHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no manifest is left.
     """
     os.umask(0o077)
     home.create()
@@ -58,9 +61,11 @@ def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]]
         tokens = Tokens(home.tokens_json, load_token(home), time.time)
         stack.callback(tokens.flush)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
+        aside = set_aside_if_damaged(home, time.time())
         catalog = compose(home, settings, stack)
         found = reconcile(catalog)
         log.info("reconciled: %s", asdict(found))
+        settle_index(catalog, aside, found)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
         _run(home, settings, catalog, side, tokens, on_ready, stack)
@@ -76,9 +81,11 @@ def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
     stack.callback(staging.close)
     index = Index(home.index, checkpoint)
     stack.callback(index.close)
+    blobs = BlobStore(home.store / "blobs", checkpoint, home.trashed_blobs)
     return Catalog(
         index=index,
-        blobs=BlobStore(home.store / "blobs", checkpoint),
+        blobs=blobs,
+        trash=BlobTrash(home.trashed_blobs, blobs),
         manifests=ManifestStore(home.store / "manifests", home.store / "trash", checkpoint),
         sidecars=SidecarStore(home.store / "sessions"),
         pending_groups=PendingGroups(home.store / "groups"),
@@ -199,18 +206,20 @@ def _run(
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    chores = Chores([*_chores(home, catalog, side, settings), Chore("tokens", HOUSEKEEPING_S, tokens.flush)])
+    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
+    chores = Chores([*_chores(home, garbage, side), Chore("tokens", HOUSEKEEPING_S, tokens.flush)])
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
         watches.stop()
         side.stop()
+        garbage.stop()
         chores.stop()
     log.info("stopped")
 
 
-def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) -> list[Chore]:
+def _chores(home: Home, garbage: Garbage, side: RemoteSide) -> list[Chore]:
     """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
 
     def sweep() -> None:
@@ -218,8 +227,8 @@ def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) 
             log.info("removed %d staging folders of dead writers", swept)
 
     def collect() -> None:
-        if removed := remove_orphans(catalog, settings.orphan_grace_hours * 3600.0):
-            log.info("removed %d blobs that no backup needs", removed)
+        if (done := garbage.collect()).anything():
+            log.info("collected: %s", asdict(done))
 
     return [
         Chore("staging", HOUSEKEEPING_S, sweep),

@@ -339,7 +339,7 @@ class ManifestDamaged(Damaged):
 
 class IndexDamaged(Damaged):
     code, title = "index-damaged", "The SQLite index cannot be used"
-    default_hint = "Move `index.sqlite` away and start again: the index is rebuilt from the manifests."
+    default_hint = "Restart the daemon: a start makes a damaged index again from the files; nothing is lost by that."
 
 
 class ObjectDamaged(Damaged):
