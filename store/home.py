@@ -160,19 +160,24 @@ class Home:
         """Close files of the home to others, whatever umask they were made under. Raises: UnsafeHome, StoreFailed."""
         with translated("look into", self.root), os.scandir(self.root) as entries:
             for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
-                    continue
-                if entry.is_symlink() or status.st_uid != os.geteuid():
-                    raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
-                if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
-                    os.chmod(entry.path, 0o600)
+                with suppress(FileNotFoundError):  # of a daemon that runs: its files come and go
+                    self._close(entry)
+
+    @staticmethod
+    def _close(entry: os.DirEntry[str]) -> None:
+        status = entry.stat(follow_symlinks=False)
+        if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
+            return
+        if entry.is_symlink() or status.st_uid != os.geteuid():
+            raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
+        if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
+            os.chmod(entry.path, 0o600)
 
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
-        shards = [self.store / "blobs" / f"{i:02x}" for i in range(256)]
         with translated("look into", self.store / "blobs"):
-            missing = [shard for shard in shards if shard.is_symlink() or not shard.is_dir()]  # a link is refused there
+            shards = [self.store / "blobs" / f"{i:02x}" for i in range(256)]
+            missing = [shard for shard in shards if shard.is_symlink() or not shard.is_dir()]  # a link is refused
         for shard in missing:
             make_private_folder(shard)
         with translated("sync", self.store):  # always: a process before may have been killed between the two
