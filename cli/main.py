@@ -20,7 +20,7 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import events, key, output, remote, sessions, sync, transfer, watch
+from . import events, key, output, pair, remote, sessions, sync, transfer, watch
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
@@ -39,6 +39,8 @@ app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
+app.add_typer(pair.app, name="pair")
+app.add_typer(pair.tokens, name="token")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")

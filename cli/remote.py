@@ -16,6 +16,7 @@ from ..state.errors import BadInput, Conflict, Damaged, NotFound, TorporError, U
 from ..state.outbox import stage_of
 from ..state.problems import from_problem, to_problem
 from . import output
+from .index import rebuild_from_files
 from .output import age, show, size, table
 from .progress import bar
 from .visible import plain
@@ -87,15 +88,24 @@ def _there(backup: Backup, stages: list[str]) -> str:
 
 @app.command("rebuild")
 def rebuild(
-    source: Annotated[str, typer.Option("--from", help="Where from: s3.")] = "s3",
+    source: Annotated[str, typer.Option("--from", help="Where from: files, or s3.")] = "files",
     as_json: Json = False,
 ) -> None:
-    """Enter every backup of the bucket into this machine's index. Bytes follow when they are needed, or by `fetch`.
+    """Make the index again from the files of this home, while no daemon runs; the old one is moved aside.
 
-    It can be interrupted and run again; records that cannot be read are named and left out.
+    With `--from s3`, and a daemon that runs: enter every backup of the bucket. Bytes follow when they are needed, or by
+    `fetch`. It can be interrupted and run again; records that cannot be read are named and left out.
     """
-    if source != "s3":
-        raise BadInput(f"--from {source[:40]}: the index can be rebuilt from s3", hint="Use --from s3.")
+    if source == "files":
+        rebuild_from_files(as_json)
+    elif source == "s3":
+        rebuild_from_bucket(as_json)
+    else:
+        raise BadInput(f"--from {source[:40]} is not known", hint="Use --from files or --from s3.")
+
+
+def rebuild_from_bucket(as_json: bool) -> None:
+    """Adopt what the bucket has and this machine does not."""
     with connect() as keeper:
         found = look(keeper)
         if found["trouble"] is not None:

@@ -61,11 +61,11 @@ class SharedFiles:
     """Blobs through the file system that the daemon uses too."""
 
     def __init__(self, home: Home, checkpoint: Checkpoint) -> None:
-        self._blobs = BlobStore(home.store / "blobs", checkpoint)
+        self._blobs = BlobStore(home.store / "blobs", checkpoint, home.trashed_blobs)
         self._parent = home.store / "staging"
         self._staging: Staging | None = None
         self._unsynced: set[Path] = set()
-        self._lock = threading.Lock()
+        self._lock, self._settling = threading.Lock(), threading.Lock()
 
     def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
         """Store bytes. The staging folder is made on first use, so a process that only reads leaves no trace."""
@@ -73,21 +73,28 @@ class SharedFiles:
             if self._staging is None:
                 self._staging = Staging(self._parent)
             staging = self._staging
-        return self._blobs.put(staging, buffers, self._unsynced, still_good)
+        unsynced: set[Path] = set()
+        try:
+            return self._blobs.put(staging, buffers, unsynced, still_good)
+        finally:
+            with self._lock:  # only now: a settle in another thread may have taken the set of before
+                self._unsynced |= unsynced
 
     def settle(self) -> None:
-        """Sync the folders that got new names."""
-        with self._lock:
-            folders, self._unsynced = self._unsynced, set()
-        try:
-            self._blobs.sync_folders(folders)
-        except BaseException:
-            self._unsynced |= folders  # the next save must not count on them
-            raise
+        """Sync the folders that got new names; one thread after the other, for they may count on each other's."""
+        with self._settling:
+            with self._lock:
+                folders, self._unsynced = self._unsynced, set()
+            try:
+                self._blobs.sync_folders(folders)
+            except BaseException:
+                with self._lock:
+                    self._unsynced |= folders  # the next save must not count on them
+                raise
 
     def missing(self, refs: Iterable[BlobRef]) -> list[str]:
-        """Return the digests that the store lacks."""
-        return self._blobs.missing(refs)
+        """Return the digests that cannot be read here."""
+        return [ref.digest for ref in refs if self._blobs.find(ref) is None]
 
     def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
         """Read and check a blob."""

@@ -258,5 +258,4 @@ def _add_blobs(app: FastAPI, catalog: Catalog) -> None:
     @app.get("/v1/blobs/{digest}")
     def get_blob(digest: str) -> Response:
         """Return a blob's bytes (ranges are served)."""
-        os.close(catalog.blobs.open(digest))
-        return FileResponse(catalog.blobs.path(digest), media_type="application/octet-stream")
+        return FileResponse(catalog.blobs.locate(digest), media_type="application/octet-stream")

@@ -34,6 +34,8 @@ from ..store.manifests import ManifestStore
 from ..store.pending_groups import PendingGroups
 from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
+from ..store.trash import BlobTrash
+from .spared import Spared
 
 CANDIDATES = 5  # of a short id that is not unique
 OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from elsewhere
@@ -63,26 +65,6 @@ class BackupBlobs:
     sharing: Sharing
 
 
-class Spared:
-    """Blobs that no collector may take although no backup of the index names them: unusable manifests do, or may."""
-
-    def __init__(self) -> None:
-        self._digests: set[str] = set()
-        self._all = False
-
-    def add(self, digests: Iterable[str]) -> None:
-        """Spare some blobs."""
-        self._digests.update(digests)
-
-    def add_all(self) -> None:
-        """Spare every blob: nobody can tell what an unreadable manifest names."""
-        self._all = True
-
-    def has(self, digest: str) -> bool:
-        """Tell whether a blob is spared."""
-        return self._all or digest in self._digests
-
-
 class Catalog:
     """The one place that changes manifests and index together. Safe to call from several threads."""
 
@@ -91,6 +73,7 @@ class Catalog:
         *,
         index: Index,
         blobs: BlobStore,
+        trash: BlobTrash,
         manifests: ManifestStore,
         sidecars: SidecarStore,
         pending_groups: PendingGroups,
@@ -100,7 +83,7 @@ class Catalog:
         checkpoint: Checkpoint = no_checkpoint,
     ) -> None:
         self.index, self.blobs, self.manifests, self.sidecars = index, blobs, manifests, sidecars
-        self.pending_groups = pending_groups
+        self.trash, self.pending_groups = trash, pending_groups
         self.staging, self._ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
         self._lock = threading.Lock()
         self.spared = Spared()
@@ -167,7 +150,7 @@ class Catalog:
                 pairs = [(manifest, raws[manifest.id]) for manifest in manifests]
                 self._index(pairs, enqueue=self._on_queued is not None)
             except BaseException:
-                self._take_back(new)  # not acknowledged, so it must not come back at start-up
+                self._take_back([manifest for manifest in manifests if manifest.id in new])  # not acknowledged
                 raise
         self._queued()
 
@@ -191,7 +174,7 @@ class Catalog:
                     self.manifests.write(self.staging, manifest.id, raw)
                 self._index([(manifest, raw)], absent=self._absent(manifest))
             except BaseException:
-                self._take_back([] if there else [manifest.id])
+                self._take_back([] if there else [manifest])
                 raise
         return self.index.backup(manifest.id)
 
@@ -204,10 +187,14 @@ class Catalog:
     def _has_backups(self, session_id: str) -> bool:
         return bool(self.index.list_backups(session_id=session_id, limit=1))
 
-    def _take_back(self, backup_ids: Iterable[str]) -> None:
-        for backup_id in backup_ids:
-            with suppress(TorporError):
-                self.manifests.remove(backup_id)
+    def _take_back(self, manifests: Iterable[Manifest]) -> None:
+        """Remove manifests again, or they come back at start-up; where that fails, their blobs must stay."""
+        for manifest in manifests:
+            with suppress(BackupNotFound):
+                try:
+                    self.manifests.remove(manifest.id)
+                except TorporError:
+                    self.spared.add(manifest_blobs(manifest))
         with suppress(TorporError):
             self.manifests.empty_trash()
 
@@ -245,14 +232,20 @@ class Catalog:
 
     def _require_blobs(self, manifests: Iterable[Manifest]) -> None:
         named = {(digest, size) for each in manifests for digest, (size, _) in manifest_blobs(each).items()}
-        missing = self.blobs.missing(BlobRef(*ref) for ref in sorted(named))
+        missing = self._missing(BlobRef(*ref) for ref in sorted(named))
         if missing:
             raise MissingBlobs(f"{len(missing)} blobs are not in the store", digests=tuple(missing))
 
     def _absent(self, manifest: Manifest) -> frozenset[str]:
         """Return the blobs of a manifest that are not in the store."""
         named = manifest_blobs(manifest).items()
-        return frozenset(self.blobs.missing(BlobRef(digest, size) for digest, (size, _) in named))
+        return frozenset(self._missing(BlobRef(digest, size) for digest, (size, _) in named))
+
+    def _missing(self, refs: Iterable[BlobRef]) -> list[str]:
+        """Return the blobs that are not in the store; what lies in the trash is taken back."""
+        lacking = [ref for ref in refs if not self.blobs.has(ref)]
+        taken = self.trash.take_back(ref.digest for ref in lacking)
+        return self.blobs.missing(lacking) if taken else [ref.digest for ref in lacking]
 
     def _index(
         self,
@@ -379,7 +372,11 @@ class Catalog:
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
             self._checkpoint("remove.trashed")
-            self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
+            try:
+                self.index.remove_backup(backup_id, purge_at=self._clock() if purge else None)
+            except TorporError:
+                self.manifests.put_back(backup_id)  # what is listed can be read
+                raise
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
             self._forget_choices(record)
@@ -395,6 +392,8 @@ class Catalog:
             sidecar.pinned.discard(record.id)
             sidecar.expires_at.pop(record.id, None)
             self.sidecars.write(sidecar)
+        if sidecar == Sidecar(record.session_id) and not self._has_backups(record.session_id):
+            self.sidecars.forget(record.session_id)
 
     def note(self, level: str, kind: str, detail: str, backup_id: str | None = None) -> None:
         """Note an event."""

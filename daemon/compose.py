@@ -24,12 +24,14 @@ from ..store.manifests import ManifestStore
 from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
+from ..store.trash import BlobTrash
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
 from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
 from .chores import Chore, Chores
-from .garbage import remove_orphans
+from .garbage import Garbage
+from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
 from .reconcile import reconcile
@@ -38,6 +40,7 @@ from .remote_settings import RemoteSettings, load_remote_settings, working_direc
 from .settings import Settings
 from .sync_report import state_of
 from .sync_watcher import UPLOAD_KEY
+from .tokens import Tokens
 from .watches import Watches
 
 log = logging.getLogger("torpor.daemon")
@@ -47,21 +50,25 @@ HOUSEKEEPING_S = 3600.0
 def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
     """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
 
-    Raises: DaemonAlreadyRunning, UnsafeHome, IndexDamaged, StoreFull, StoreFailed.
+    A damaged index is made again from the files.
+    Raises: DaemonAlreadyRunning, UnsafeHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no manifest is left.
     """
     os.umask(0o077)
     home.create()
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)
         log_to_file(home.logs, settings.log_level, settings.log_format)
-        token = load_token(home)
+        tokens = Tokens(home.tokens_json, load_token(home), time.time)
+        stack.callback(tokens.flush)
         remote = load_remote_settings(os.environ, working_directory(), home.root)
+        aside = set_aside_if_damaged(home, time.time())
         catalog = compose(home, settings, stack)
         found = reconcile(catalog)
         log.info("reconciled: %s", asdict(found))
+        settle_index(catalog, aside, found)
         side = compose_remote(home, settings, remote, catalog)
         stack.callback(side.stop)
-        _run(home, settings, catalog, side, token, on_ready, stack)
+        _run(home, settings, catalog, side, tokens, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -74,9 +81,11 @@ def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
     stack.callback(staging.close)
     index = Index(home.index, checkpoint)
     stack.callback(index.close)
+    blobs = BlobStore(home.store / "blobs", checkpoint, home.trashed_blobs)
     return Catalog(
         index=index,
-        blobs=BlobStore(home.store / "blobs", checkpoint),
+        blobs=blobs,
+        trash=BlobTrash(home.trashed_blobs, blobs),
         manifests=ManifestStore(home.store / "manifests", home.store / "trash", checkpoint),
         sidecars=SidecarStore(home.store / "sessions"),
         pending_groups=PendingGroups(home.store / "groups"),
@@ -116,15 +125,18 @@ def _run(
     settings: Settings,
     catalog: Catalog,
     side: RemoteSide,
-    token: str,
+    tokens: Tokens,
     on_ready: Callable[[dict[str, object]], None],
     stack: ExitStack,
 ) -> None:
     import uvicorn
 
     from .app import About, create_app
+    from .http_protocol import GuardedProtocol
     from .metric_states import StateMetrics
     from .observing import observe
+    from .pair_api import add_pairing, add_tokens
+    from .pairing import Pairing
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
 
@@ -147,7 +159,6 @@ def _run(
         url=listening.url,
         max_recoverable_tokens=settings.max_recoverable_tokens,
     )
-    hosts = allowed_hosts(port, settings.allowed_hosts)
     watches = Watches(home, catalog.index)
     watches.load(settings.watch)
     back = None
@@ -166,7 +177,9 @@ def _run(
     states = StateMetrics(catalog.index, about.store, time.time, remote_state=lambda: state_of(side))
     observing = observe(catalog.index, states, version=about.version, clock=time.time)
     api = create_app(catalog, watches, about, time.time, side, back, observing)
-    app = Gate(api, token=token, allowed_hosts=lambda: hosts)
+    add_tokens(api, tokens)
+    add_pairing(api, Pairing(tokens, time.time, time.monotonic))
+    app = Gate(api, tokens=tokens, hosts=allowed_hosts(port, settings.allowed_hosts))
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -186,29 +199,33 @@ def _run(
 
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=GuardedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
+        headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
-    chores = Chores(_chores(home, catalog, side, settings), ended=observing.metrics.chore)
+    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
+    by_the_way = [*_chores(home, garbage, side), Chore("tokens", HOUSEKEEPING_S, tokens.flush)]
+    chores = Chores(by_the_way, ended=observing.metrics.chore)
     chores.start()
     try:
         Announcing(config).run([s for s in (tcp, unix) if s is not None])
     finally:
         watches.stop()
         side.stop()
+        garbage.stop()
         chores.stop()
     log.info("stopped")
 
 
-def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) -> list[Chore]:
+def _chores(home: Home, garbage: Garbage, side: RemoteSide) -> list[Chore]:
     """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
 
     def sweep() -> None:
@@ -216,8 +233,8 @@ def _chores(home: Home, catalog: Catalog, side: RemoteSide, settings: Settings) 
             log.info("removed %d staging folders of dead writers", swept)
 
     def collect() -> None:
-        if removed := remove_orphans(catalog, settings.orphan_grace_hours * 3600.0):
-            log.info("removed %d blobs that no backup needs", removed)
+        if (done := garbage.collect()).anything():
+            log.info("collected: %s", asdict(done))
 
     return [
         Chore("staging", HOUSEKEEPING_S, sweep),

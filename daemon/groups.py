@@ -59,7 +59,7 @@ class Groups:
         return self.find(group_id)
 
     def _count(self, manifests: list[Manifest]) -> int:
-        return sum(self._catalog.manifests.path(manifest.id).exists() for manifest in manifests)
+        return sum(self._catalog.manifests.has(manifest.id) for manifest in manifests)
 
     def find(self, ref: str) -> Group:
         """Return a group by its id, or the newest of a name. Raises: GroupNotFound, InvalidId, ManifestDamaged."""

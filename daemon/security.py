@@ -1,65 +1,142 @@
-"""What every request must pass: Host, Origin, API version, token, size. Plain ASGI, in front of all routes."""
+"""What every request must pass, in this order: shape, Host, Origin, token, scope, API version, body.
+
+Plain ASGI, in front of all routes; what is refused here has cost nothing and reached nobody.
+"""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable, Iterable
+import logging
+import time
+from collections.abc import Callable
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..state.api import API_VERSION, VERSION_HEADER
-from ..state.errors import BadInput, HostNotAllowed, TooLarge, TorporError, Unauthorized, VersionMismatch
+from ..state.access import Access, Allowance, parse_origin
+from ..state.api import API_VERSION, DIGEST_HEADER
+from ..state.errors import (
+    BadInput,
+    HostNotAllowed,
+    ScopeDenied,
+    TooLarge,
+    TooManyAttempts,
+    TorporError,
+    Unauthorized,
+    UnsupportedMedia,
+    VersionMismatch,
+)
 from ..state.problems import MEDIA_TYPE, to_problem
+from .request_head import Head, read_head
+from .scopes import OPEN, RouteScopes
+from .tokens import Tokens
+
+log = logging.getLogger("torpor.security")
 
 MAX_BODY_BYTES = 64 << 20  # of a manifest; blobs have a limit of their own
 MAX_BLOB_BYTES = 1 << 30
 MAX_JSON_BYTES = 16 << 20  # of a question: 160,000 digests
+MAX_OPEN_BYTES = 4 << 10  # of somebody who has no token
+WRONG_TOKENS, REFILL_S = 60, 1.0  # at once, and then one in so many seconds; a good token is never held back by it
+_MEDIA_TYPES = ("", "application/json", "application/octet-stream")  # never those that pages send without asking
+_METHODS = b"GET, POST, PUT"  # of pages
+_HEADERS = b"authorization, content-type, torpor-api-version, range"
 
 
 class Gate:
     """ASGI middleware that answers a refused request with a problem and hands the others on."""
 
-    def __init__(self, app: ASGIApp, *, token: str, allowed_hosts: Callable[[], Iterable[str]]) -> None:
-        self._app, self._allowed_hosts = app, allowed_hosts
-        self._expected = b"Bearer " + token.encode()
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens,
+        hosts: frozenset[str],
+        scopes: RouteScopes | None = None,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`hosts` are the names for TCP; over the Unix socket it is `localhost`."""
+        self._app, self._tokens, self._hosts = app, tokens, hosts
+        self._scopes = scopes or RouteScopes()
+        self._wrong = Allowance(WRONG_TOKENS, REFILL_S, steady)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
             return
+        page: str | None = None
         try:
-            limit = self._check(scope)
+            head = read_head(scope)
+            self._check_host(head)
+            page = self._check_page(head)
+            if page is not None and head.preflight:
+                await _answer_preflight(send, page, private_network=head.private_network)
+                return
+            limit = self._check(head)
         except TorporError as error:
-            await send_problem(send, error)
+            await send_problem(_readable_by(page, send), error)
             return
-        await self._app(scope, _limited(receive, limit), send)
+        await self._app(scope, _limited(receive, limit), _readable_by(page, send))
 
-    def _check(self, scope: Scope) -> int:
-        """Check the head of a request; return how many bytes its body may have."""
-        headers: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            if name in (b"host", b"authorization", b"content-length", b"origin") and name in headers:
-                raise BadInput(f"the header {name.decode()} stands twice")
-            headers[name] = value
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if host not in set(self._allowed_hosts()):
-            raise HostNotAllowed(f"Host {host[:80]!r} is not allowed")
-        if b"origin" in headers or headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-            raise HostNotAllowed("requests from web pages are not allowed")
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
-            raise Unauthorized("the bearer token is missing or wrong")
-        wanted = headers.get(VERSION_HEADER.lower().encode())
-        if wanted is not None and wanted != str(API_VERSION).encode():
+    def _check_host(self, head: Head) -> None:
+        """Refuse names that are not ours: a page whose name resolves to this machine sends its own."""
+        if head.host not in (("localhost",) if head.local_socket else self._hosts):
+            raise HostNotAllowed(f"Host {head.host[:80]!r} is not allowed")
+
+    def _check_page(self, head: Head) -> str | None:
+        """Return the origin of a page that the user has approved, or that asks for it; None for other programs."""
+        if head.origin is None:
+            if head.site not in ("none", "same-origin"):
+                raise HostNotAllowed("requests from web pages that do not say who they are, are not allowed")
+            return None
+        asks = (head.method, head.path) in OPEN or (head.preflight and ("POST", head.path) in OPEN)
+        if not asks and not self._tokens.approved(head.origin):
+            raise HostNotAllowed(f"requests from web pages of {head.origin[:80]!r} are not allowed")
+        try:
+            return parse_origin(head.origin)
+        except BadInput as error:
+            raise HostNotAllowed(error.detail, hint=error.hint) from None
+
+    def _check(self, head: Head) -> int:
+        """Check token, scope, version and body; return how many bytes the body may have."""
+        limit = MAX_OPEN_BYTES
+        if (head.method, head.path) not in OPEN or head.origin is None:
+            self._check_scope(head, self._authenticate(head))
+            limit = _body_limit(head.method, head.path)
+        if head.version is not None and head.version != str(API_VERSION):
             raise VersionMismatch(
-                f"the client speaks API version {wanted.decode('latin-1')[:20]}, this daemon version {API_VERSION}"
+                f"the client speaks API version {head.version[:20]}, this daemon version {API_VERSION}"
             )
-        length = headers.get(b"content-length", b"0")
-        limit = _body_limit(scope["method"], scope["path"])
-        if not length.isdigit() or int(length) > limit:
-            raise TooLarge(f"a body of {length.decode('latin-1')[:20]} bytes (at most {limit})")
+        _check_body(head, limit)
         return limit
+
+    def _authenticate(self, head: Head) -> Access:
+        if head.authorization is None:
+            raise Unauthorized("the bearer token is missing")
+        kind, _, token = head.authorization.partition(b" ")
+        access = self._tokens.check(token.strip()) if kind.lower() == b"bearer" else None
+        if access is None:
+            if not self._wrong.take():
+                raise TooManyAttempts("there were too many wrong tokens in a short time")
+            log.warning("a wrong token was refused")
+            raise Unauthorized("the bearer token is wrong")
+        return access
+
+    def _check_scope(self, head: Head, access: Access) -> None:
+        if access.origin != head.origin:
+            raise ScopeDenied("the token belongs to another origin, or to none")
+        for any_of in self._scopes.needed(head.method, head.path):
+            if not access.may(any_of):
+                wanted = " or ".join(sorted(any_of))
+                raise ScopeDenied(f"the token of {access.name} has not the scope {wanted}")
+
+
+def _check_body(head: Head, limit: int) -> None:
+    if head.encoding not in ("", "identity"):
+        raise UnsupportedMedia(f"a body in encoding {head.encoding[:20]!r}")
+    if head.media_type not in _MEDIA_TYPES:
+        raise UnsupportedMedia(f"a body of type {head.media_type[:40]!r}")
+    if not head.length.isdecimal() or len(head.length) > 15 or int(head.length) > limit:
+        raise TooLarge(f"a body of {head.length[:20]} bytes (at most {limit})")
 
 
 def _body_limit(method: str, path: str) -> int:
@@ -83,11 +160,46 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return counting
 
 
+def _readable_by(page: str | None, send: Send) -> Send:
+    """Let the page of an approved origin read an answer, and nobody else."""
+    if page is None:
+        return send
+    headers = [
+        (b"access-control-allow-origin", page.encode()),
+        (b"access-control-expose-headers", DIGEST_HEADER.lower().encode() + b", retry-after, content-range"),
+        (b"vary", b"origin"),
+    ]
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *headers]}
+        await send(message)
+
+    return sending
+
+
+async def _answer_preflight(send: Send, page: str, *, private_network: bool) -> None:
+    headers = [
+        (b"access-control-allow-origin", page.encode()),
+        (b"access-control-allow-methods", _METHODS),
+        (b"access-control-allow-headers", _HEADERS),
+        (b"access-control-max-age", b"300"),
+        (b"vary", b"origin"),
+        (b"content-length", b"0"),
+    ]
+    if private_network:
+        headers.append((b"access-control-allow-private-network", b"true"))
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def send_problem(send: Send, error: TorporError) -> None:
     """Answer with an RFC 9457 problem."""
     body = orjson.dumps(to_problem(error))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, TooManyAttempts):
+        headers.append((b"retry-after", b"60"))
     await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -77,5 +77,5 @@ def bind_unix(path: Path) -> socket.socket | None:
 
 
 def allowed_hosts(port: int, extra: list[str]) -> frozenset[str]:
-    """Return the Host headers that are accepted, exactly. A Unix socket is called as plain `localhost`."""
-    return frozenset([f"127.0.0.1:{port}", f"localhost:{port}", "localhost", *(name.lower() for name in extra)])
+    """Return the Host headers that are accepted over TCP, exactly."""
+    return frozenset([f"127.0.0.1:{port}", f"localhost:{port}", *(name.lower() for name in extra)])

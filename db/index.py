@@ -193,11 +193,6 @@ class Index:
         with self.reading() as connection:
             return set(connection.scalars(select(backups.c.id)))
 
-    def needs_blob(self, digest: str) -> bool:
-        """Tell whether some backup needs a blob."""
-        with self.reading() as connection:
-            return connection.scalar(select(blobs.c.layer).where(blobs.c.digest == bytes.fromhex(digest))) is not None
-
     def sharing(self, backup_id: str, limit: int = 20) -> tuple[dict[str, int], Sharing]:
         """Return how many other backups name each blob of a backup, and those that share most of its bytes."""
         with self.reading() as connection:

@@ -7,6 +7,7 @@ TorporError
 │   ├── InvalidManifest
 │   ├── InvalidSettings
 │   ├── TooLarge
+│   ├── UnsupportedMedia     a request whose body is encoded, or of a type that forms and beacons send
 │   ├── UnsupportedState     a value, dtype or cache that has no lossless form here
 │   ├── UnknownFormat        a file of some other kind
 │   ├── NewerFormat          a file of a version that this one does not know yet
@@ -126,6 +127,11 @@ class InvalidSettings(BadInput):
 class TooLarge(BadInput):
     code, title, http_status = "too-large", "The request is too large", 413
     default_hint = "Tensors go into blobs of their own; a manifest stays small."
+
+
+class UnsupportedMedia(BadInput):
+    code, title, http_status = "unsupported-media", "The body of the request is of a type that is not taken", 415
+    default_hint = "Send JSON as application/json, or bytes as application/octet-stream, without Content-Encoding."
 
 
 class UnsupportedState(BadInput):
@@ -333,7 +339,7 @@ class ManifestDamaged(Damaged):
 
 class IndexDamaged(Damaged):
     code, title = "index-damaged", "The SQLite index cannot be used"
-    default_hint = "Move `index.sqlite` away and start again: the index is rebuilt from the manifests."
+    default_hint = "Restart the daemon: a start makes a damaged index again from the files; nothing is lost by that."
 
 
 class ObjectDamaged(Damaged):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,13 @@ def _read_and_digest(fd: int, buffers: Sequence[memoryview]) -> tuple[int, Diges
 
 
 class BlobStore:
-    """Blobs under one folder. Safe to use from several threads and processes at once."""
+    """Blobs under one folder. Safe to use from several threads and processes at once.
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
-        self._folder, self._checkpoint = folder, checkpoint
+    With `trash` (store/trash.py) a blob is also read where it waits to be removed.
+    """
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint = no_checkpoint, trash: Path | None = None) -> None:
+        self._folder, self._checkpoint, self._trash = folder, checkpoint, trash
 
     def path(self, digest: str) -> Path:
         """Return where a blob lies. Raises: BadInput when it is not a digest."""
@@ -65,12 +69,12 @@ class BlobStore:
         return self._folder / checked[:2] / checked
 
     def has(self, ref: BlobRef) -> bool:
-        """Tell whether a blob of the right size is in the store (its bytes are not read)."""
-        try:
-            status = os.lstat(self.path(ref.digest))
-        except FileNotFoundError:
-            return False
-        return status.st_size == ref.size_bytes
+        """Tell whether a blob of the right size is in the store (its bytes are not read). Raises: StoreFailed."""
+        with translated("look at blob", ref.digest[:16]):
+            try:
+                return os.lstat(self.path(ref.digest)).st_size == ref.size_bytes
+            except FileNotFoundError:
+                return False
 
     def put(
         self,
@@ -100,7 +104,8 @@ class BlobStore:
         except OSError as error:
             raise store_error(error, "write a blob under", self._folder) from error
         finally:
-            temporary.unlink(missing_ok=True)  # there only when something failed
+            with suppress(OSError):  # there only when something failed; the staging folder goes as a whole
+                temporary.unlink(missing_ok=True)
         return PutResult(ref, written=True)
 
     def _write(self, temporary: Path, buffers: Sequence[memoryview], ref: BlobRef) -> None:
@@ -137,10 +142,11 @@ class BlobStore:
         """Renew a blob's mtime, so that the collector's grace time starts again; False when it is not there."""
         if not self.has(ref):
             return False
-        try:
-            os.utime(self.path(ref.digest), follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+        with translated("renew blob", ref.digest[:16]):
+            try:
+                os.utime(self.path(ref.digest), follow_symlinks=False)
+            except FileNotFoundError:
+                return False
         return True
 
     def is_sound(self, ref: BlobRef) -> bool:
@@ -155,18 +161,43 @@ class BlobStore:
         return hasher.hexdigest() == ref.digest
 
     def missing(self, refs: Iterable[BlobRef]) -> list[str]:
-        """Return the digests that are not in the store at their right size."""
-        return [ref.digest for ref in refs if not self.has(ref)]
+        """Return the digests that are not in the store at their right size, or cannot even be looked at."""
+        return [ref.digest for ref in refs if not self._seems_there(ref)]
+
+    def _seems_there(self, ref: BlobRef) -> bool:
+        try:
+            return self.has(ref)
+        except StoreFailed:
+            return False
 
     def open(self, digest: str) -> int:
-        """Open a blob for reading; the caller closes it. Raises: BlobNotFound, StoreFailed."""
+        """Open a blob for reading, also one in the trash; the caller closes it. Raises: BlobNotFound, StoreFailed."""
+        for path in self._places(digest):
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise store_error(error, "open", path) from error
+        raise BlobNotFound(f"blob {digest[:16]}… is not in the store")
+
+    def locate(self, digest: str) -> Path:
+        """Return where a blob lies that can be read. Raises: as `open`."""
+        os.close(self.open(digest))
+        return next((path for path in self._places(digest) if path.exists()), self.path(digest))
+
+    def find(self, ref: BlobRef) -> Path | None:
+        """Return where a blob of the right size lies that can be read, in the store or in the trash."""
+        for path in self._places(ref.digest):
+            with suppress(FileNotFoundError):
+                if os.lstat(path).st_size == ref.size_bytes:
+                    return path
+        return None
+
+    def _places(self, digest: str) -> list[Path]:
+        """Return where to look for a blob, in this order: one may be taken back between two looks."""
         path = self.path(digest)
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError as error:
-            raise BlobNotFound(f"blob {digest[:16]}… is not in the store") from error
-        except OSError as error:
-            raise store_error(error, "open", path) from error
+        return [path] if self._trash is None else [path, self._trash / digest[:2] / digest, path]
 
     def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
         """Read a blob into buffers and check it; what the buffers hold is worthless when this raises.
@@ -187,16 +218,32 @@ class BlobStore:
 
     def read(self, ref: BlobRef) -> memoryview:
         """Read a whole blob into fresh memory, checked. Raises: as `read_into`."""
-        if not self.has(ref):
+        if self.find(ref) is None:
             os.close(self.open(ref.digest))
         buffer = memoryview(bytearray(ref.size_bytes))
         self.read_into(ref, [buffer])
         return buffer
 
+    def remove(self, digest: str) -> bool:
+        """Unlink a blob; return whether it was there. Raises: StoreFailed."""
+        path = self.path(digest)
+        with translated("remove", path):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
     def digests(self) -> Iterator[str]:
-        """Yield the digest of every blob in the store."""
-        with os.scandir(self._folder) as shards:
-            for shard in shards:
-                if shard.is_dir(follow_symlinks=False):
-                    with os.scandir(shard.path) as files:
-                        yield from (f.name for f in files if is_digest(f.name))
+        """Yield the digest of every blob in the store, one shard after the other."""
+        for shard in range(256):
+            yield from self.shard(shard)
+
+    def shard(self, number: int) -> list[str]:
+        """Return the digests of the blobs whose first byte is `number`. Raises: StoreFailed."""
+        folder = self._folder / f"{number:02x}"
+        if folder.is_symlink():
+            return []
+        with translated("list", folder), suppress(FileNotFoundError), os.scandir(folder) as files:
+            return [file.name for file in files if is_digest(file.name)]
+        return []

@@ -5,7 +5,9 @@ daemon.lock      held by the running daemon             torpor.sock   its Unix s
 index.sqlite     the index (can be rebuilt)             logs/         rotating log
 watch.json       the watched folders that were added, 0600
 sync.json        pause, limits and policy of the second copy, 0600
+clock.json       the last moment whose time was trusted, 0600
 machine-id       what tells this home from others that use the same bucket
+tokens.json      tokens with scopes, by their hashes alone, 0600
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
@@ -14,6 +16,7 @@ store/outgoing/                   encrypted or compressed blobs on their way to 
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
 store/trash/                      removed manifests, until the index has let go of them too
+store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """
 
 from __future__ import annotations
@@ -67,6 +70,11 @@ class Home:
         return self.root / "index.sqlite"
 
     @property
+    def tokens_json(self) -> Path:
+        """Return the path of the list of tokens with scopes."""
+        return self.root / "tokens.json"
+
+    @property
     def watch_json(self) -> Path:
         """Return the path of the list of watched folders."""
         return self.root / "watch.json"
@@ -82,6 +90,11 @@ class Home:
         return self.root / "sync.json"
 
     @property
+    def clock_json(self) -> Path:
+        """Return the path of the last moment whose time was trusted."""
+        return self.root / "clock.json"
+
+    @property
     def machine_id(self) -> Path:
         """Return the path of this home's id among the machines of a bucket."""
         return self.root / "machine-id"
@@ -90,6 +103,11 @@ class Home:
     def outgoing(self) -> Path:
         """Return the folder of what is on its way to the bucket."""
         return self.store / "outgoing"
+
+    @property
+    def trashed_blobs(self) -> Path:
+        """Return the folder of blobs that wait to be removed."""
+        return self.store / "trash" / "blobs"
 
     @property
     def logs(self) -> Path:
@@ -113,7 +131,8 @@ class Home:
 
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
-        missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
+        with translated("look into", self.store / "blobs"):
+            missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
         for shard in missing:
             make_private_folder(shard)
         with translated("sync", self.store):  # always: a process before may have been killed between the two

@@ -63,17 +63,25 @@ class ManifestStore:
             packed = file.read(manifest_file.MAX_MANIFEST_BYTES + 1)
         return manifest_file.unpack(packed)
 
+    def has(self, backup_id: str) -> bool:
+        """Tell whether there is a manifest. Raises: InvalidId, StoreFailed."""
+        path = self.path(backup_id)
+        with translated("look at", path):
+            return path.exists()
+
     def settle(self) -> None:
         """Make names durable that another, killed writer may have left unsynced. Raises: StoreFailed."""
         with translated("sync", self._folder):
             sync_folder(self._folder)
 
     def size_bytes(self, backup_id: str) -> int:
-        """Return the size of a manifest's file. Raises: BackupNotFound."""
-        try:
-            return self.path(backup_id).stat().st_size
-        except FileNotFoundError as error:
-            raise BackupNotFound(f"backup {backup_id} has no manifest") from error
+        """Return the size of a manifest's file. Raises: BackupNotFound, StoreFailed."""
+        path = self.path(backup_id)
+        with translated("look at", path):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError as error:
+                raise BackupNotFound(f"backup {backup_id} has no manifest") from error
 
     def ids(self) -> Iterator[BackupId]:
         """Yield the id of every committed manifest, in no order."""
@@ -90,7 +98,7 @@ class ManifestStore:
                 (self._trash / (backup_id + SUFFIX)).unlink(missing_ok=True)
 
     def remove(self, backup_id: str) -> None:
-        """Move a manifest to the trash, durably. Raises: BackupNotFound, StoreFailed."""
+        """Move a manifest to the trash, durably; where that fails it stays. Raises: BackupNotFound, StoreFailed."""
         path = self.path(backup_id)
         try:
             os.replace(path, self._trash / path.name)
@@ -99,7 +107,14 @@ class ManifestStore:
         except FileNotFoundError as error:
             raise BackupNotFound(f"backup {backup_id} has no manifest") from error
         except OSError as error:
+            self.put_back(backup_id)
             raise store_error(error, "remove", path) from error
+
+    def put_back(self, backup_id: str) -> None:
+        """Take a manifest out of the trash again, if it is there and the disk lets us: its removal failed."""
+        path = self.path(backup_id)
+        with suppress(OSError):
+            os.replace(self._trash / path.name, path)
 
 
 def _ids_in(folder: Path) -> Iterator[BackupId]:

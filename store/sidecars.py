@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import orjson
 from blake3 import blake3
 
+from ..state.errors import BadInput, StoreFailed
 from ..state.ids import parse_session_id
 from .files import translated, write_private
 
@@ -35,12 +38,13 @@ class SidecarStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def _path(self, session_id: str) -> Path:
+    def path(self, session_id: str) -> Path:
+        """Return where a session's sidecar lies. Raises: InvalidId."""
         return self._folder / (blake3(parse_session_id(session_id).encode()).hexdigest()[:32] + ".json")
 
     def read(self, session_id: str) -> Sidecar:
         """Return a session's sidecar; an absent or unreadable one is empty (the index holds the same facts)."""
-        path = self._path(session_id)
+        path = self.path(session_id)
         try:
             with translated("read", path):
                 raw: Any = orjson.loads(path.read_bytes()) if path.is_file() else {}
@@ -61,12 +65,35 @@ class SidecarStore:
             keep_newest=keep if isinstance(keep := raw.get("keep_newest"), int) and keep >= 0 else None,
         )
 
-    def write(self, sidecar: Sidecar) -> None:
-        """Replace a session's sidecar, durably; an empty one is removed. Raises: StoreFull, StoreFailed."""
-        path = self._path(sidecar.session_id)
-        if sidecar == Sidecar(sidecar.session_id):
+    def sessions(self) -> Iterator[str]:
+        """Yield the sessions that have a readable sidecar. Raises: StoreFailed."""
+        with translated("list", self._folder), os.scandir(self._folder) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(".json")]
+        for name in names:
+            session_id = _session_in(self._folder / name)
+            if session_id is not None and self.path(session_id).name == name:
+                yield session_id
+
+    def unreadable(self) -> list[Path]:
+        """Return the sidecars that hold something else. Raises: StoreFailed."""
+        readable = {self.path(session_id) for session_id in self.sessions()}
+        with translated("list", self._folder):
+            return sorted(path for path in self._folder.glob("*.json") if path not in readable)
+
+    def forget(self, session_id: str) -> None:
+        """Remove the sidecar of a session that is gone, if it says nothing more. Raises: StoreFailed."""
+        path = self.path(session_id)
+        if self.read(session_id) == Sidecar(session_id):
             with translated("remove", path):
                 path.unlink(missing_ok=True)
+
+    def write(self, sidecar: Sidecar) -> None:
+        """Replace a session's sidecar, durably. Raises: StoreFull, StoreFailed.
+
+        One that was emptied stays: it says that nothing is pinned, and an index that says otherwise is out of date.
+        """
+        path = self.path(sidecar.session_id)
+        if sidecar == Sidecar(sidecar.session_id) and not path.exists():
             return
         body = {
             "session_id": sidecar.session_id,
@@ -78,3 +105,14 @@ class SidecarStore:
             "keep_newest": sidecar.keep_newest,
         }
         write_private(path, orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+
+
+def _session_in(path: Path) -> str | None:
+    """Return which session a sidecar says that it is of."""
+    try:
+        with translated("read", path):
+            raw: Any = orjson.loads(path.read_bytes())
+        named = raw.get("session_id") if isinstance(raw, dict) else None
+        return parse_session_id(named) if isinstance(named, str) else None
+    except (orjson.JSONDecodeError, BadInput, StoreFailed):
+        return None

@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -233,19 +232,19 @@ def test_an_index_that_was_deleted_comes_back_from_the_manifests(home: Path) -> 
         assert keeper.restore("s", CacheTarget()).session.digest() == session.digest()
 
 
-def test_an_index_of_garbage_is_told_with_the_way_out(home: Path) -> None:
+def test_an_index_of_garbage_is_made_again_and_kept_aside(home: Path) -> None:
     with Daemon(home) as daemon:
         saved(daemon)
+        before = daemon.request("GET", "/v1/backups").json()
         daemon.stop()
-    for file in home.glob("index.sqlite-*"):
-        file.unlink()
     (home / "index.sqlite").write_bytes(b"not a database" * 1000)
-    second = Daemon(home).start()
-    assert second.join() == 7
-    assert second.listening["code"] == "index-damaged"
-    assert "index.sqlite" in second.listening["hint"]
-    second.errors.close()
-    assert (home / "index.sqlite").read_bytes() == b"not a database" * 1000
+    with Daemon(home) as daemon:
+        assert daemon.request("GET", "/v1/backups").json() == before
+        (event,) = daemon.request("GET", "/v1/events").json()["events"]
+    (aside,) = home.glob("index.damaged-*.sqlite")
+    assert event["kind"] == "index-rebuilt"
+    assert str(aside) in event["detail"]
+    assert aside.read_bytes() == b"not a database" * 1000
 
 
 def test_an_index_of_a_newer_version_is_left_alone(home: Path) -> None:
@@ -350,15 +349,16 @@ def test_removed_backups_free_their_blobs_after_the_grace_time(home: Path) -> No
     from contextlib import ExitStack
 
     from torpor.daemon.compose import compose
-    from torpor.daemon.garbage import remove_orphans
+    from torpor.daemon.garbage import Garbage
     from torpor.daemon.settings import load_settings
     from torpor.store.home import Home
 
     with ExitStack() as stack:
         catalog = compose(Home(home), load_settings(), stack)
-        assert remove_orphans(catalog, 3600) == 0
-        time.sleep(0.01)
-        assert remove_orphans(catalog, 0) == 1
+        assert not Garbage(catalog, grace_s=3600).collect().anything()
+        garbage = Garbage(catalog, grace_s=0, trash_s=0)
+        assert garbage.collect().trashed == 1
+        assert garbage.collect().freed == 1
         assert catalog.index.backup(first.id).id == first.id
     with Daemon(home) as daemon, daemon.keeper() as keeper:
         assert keeper.restore(first.id, CacheTarget()).session.tokens == 128
@@ -403,7 +403,7 @@ def test_blobs_of_a_manifest_that_cannot_be_used_are_spared(home: Path) -> None:
 
     from torpor.codec import manifest_file
     from torpor.daemon.compose import compose
-    from torpor.daemon.garbage import remove_orphans
+    from torpor.daemon.garbage import Garbage
     from torpor.daemon.reconcile import reconcile
     from torpor.daemon.settings import load_settings
     from torpor.store.home import Home
@@ -419,7 +419,7 @@ def test_blobs_of_a_manifest_that_cannot_be_used_are_spared(home: Path) -> None:
     with ExitStack() as stack:
         catalog = compose(Home(home), load_settings(), stack)
         assert reconcile(catalog).unusable == 1
-        assert remove_orphans(catalog, 0) == 0
+        assert Garbage(catalog, grace_s=0).collect().trashed == 0
         assert [e["kind"] for e in catalog.index.recent_events()] == ["manifest-unusable"]
 
 
@@ -427,7 +427,7 @@ def test_a_backup_whose_blob_is_lost_stays_listed_when_the_index_is_rebuilt(home
     from contextlib import ExitStack
 
     from torpor.daemon.compose import compose
-    from torpor.daemon.garbage import remove_orphans
+    from torpor.daemon.garbage import Garbage
     from torpor.daemon.reconcile import reconcile
     from torpor.daemon.settings import load_settings
     from torpor.store.home import Home
@@ -443,7 +443,7 @@ def test_a_backup_whose_blob_is_lost_stays_listed_when_the_index_is_rebuilt(home
     with ExitStack() as stack:
         catalog = compose(Home(home), load_settings(), stack)
         assert reconcile(catalog).imported == 1
-        assert remove_orphans(catalog, 0) == 0
+        assert Garbage(catalog, grace_s=0).collect().trashed == 0
         assert [(b.id, b.absent_bytes) for b in catalog.index.list_backups()] == [(backup_id, lost)]
         assert catalog.index.totals().blobs == len(files) - 1
         assert [e["kind"] for e in catalog.index.recent_events()] == ["blobs-absent"]

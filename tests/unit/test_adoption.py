@@ -16,7 +16,7 @@ from torpor.codec import manifest_file
 from torpor.daemon.adoption import adopt
 from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
-from torpor.daemon.garbage import discard, remove_orphans
+from torpor.daemon.garbage import Garbage, discard
 from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import load_settings
 from torpor.state.errors import BadInput, Conflict, InvalidManifest, StoreFailed
@@ -176,7 +176,7 @@ def test_the_same_commit_again_makes_blobs_present(catalog: Catalog) -> None:
 def test_adopted_backups_keep_their_blobs_from_the_collector(catalog: Catalog) -> None:
     adopt(catalog, record(made()))
     put(catalog, "a")
-    assert remove_orphans(catalog, 0) == 0
+    assert Garbage(catalog, grace_s=0).collect().trashed == 0
     assert discard(catalog, [REFS["a"].digest]) == 0
     catalog.remove(made().id)
-    assert remove_orphans(catalog, 0) == 1
+    assert Garbage(catalog, grace_s=0).collect().trashed == 1

@@ -1,0 +1,99 @@
+"""Which token opens which route. A route that is not listed here opens to the owner's token alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from starlette.routing import BaseRoute, Route, compile_path
+
+from ..state.access import OWNER
+
+# Any one of the scopes is enough. `owner` stands for the token of the home folder, which opens everything.
+ROUTES: dict[str, str] = {
+    "GET /v1/status": "read save restore",
+    "GET /v1/events": "read",
+    "GET /metrics": "metrics",
+    "GET /openapi.json": "read",
+    "GET /v1/backups": "read restore",
+    "GET /v1/backups/{ref}": "read save restore",
+    "GET /v1/backups/{backup_id}/manifest": "restore",
+    "GET /v1/backups/{backup_id}/blobs": "read restore",
+    "PUT /v1/backups/{backup_id}": "save",
+    "PATCH /v1/backups/{backup_id}": "manage",
+    "DELETE /v1/backups/{backup_id}": "manage",
+    "POST /v1/backups/{backup_id}/fetch": "restore",
+    "GET /v1/fetches/{fetch_id}": "restore",
+    "DELETE /v1/fetches/{fetch_id}": "restore",
+    "GET /v1/sessions/{session_id}/timeline": "read restore",
+    "PATCH /v1/sessions/{session_id}": "manage",
+    "PUT /v1/sessions/{session_id}/no-sync": "manage",
+    "GET /v1/groups": "read restore",
+    "GET /v1/groups/{ref}": "read restore",
+    "PUT /v1/groups/{group_id}": "save",
+    "POST /v1/restored": "restore",
+    "POST /v1/prefix": "save restore",
+    "POST /v1/blobs/missing": "save",
+    "POST /v1/blobs/discard": "save",
+    "POST /v1/blobs/remote": "restore",
+    "PUT /v1/blobs/{digest}": "save",
+    "GET /v1/blobs/{digest}": "restore",
+    "POST /v1/blobs/{digest}/fetch": "restore",
+    "GET /v1/remembered/{kind}/{key}": "save restore",
+    "PUT /v1/remembered/{kind}/{key}": "save restore",
+    "GET /v1/remote/backups": "read restore",
+    "POST /v1/remote/backups/{backup_id}/adopt": "restore",
+    "GET /v1/watches": "read",
+    "POST /v1/watches": "manage",
+    "DELETE /v1/watches": "manage",
+    "POST /v1/watches/rescan": "manage",
+    "GET /v1/sync": "read",
+    "POST /v1/sync/now": "manage",
+    "POST /v1/sync/retry": "manage",
+    "POST /v1/sync/collect": "manage",
+    "POST /v1/sync/pause": "manage",
+    "POST /v1/sync/resume": "manage",
+    "PUT /v1/sync/limits": "manage",
+    "PUT /v1/sync/policy": "manage",
+    "GET /v1/key": "owner",
+    "POST /v1/key/init": "owner",
+    "POST /v1/key/rotate": "owner",
+    "POST /v1/key/recovery": "owner",
+    "GET /v1/tokens": "owner",
+    "POST /v1/tokens": "owner",
+    "DELETE /v1/tokens/{token_id}": "owner",
+    "GET /v1/pair/requests": "owner",
+    "POST /v1/pair/requests/{code}/approve": "owner",
+    "POST /v1/pair/requests/{code}/deny": "owner",
+}
+# What a page that has no token yet may call: it names its origin, and gets nothing without the user's consent.
+OPEN = frozenset({("POST", "/v1/pair"), ("POST", "/v1/pair/claim")})
+
+
+class RouteScopes:
+    """Says what a request needs. Where several rows fit one path, it needs each of them."""
+
+    def __init__(self, routes: dict[str, str] = ROUTES) -> None:
+        self._rows = []
+        for row, scopes in routes.items():
+            method, path = row.split()
+            self._rows.append((method, compile_path(path)[0], frozenset(scopes.split())))
+
+    def needed(self, method: str, path: str) -> list[frozenset[str]]:
+        """Return sets of scopes, of each of which the caller must have one."""
+        found = list(self._fitting("GET" if method == "HEAD" else method, path))
+        return found or [OWNER]
+
+    def _fitting(self, method: str, path: str) -> Iterator[frozenset[str]]:
+        return (scopes for known, pattern, scopes in self._rows if known == method and pattern.match(path))
+
+
+def unlisted(routes: Iterable[BaseRoute]) -> list[str]:
+    """Return the routes that have no row here, by method and path."""
+    there = [
+        f"{method} {route.path}"
+        for route in routes
+        if isinstance(route, Route)
+        for method in sorted((route.methods or set()) - {"HEAD"})
+    ]
+    known = set(ROUTES) | {" ".join(pair) for pair in OPEN}
+    return sorted(set(there) - known)

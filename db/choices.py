@@ -1,0 +1,55 @@
+"""What the user said of a session, as its sidecar has it, brought into the index where that says something else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, or_, select, update
+
+from .schema import backups, sessions
+
+OF_SESSION = ("title", "no_sync", "ttl_s", "keep_newest")
+_BATCH = 500  # keys of one statement
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What was said of one session: `of_session` by the names of its columns; `pinned` are all that are."""
+
+    session_id: str
+    of_session: Mapping[str, Any]
+    pinned: Collection[str]
+    expires_at: Mapping[str, float]
+
+
+def apply_choices(connection: Connection, said: Choices) -> int:
+    """Make the rows of a session say what its sidecar says; return how many rows changed."""
+    differs = or_(*(sessions.c[name].is_distinct_from(value) for name, value in said.of_session.items()))
+    mine = (sessions.c.id == said.session_id, differs)
+    changed = connection.execute(update(sessions).where(*mine).values(**said.of_session)).rowcount
+    theirs = backups.c.session_id == said.session_id
+    were = set(connection.scalars(select(backups.c.id).where(theirs, backups.c.pinned)))
+    for wanted, ids in ((True, set(said.pinned) - were), (False, were - set(said.pinned))):
+        for start in range(0, len(ids), _BATCH):
+            batch = backups.c.id.in_(sorted(ids)[start : start + _BATCH])
+            changed += connection.execute(update(backups).where(theirs, batch).values(pinned=wanted)).rowcount
+    for backup_id, at in said.expires_at.items():
+        late = (backups.c.id == backup_id, backups.c.expires_at != at)
+        changed += connection.execute(update(backups).where(theirs, *late).values(expires_at=at)).rowcount
+    return changed
+
+
+def every_choice(connection: Connection) -> Iterator[Choices]:
+    """Yield what the index says of every session."""
+    rows = list(connection.execute(select(sessions.c.id, *(sessions.c[name] for name in OF_SESSION))).mappings())
+    for row in rows:
+        columns = (backups.c.id, backups.c.pinned, backups.c.expires_at)
+        mine = connection.execute(select(*columns).where(backups.c.session_id == row["id"])).all()
+        yield Choices(
+            row["id"],
+            {name: row[name] for name in OF_SESSION},
+            {each.id for each in mine if each.pinned},
+            {each.id: each.expires_at for each in mine if each.expires_at is not None},
+        )
