@@ -12,6 +12,7 @@ from ..state.access import OWNER
 ROUTES: dict[str, str] = {
     "GET /v1/status": "read save restore",
     "GET /v1/events": "read",
+    "GET /metrics": "metrics",
     "GET /openapi.json": "read",
     "GET /v1/backups": "read restore",
     "GET /v1/backups/{ref}": "read save restore",
@@ -31,6 +32,7 @@ ROUTES: dict[str, str] = {
     "PUT /v1/groups/{group_id}": "save",
     "PUT /v1/room/{save_id}": "save",
     "DELETE /v1/room/{save_id}": "save",
+    "POST /v1/restored": "restore",
     "POST /v1/prefix": "save restore",
     "POST /v1/blobs/missing": "save",
     "POST /v1/blobs/discard": "save",
@@ -57,7 +59,6 @@ ROUTES: dict[str, str] = {
     "POST /v1/backups/{backup_id}/used": "restore",
     "PATCH /v1/backups/{backup_id}/retention": "manage",
     "PATCH /v1/sessions/{session_id}/retention": "manage",
-    "POST /v1/restored": "restore",
     "POST /v1/gc": "manage",
     "POST /v1/verify": "manage",
     "GET /v1/verify/{run_id}": "read",
