@@ -52,9 +52,9 @@ def set_aside_if_damaged(home: Home, now: float) -> SetAside | None:
     found = check_index(home.index, CHECK_S)
     if found.faults:
         return set_aside(home, "; ".join(found.faults)[:500], now)
-    if home.index.exists() or not _has_manifests(home):
-        return None
-    return SetAside("it was gone", None)
+    with translated("look for", home.index):
+        gone = not home.index.exists() and _has_manifests(home)
+    return SetAside("it was gone", None) if gone else None
 
 
 def _has_manifests(home: Home) -> bool:
@@ -66,12 +66,12 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
     """Move the index and its log aside. A crash in between leaves what the next start moves aside too."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     target = home.root / f"{ASIDE}{stamp}.sqlite"
-    for count in range(2, 1000):
-        if not (target.exists() or log_of(target).exists()):
-            break
-        target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
     shared = home.index.with_name(home.index.name + "-shm")
     with translated("move aside", home.index):
+        for count in range(2, 1000):
+            if not (target.exists() or log_of(target).exists()):
+                break
+            target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
         for old, new in ((home.index, target), (log_of(home.index), log_of(target))):
             if os.path.lexists(old):
                 os.replace(old, new)

@@ -252,8 +252,8 @@ class BlobStore:
     def shard(self, number: int) -> list[str]:
         """Return the digests of the blobs whose first byte is `number`. Raises: StoreFailed."""
         folder = self.folder / f"{number:02x}"
-        if folder.is_symlink():
-            return []
-        with translated("list", folder), suppress(FileNotFoundError), os.scandir(folder) as files:
-            return [file.name for file in files if is_digest(file.name)]
+        with translated("list", folder), suppress(FileNotFoundError):
+            if not folder.is_symlink():
+                with os.scandir(folder) as files:
+                    return [file.name for file in files if is_digest(file.name)]
         return []

@@ -22,7 +22,8 @@ import pytest
 from support.faulty_fs import CHANGES, EVERY, GROWS, HALF_EIO, KILL, KILL_TORN, SHORT, FaultyDisk, Op
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
-OPERATIONS = ("save", "save_group", "restore", "remove", "pin", "stay", "collect", "start", "migrate")
+OPERATIONS = ("save", "save_group", "restore", "remove", "pin", "stay", "collect", "reuse", "start", "migrate")
+SLOW = {"start": 5, "migrate": 5, "collect": 23, "reuse": 23}  # they look at 256 folders, so at fewer of their calls
 WRITES = frozenset({Op.WRITE})
 NAMES = frozenset({Op.RENAME, Op.UNLINK, Op.MKDIR, Op.LINK})
 SYNCS = frozenset({Op.SYNC, Op.SYNC_FOLDER})
