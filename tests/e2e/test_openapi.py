@@ -101,6 +101,8 @@ def attack(operation: Any, mode: GenerationMode, tmp: Path, answers: Counter[tup
         turn = next(turns)
         if case.path == "/v1/watches" and isinstance(case.body, dict) and isinstance(case.body.get("folder"), str):
             case.body["folder"] = f"{tmp}/no-such-folder/{case.body['folder']}"  # never a folder of this machine
+        if mode is GenerationMode.POSITIVE and (case.query or {}).get("wait_s"):
+            case.query["wait_s"] = 0.01
         if mode is GenerationMode.POSITIVE and turn:  # ids that are, after one that is not
             known = {name: KNOWN[name][turn % len(KNOWN[name])] for name in case.path_parameters or {} if name in KNOWN}
             case.path_parameters = {**(case.path_parameters or {}), **known}
