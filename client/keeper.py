@@ -20,6 +20,7 @@ from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
 from ..state.manifest import BlobRef, Manifest, manifest_blobs
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, check_required, plan_restore, refused
+from ..state.quota import SMALL_BYTES
 from ..state.rates import Observation
 from ..state.watching import Signature
 from ..state.window import Overflow, check_overflow
@@ -43,6 +44,7 @@ from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
+from .room import RoomDesk
 from .save import SaveHandle, SaveWorker
 from .saver import Saver
 from .switch import WayBack
@@ -80,8 +82,13 @@ def connect(
     except BaseException:
         api.close()
         raise
-    has_bucket = status.get("remote") is not None
-    return Keeper(api, pool=pool, max_recoverable_tokens=status["max_recoverable_tokens"], has_bucket=has_bucket)
+    return Keeper(
+        api,
+        pool=pool,
+        max_recoverable_tokens=status["max_recoverable_tokens"],
+        has_bucket=status.get("remote") is not None,
+        unasked_bytes=status["storage"]["unasked_bytes"],
+    )
 
 
 class Keeper:
@@ -96,6 +103,7 @@ class Keeper:
         clock: Callable[[], float] = time.time,
         max_recoverable_tokens: int = DEFAULT_MAX_TOKENS,
         has_bucket: bool = False,
+        unasked_bytes: int = SMALL_BYTES,
     ) -> None:
         checkpoint = from_environment(os.environ)
         self.api, self._clock = api, clock
@@ -109,7 +117,8 @@ class Keeper:
         self.memory: Memory = InDaemon(api)
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
-        worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
+        self.desk = RoomDesk(api, unasked_bytes)
+        worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint, self.desk)
         self._saver = Saver(worker, pool or Pool(), self.memory, self._rates, free_memory, clock, at_exit=self.close)
 
     def save(self, session_id: str, source: SessionSource) -> SaveHandle:
@@ -216,7 +225,9 @@ class Keeper:
         elif not canary:  # which takes time of its own
             took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
             self._threads.submit(self._rates.note, [took], read.state)
-        return self._handed_over(read, target, session)
+        restored = self._handed_over(read, target, session)
+        self._threads.submit(self.api.restored, restored.mode, time.perf_counter() - started)
+        return restored
 
     def restore_group(
         self,
@@ -283,6 +294,7 @@ class Keeper:
     def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
         woken, plan = read.woken, with_outcome(read.woken.plan, read.woken.outcome)
         kv = woken.kv_cache
+        self._saver.follow(read.backup)
         self._saver.woken(session, read.backup.id, target.live(session) if kv else None, kv.blocks if kv else ())
         return Restored(plan.mode, session, read.backup, plan, woken.layers, read.checked)
 
@@ -370,7 +382,7 @@ class Keeper:
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, FileChanged, TooLarge, UnsupportedState,
         MissingExtra.
         """
-        importer = Importer(self.api, self.blobs, self._clock)
+        importer = Importer(self.api, self.blobs, self.desk, self._clock)
         return importer.run(path, session_id, progress, follow=follow, expected=expected)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from ..codec import manifest_file
@@ -89,6 +89,11 @@ class Catalog:
         self._lock = threading.Lock()
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
+        self._admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
+
+    def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
+        """Ask this for room before manifests are committed: it gets them, and how many bytes they take."""
+        self._admit = admit
 
     def queue_with(self, on_queued: Callable[[], None]) -> None:
         """Queue what is committed from now on for the bucket, and call this behind each commit."""
@@ -140,7 +145,7 @@ class Catalog:
         Raises: as `commit`.
         """
         raws = {manifest.id: manifest_file.dump(manifest) for manifest in manifests}
-        with self._lock:
+        with self._admit(manifests, sum(map(len, raws.values()))), self._lock:
             new = [backup_id for backup_id, raw in raws.items() if not self._is_committed(backup_id, raw)]
             taken = [m for m in manifests if new_session and m.id in new and self._has_backups(m.session_id)]
             if taken:
@@ -187,11 +192,14 @@ class Catalog:
                 raise
         return self.index.backup(manifest.id)
 
-    def enter(self, manifest: Manifest, raw: bytes) -> int:
-        """Enter a backup into the index whose manifest is on disk; return how many of its blobs are not."""
-        absent = self._absent(manifest)
-        self._index([(manifest, raw)], absent)
-        return len(absent)
+    def enter(self, found: Sequence[tuple[Manifest, bytes]]) -> dict[str, int]:
+        """Enter backups into the index whose manifests are on disk, in one transaction.
+
+        Returns how many blobs are not here of each that lacks some.
+        """
+        absent = {manifest.id: self._absent(manifest) for manifest, _ in found}
+        self._index(found, frozenset().union(*absent.values()))
+        return {backup_id: len(lacking) for backup_id, lacking in absent.items() if lacking}
 
     def _has_backups(self, session_id: str) -> bool:
         return bool(self.index.list_backups(session_id=session_id, limit=1))

@@ -109,11 +109,6 @@ class SidecarStore:
         write_private(path, orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
 
 
-def _times(raw: Any) -> dict[str, float]:
-    """Read times by backup; what is no time is left out."""
-    return {k: float(v) for k, v in raw.items() if isinstance(v, (int, float))} if isinstance(raw, dict) else {}
-
-
 def _session_in(path: Path) -> str | None:
     """Return which session a sidecar says that it is of."""
     try:
@@ -123,3 +118,8 @@ def _session_in(path: Path) -> str | None:
         return parse_session_id(named) if isinstance(named, str) else None
     except (orjson.JSONDecodeError, BadInput, StoreFailed):
         return None
+
+
+def _times(raw: Any) -> dict[str, float]:
+    """Read times by backup; what is no time is left out."""
+    return {k: float(v) for k, v in raw.items() if isinstance(v, (int, float))} if isinstance(raw, dict) else {}

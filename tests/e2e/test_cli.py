@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -178,39 +179,33 @@ def test_the_demonstration(home: Path) -> None:
     assert report["second_save"]["bytes_written"] < report["first_save"]["bytes_written"] / 4
 
 
-def test_the_demonstration_on_weights_from_a_folder(home: Path, tmp_path: Path) -> None:
+def test_the_demonstration_on_weights_from_a_folder_and_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It succeeds; and it fails as soon as one of the lines that its processes have said is another."""
+    from torpor.cli import demo
     from torpor.cli.demo_model import small_model
 
     loaded = small_model(seed=5)
-    loaded.model.save_pretrained(tmp_path)
-    loaded.tokenizer.save_pretrained(tmp_path)
-    loaded.image_processor.save_pretrained(tmp_path)
-    report = as_json(home, "demo", "--tokens", "8", "--model", str(tmp_path))
+    for part in (loaded.model, loaded.tokenizer, loaded.image_processor):
+        part.save_pretrained(tmp_path)
+    real, said = demo._wait, list[dict[str, Any]]()
+    monkeypatch.setattr(demo, "_wait", lambda lines, kind: said.append(real(lines, kind)) or said[-1])
+    assert demo.run_demo(str(tmp_path), 8, as_json=True) == 0
+    report = orjson.loads(capsys.readouterr().out)
     assert report["identical"]
     assert report["restore"]["images"] == 1
+
+    said[-1]["logits"][3] = "another digest"
+    monkeypatch.setattr(demo, "_wait", lambda lines, kind: said.pop(0))
+    monkeypatch.setattr(demo, "_daemon", nullcontext)
+    monkeypatch.setattr(demo, "_worker", lambda *_: nullcontext())
+    assert demo.run_demo(str(tmp_path), 8, as_json=True) == 1
+    assert not orjson.loads(capsys.readouterr().out)["identical_logits"]
 
 
 def test_the_demonstration_of_a_model_that_is_not_there(home: Path) -> None:
     assert as_json(home, "demo", "--model", "/nowhere", status=2)["code"] == "bad-input"
-
-
-def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demonstration fails when the woken session goes on differently."""
-    from torpor.cli import demo
-
-    real = demo._wait
-
-    def lying(lines: Any, kind: str) -> dict[str, Any]:
-        line = real(lines, kind)
-        if kind == "result" and "restored" in seen:
-            line["logits"][3] = "another digest"
-        seen.add(kind)
-        return line
-
-    seen: set[str] = set()
-    monkeypatch.setattr(demo, "_wait", lying)
-    assert demo.run_demo(None, 8, as_json=True) == 1
-    assert not orjson.loads(capsys.readouterr().out)["identical_logits"]
 
 
 def test_an_interrupted_command_does_not_end_well(monkeypatch: pytest.MonkeyPatch) -> None:

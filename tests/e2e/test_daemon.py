@@ -474,7 +474,7 @@ def test_a_body_without_a_length_is_counted(shared_daemon: Daemon) -> None:
 
 
 def test_sigterm_as_soon_as_it_is_ready_drains(home: Path) -> None:
-    for _ in range(5):
+    for _ in range(3):
         with Daemon(home) as daemon:
             assert daemon.stop() == 0
             assert not (home / "daemon.json").exists()

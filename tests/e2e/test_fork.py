@@ -97,9 +97,9 @@ def test_forks_at_the_same_time(keeper: Keeper) -> None:
             return None
 
     with ThreadPoolExecutor(6) as threads:
-        assert sorted(filter(None, threads.map(attempt, ["same"] * 6))) == ["same"]
+        assert sorted(filter(None, threads.map(attempt, ["one-name"] * 6))) == ["one-name"]
         found = [name for name in threads.map(attempt, [None] * 4) if name is not None]
-    assert len(keeper.api.backups(session_id="same")) == 1
+    assert len(keeper.api.backups(session_id="one-name")) == 1
     assert len(set(found)) == len(found) == 4
 
 

@@ -2,92 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-_turn = threading.Lock()
-
-# Reads a line of JSON a command on stdin, runs it in a child of its own, and answers with its exit status.
-_ZYGOTE = """
-import json, os, sys
-import torpor.cli.entry, torpor.cli.main
-
-for line in sys.stdin:
-    asked = json.loads(line)
-    pid = os.fork()
-    if not pid:
-        for name, number in (("in", 0), ("out", 1), ("err", 2)):
-            fd = os.open(asked[name], os.O_RDONLY if name == "in" else os.O_WRONLY)
-            os.dup2(fd, number)
-        os.chdir(asked["cwd"])
-        os.environ.clear()
-        os.environ.update(asked["environment"])
-        sys.argv = ["torpor", *asked["words"]]
-        try:
-            torpor.cli.entry.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
+from support.forked import PRINTING, clean_environment, start, starts_otherwise
 
 
 def _environment(home: Path | None) -> dict[str, str]:
-    ours = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
-    found = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"COLUMNS": "140", "NO_COLOR": "1"}
+    found = clean_environment() | PRINTING
     return found | ({} if home is None else {"TORPOR_HOME": str(home)})
 
 
-@functools.cache
-def _zygote() -> subprocess.Popen[bytes]:
-    """Start it; it ends with this process, whose pipe it reads."""
-    return subprocess.Popen(
-        [sys.executable, "-c", _ZYGOTE],
-        env=_environment(None),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd="/",
-        start_new_session=True,
-    )
-
-
 def _run(environment: dict[str, str], cwd: str, words: list[str]) -> tuple[int, str, str]:
-    with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
-        asked = {"in": os.devnull, "out": out.name, "err": err.name}
-        asked |= {"cwd": cwd, "words": words, "environment": environment}
-        with _turn:
-            zygote = _zygote()
-            assert zygote.stdin is not None
-            assert zygote.stdout is not None
-            zygote.stdin.write(orjson.dumps(asked) + b"\n")
-            zygote.stdin.flush()
-            status = int(zygote.stdout.readline())
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        status = start(words, environment, cwd=cwd, stdout=out, stderr=err).wait()
+        out.seek(0)
+        err.seek(0)
         return status, out.read().decode(), err.read().decode()
-
-
-_STARTED_WITH = {k: v for k, v in os.environ.items() if k.startswith("PYTHON")}
-
-
-def _starts_otherwise() -> bool:
-    """Tell whether the interpreter itself is to start in another way than the one that commands are forked off."""
-    return {k: v for k, v in os.environ.items() if k.startswith("PYTHON")} != _STARTED_WITH
 
 
 def _run_anew(environment: dict[str, str], cwd: str, words: list[str]) -> tuple[int, str, str]:
@@ -99,7 +35,7 @@ def _run_anew(environment: dict[str, str], cwd: str, words: list[str]) -> tuple[
 def run(home: Path, *words: str | Path, status: int | None = 0, cwd: str | Path = "/") -> str:
     """Run a command and return what it printed; a traceback or another exit status fails the test."""
     environment, spelt = _environment(home), [str(word) for word in words]
-    code, out, err = (_run_anew if _starts_otherwise() else _run)(environment, str(cwd), spelt)
+    code, out, err = (_run_anew if starts_otherwise(environment) else _run)(environment, str(cwd), spelt)
     assert "Traceback" not in out + err
     if status is not None:
         assert code == status, out + err

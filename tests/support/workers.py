@@ -14,7 +14,8 @@ from typing import Any
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "support.caches",
+        "torch",  # by its own name: until Python 3.13 the server does not see where `support` lies
+        "transformers.cache_utils",
         "torpor.client",
         "torpor.adapters.plain",
         "torpor.daemon.groups",
@@ -59,6 +60,13 @@ def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> N
     except TorporError as error:
         out.send(("failed", error.code))
     out.send(("done", ""))
+
+
+def start_mixed(home: Path, crash_at: str, seed: int) -> tuple[BaseProcess, Connection]:
+    """Start a process that does everything an inference process does, until it is killed (support/mixed_work.py)."""
+    from support.mixed_work import work
+
+    return _start(work, str(home), crash_at, seed)
 
 
 def start_group_worker(home: Path, crash_at: str, name: str) -> tuple[BaseProcess, Connection]:

@@ -1,0 +1,146 @@
+"""`torpor` as a process of its own, forked off one that has imported everything: a suite starts hundreds of them.
+
+From its arguments to its end it is what `python -m torpor.cli.entry` is; only the imports were done before.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+import orjson
+
+# Reads packets from stdin, a socket: words, folder and environment as JSON, and four descriptors: what is to be the
+# child's stdin, stdout and stderr, and where its pid is written, and its exit status at its end.
+_ZYGOTE = """
+import gc, json, os, signal, socket
+import alembic.command, boto3, botocore.session, uvicorn
+import torpor.cli.entry, torpor.cli.main, torpor.cli.key, torpor.cli.remote, torpor.cli.sync
+import torpor.daemon.app, torpor.daemon.compose, torpor.daemon.security, torpor.daemon.server, torpor.daemon.settings
+import torpor.daemon.bring_back, torpor.daemon.importer, torpor.daemon.opening, torpor.daemon.plain_copies
+import torpor.db.migrate, torpor.sync.s3, torpor.sync.worker
+import sys
+
+channel = socket.socket(fileno=0)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+gc.freeze()
+while True:
+    packet, fds, _, _ = socket.recv_fds(channel, 1 << 20, 4)
+    if not packet:
+        sys.exit()
+    if not os.fork():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        pid = os.fork()
+        if not pid:
+            break
+        for fd in (*fds[:3], 0):
+            os.close(fd)
+        try:
+            os.write(fds[3], b"%d\\n" % pid)
+            os.write(fds[3], b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        finally:
+            os._exit(0)
+    for fd in fds:
+        os.close(fd)
+channel.detach()
+for number, fd in enumerate(fds[:3]):
+    os.dup2(fd, number)
+for fd in fds:
+    os.close(fd)
+sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+asked = json.loads(packet)
+os.chdir(asked["cwd"])
+os.environ.clear()
+os.environ.update(asked["environment"])
+sys.argv = ["torpor", *asked["words"]]
+torpor.cli.entry.main()
+"""
+
+_OURS = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
+PRINTING = {"COLUMNS": "140", "NO_COLOR": "1"}  # what is printed has looked at them before the fork
+_OF_THE_START = ("PYTHON", "LD_")
+_STARTED_WITH = {k: v for k, v in os.environ.items() if k.startswith(_OF_THE_START)}
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without what is meant for torpor."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
+
+
+def starts_otherwise(environment: Mapping[str, str]) -> bool:
+    """Tell whether the interpreter itself is to start in another way than the one that is forked."""
+    return {k: v for k, v in environment.items() if k.startswith(_OF_THE_START)} != _STARTED_WITH
+
+
+class Forked:
+    """A running `torpor`, with what is needed of `subprocess.Popen`."""
+
+    def __init__(self, pid: int, stdout: BinaryIO | None, status: BinaryIO) -> None:
+        self.pid, self.stdout, self._status = pid, stdout, status
+        self.returncode: int | None = None
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Return its exit status, negative for a signal. Raises: subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            waiting = select.poll()
+            waiting.register(self._status, select.POLLIN)
+            if not waiting.poll(None if timeout_s is None else timeout_s * 1000):
+                raise subprocess.TimeoutExpired("torpor", timeout_s or 0.0)
+            self.returncode = int(self._status.readline())
+            self._status.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        try:
+            return self.wait(0.0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+@functools.cache
+def _zygote() -> socket.socket:
+    """Start what is forked; it ends with this process, whose socket it reads."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command, environment = [sys.executable, "-c", _ZYGOTE], clean_environment() | PRINTING
+        _kept.append(subprocess.Popen(command, env=environment, stdin=theirs, cwd="/", start_new_session=True))
+    return ours
+
+
+_kept: list[subprocess.Popen[bytes]] = []
+
+
+def start(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    cwd: str = "/",
+    stdout: BinaryIO | int = subprocess.PIPE,
+    stderr: BinaryIO,
+) -> Forked:
+    """Start `torpor WORDS`. Its stdin is empty."""
+    asked = orjson.dumps({"words": list(words), "cwd": cwd, "environment": dict(environment)})
+    status, status_theirs = os.pipe()
+    out, out_theirs = os.pipe() if isinstance(stdout, int) else (None, os.dup(stdout.fileno()))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        socket.send_fds(_zygote(), [asked], [nothing, out_theirs, stderr.fileno(), status_theirs])
+    finally:
+        for fd in (nothing, out_theirs, status_theirs):
+            os.close(fd)
+    told = os.fdopen(status, "rb", buffering=0)
+    pid = int(told.readline())
+    return Forked(pid, None if out is None else os.fdopen(out, "rb"), told)
