@@ -14,7 +14,7 @@ from support.s3_servers import Place
 from support.second_copy import eventually, in_bucket, machine
 from torpor.state.manifest import manifest_blobs
 
-AT_ONCE = {"TORPOR_TTL_DAYS": "0.000001"}  # a tenth of a second
+AT_ONCE = {"TORPOR_TTL_DAYS": "0.00000001"}  # a millisecond
 
 
 @pytest.fixture
