@@ -103,6 +103,7 @@ def test_a_kv_cache_that_is_being_sent_stays_until_it_was(synced: Kept) -> None:
         connection.exec_driver_sql("UPDATE outbox SET state = 'leased' WHERE stage = 'kv'")
     assert synced.retention.run().dropped == 0
     assert synced.here(old)["kv"]
+    assert synced.catalog.sidecars.read("s").dropped_at == {}
     with synced.catalog.index.writing() as connection:
         connection.exec_driver_sql("UPDATE outbox SET state = 'pending'")
     assert synced.retention.run().dropped == 1
