@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 
@@ -273,7 +273,13 @@ def open_room(home: Home, settings: Settings, catalog: Catalog) -> Room:
     usage = Usage(DiskUsage(home), guess)
     usage.refresh()
     room = Room(str(home.store), usage, limits)
-    catalog.admit_with(room.committing)
+
+    def admit(manifests: Sequence[Manifest], manifest_bytes: int) -> AbstractContextManager[None]:
+        if all(catalog.manifests.has(manifest.id) for manifest in manifests):  # once more: nothing is written
+            return nullcontext()
+        return room.committing(manifests, manifest_bytes)
+
+    catalog.admit_with(admit)
     return room
 
 
