@@ -7,6 +7,7 @@ For little nobody asks; it is looked at when it is committed.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -35,6 +36,8 @@ from ..store.home import Home
 from .catalog import Catalog
 from .settings import Settings
 from .usage import Usage
+
+log = logging.getLogger("torpor.room")
 
 LEASE_S = 120.0  # a writer renews it every second
 TURN_S, WAITING = 3.0, 8  # how long, and how many at once, who does not fit waits for those who write
@@ -279,6 +282,8 @@ def open_room(home: Home, settings: Settings, catalog: Catalog) -> Room:
             return nullcontext()
         return room.committing(manifests, manifest_bytes)
 
+    allowed, disk = room.state()
+    log.info("the home takes %s of at most %s", in_words(disk.used_bytes), in_words(allowed.hard_bytes))
     catalog.admit_with(admit)
     return room
 
