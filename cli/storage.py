@@ -10,7 +10,7 @@ from ..state.quota import limits_of
 from .output import SafeTable, size
 
 _NAMES = {"other": "folders and settings", "sidecars": "titles and pins"}
-_SHOWN_SHARE = 0.001  # of the whole: less is not worth a word
+_SHOWN_SHARE = 0.01  # of the whole: less is not worth a word
 
 
 def add_status_rows(rows: SafeTable, found: dict[str, Any]) -> None:

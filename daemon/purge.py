@@ -53,6 +53,10 @@ class Purge:
 
         Durability: on return nothing of it comes back. Raises: BackupNotFound, StoreFailed.
         """
+        with translated("purge", self._home.root):
+            return self._run(backup_id)
+
+    def _run(self, backup_id: str) -> Purged:
         sizes = self._blobs(backup_id)
         session_id = self._session(backup_id)
         with self._catalog.index.erasing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,16 @@ def test_what_is_older_makes_room(small: Daemon, keeper: Keeper) -> None:
     assert keeper.restore("turn-4", CacheTarget(), require="full").session.digest() == session.digest()
     assert keeper.restore("turn-0", CacheTarget()).session.note == {"number": 0}
     assert any(event["kind"] == "evicted" for event in small.request("GET", "/v1/events").json()["events"])
+
+
+def test_an_import_that_does_not_fit_leaves_nothing(small: Daemon, keeper: Keeper, tmp_path: Path) -> None:
+    path, before = tmp_path / "large.safetensors", small.blob_files()
+    head = b'{"a":{"dtype":"U8","shape":[31457280],"data_offsets":[0,31457280]}}'
+    path.write_bytes(len(head).to_bytes(8, "little") + head + os.urandom(30 << 20))
+    with pytest.raises(QuotaFull):
+        keeper.import_file(path)
+    assert small.blob_files() == before
+    assert as_json(small.home, "status")["storage"]["promised_bytes"] == 0
 
 
 def test_a_group_is_refused_as_a_whole_and_its_text_is_kept_as_one(keeper: Keeper) -> None:
