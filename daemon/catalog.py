@@ -318,9 +318,9 @@ class Catalog:
 
     def _missing(self, refs: Iterable[BlobRef]) -> list[str]:
         """Return the blobs that are not in the store; what lies in the trash is taken back."""
-        lacking = [ref for ref in refs if not self.blobs.has(ref)]
-        taken = self.trash.take_back(ref.digest for ref in lacking)
-        return self.blobs.missing(lacking) if taken else [ref.digest for ref in lacking]
+        named = list(refs)
+        missing = self.blobs.missing(named)
+        return self.blobs.missing(named) if missing and self.trash.take_back(missing) else missing
 
     def _index(
         self,
