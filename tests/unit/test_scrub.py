@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,21 @@ def test_a_store_that_vanished_does_not_mark_everything(world: World, tmp_path: 
     assert found["damaged_blobs"] <= IN_A_ROW
     (tmp_path / "elsewhere").rename(folder)
     assert done(scrub)["damaged_blobs"] == 0
+
+
+def test_an_index_that_rots_under_a_daemon_is_told(world: World) -> None:
+    for number in range(12):
+        world.save(number, in_bucket=False)
+    path = world.daemon.home.index
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw = bytearray(path.read_bytes())
+    raw[8192 : len(raw) - len(raw) % 4096] = os.urandom(len(raw) - len(raw) % 4096 - 8192)
+    path.write_bytes(raw)
+    world.care.scrub.begin()
+    until(lambda: world.care.scrub.trouble is not None)
+    assert world.care.scrub.trouble is not None
+    assert world.care.scrub.trouble.code == "index-damaged"
 
 
 def client(world: World, care: Care) -> Any:
