@@ -23,6 +23,7 @@ from torpor.db.remembered import Remembered
 from torpor.state.errors import BackupNotFound, Conflict, NotFound
 from torpor.state.manifest import BlobRef, Manifest, manifest_blobs
 from torpor.store.arriving import StoreBlobs
+from torpor.store.gentle_reads import GentleReader
 
 WAIT_S = 30.0
 
@@ -223,6 +224,20 @@ def test_a_store_that_vanished_does_not_mark_everything(world: World, tmp_path: 
     assert found["damaged_blobs"] <= IN_A_ROW
     (tmp_path / "elsewhere").rename(folder)
     assert done(scrub)["damaged_blobs"] == 0
+
+
+def test_a_crash_behind_the_move_leaves_what_the_next_look_heals(world: World) -> None:
+    made = world.save(1)
+    hurt = BlobRef(digests(made)[0], len(world.elsewhere.blobs[digests(made)[0]]))
+    world.hurt(hurt.digest)
+    seen = GentleReader(lambda count: None).examine(world.catalog.blobs.path(hurt.digest), hurt)
+    assert world.alone.repair.quarantine.take(hurt.digest, seen.identity)  # and the daemon is killed
+    assert world.alone.repair.tidy() == 0
+    assert done(world.scrub(world.alone))["damaged"] == 1
+    assert world.alone.repair.quarantine.path(hurt.digest).exists()
+    assert done(world.scrub())["damaged_blobs"] == 0
+    assert world.catalog.blobs.is_sound(hurt)
+    assert not world.alone.repair.quarantine.path(hurt.digest).exists()
 
 
 def test_an_index_that_rots_under_a_daemon_is_told(world: World) -> None:
