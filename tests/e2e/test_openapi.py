@@ -66,9 +66,9 @@ def fill(daemon: BucketDaemon) -> None:
     daemon.catalog.commit_all([manifest(id=i, kv_cache=None, layers=layers, created_at=1.0) for i in IDS])
 
 
-def ask(gate: Gate, method: str, path: str) -> httpx.Response:
+def ask(transport: httpx.ASGITransport, method: str, path: str) -> httpx.Response:
     async def asking() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url=f"http://{HOST}") as client:
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as client:
             return await client.request(method, path, headers=HEADERS)
 
     return asyncio.run(asking())
@@ -86,7 +86,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     add_pairing(app, Pairing(tokens, lambda: 1.0, lambda: float(next(ticks))))
     gate = Gate(app, tokens=tokens, hosts=frozenset([HOST]))
     fill(daemon)
-    yield gate, ask(gate, "GET", "/openapi.json").json()
+    yield gate, ask(httpx.ASGITransport(gate), "GET", "/openapi.json").json()
     daemon.close()
 
 
@@ -166,6 +166,18 @@ def test_the_document_tells_scopes_and_problems(api: Any) -> None:
     ("method", "path"), [("TRACE", "/v1/status"), ("DELETE", "/v1/backups"), ("POST", "/v1/status")]
 )
 def test_a_method_that_a_route_does_not_have(api: Any, method: str, path: str) -> None:
-    answer = ask(api[0], method, path)
+    answer = ask(httpx.ASGITransport(api[0]), method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
     assert answer.json()["code"] == "not-found"
+
+
+def test_a_defect_tells_nothing_but_its_kind(api: Any) -> None:
+    def broken() -> None:
+        raise ValueError("a secret")
+
+    api[0]._app.get("/v1/broken")(broken)
+    transport = httpx.ASGITransport(api[0], raise_app_exceptions=False)
+    answer = ask(transport, "GET", "/v1/broken")
+    assert answer.status_code == 500
+    assert answer.json()["detail"] == "a defect of ours: ValueError"
+    assert "secret" not in answer.text
