@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from support.bucket_daemon import BucketDaemon
 from support.manifests import manifest
+from torpor.daemon.event_feed import LONGEST_WAIT_S
 from torpor.daemon.pair_api import add_pairing, add_tokens
 from torpor.daemon.pairing import Pairing
 from torpor.daemon.security import Gate
@@ -101,7 +102,7 @@ def attack(operation: Any, mode: GenerationMode, tmp: Path, answers: Counter[tup
         turn = next(turns)
         if case.path == "/v1/watches" and isinstance(case.body, dict) and isinstance(case.body.get("folder"), str):
             case.body["folder"] = f"{tmp}/no-such-folder/{case.body['folder']}"  # never a folder of this machine
-        if mode is GenerationMode.POSITIVE and (case.query or {}).get("wait_s"):
+        if isinstance(wait_s := (case.query or {}).get("wait_s"), (int, float)) and 0 < wait_s <= LONGEST_WAIT_S:
             case.query["wait_s"] = 0.01
         if mode is GenerationMode.POSITIVE and turn:  # ids that are, after one that is not
             known = {name: KNOWN[name][turn % len(KNOWN[name])] for name in case.path_parameters or {} if name in KNOWN}
