@@ -18,7 +18,7 @@ from .room import LEASE_S, Room
 class Wanted(BaseModel):
     """What a save still has to write: bytes, whether that is text and tokens alone, and of which session."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     size_bytes: int = Field(ge=0, le=MAX_COUNT)
     text: bool = False
     session_id: str | None = None

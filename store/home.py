@@ -140,11 +140,12 @@ class Home:
         refuse_foreign_folder(self.root)
         above = self._nearest()
         make_private_folder(self.root)
-        self._close_files()
+        self._close_files(self.root)
         make_private_folder(self.store)
         for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash", "quarantine"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
+        self._close_files(self.logs)
         self._create_shards()
         for folder in above:
             with translated("sync", folder), suppress(PermissionError):  # it may be somebody else's, and closed
@@ -156,9 +157,9 @@ class Home:
             missing = list(takewhile(lambda folder: not folder.exists(), self.root.parents))
         return [*missing, (missing[-1] if missing else self.root).parent]
 
-    def _close_files(self) -> None:
+    def _close_files(self, folder: Path) -> None:
         """Close files of the home to others, whatever umask they were made under. Raises: UnsafeHome, StoreFailed."""
-        with translated("look into", self.root), os.scandir(self.root) as entries:
+        with translated("look into", folder), os.scandir(folder) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):  # of a daemon that runs: its files come and go
                     self._close(entry)
