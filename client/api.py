@@ -152,9 +152,22 @@ class Api:
         found: list[dict[str, Any]] = self.json("GET", "/v1/watches")["watches"]
         return found
 
+    def remove(self, backup_id: str) -> None:
+        """Remove a backup from the daemon's machine. Raises: BackupNotFound."""
+        self.call("DELETE", f"/v1/backups/{backup_id}")
+
+    def purge(self, backup_id: str) -> dict[str, Any]:
+        """Remove a backup so that nothing of it stays, and return what was freed. Raises: BackupNotFound."""
+        return self.json("DELETE", f"/v1/backups/{backup_id}", params={"purge": True})
+
     def discard(self, refs: Iterable[BlobRef]) -> None:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})
+
+    def note_used(self, backup_ids: Iterable[str]) -> None:
+        """Tell that backups are being restored, so that nothing of them leaves meanwhile."""
+        for backup_id in backup_ids:
+            self.call("POST", f"/v1/backups/{backup_id}/used")
 
     def group(self, ref: str) -> Group:
         """Return a group by its id, or the newest of a name. Raises: InvalidId, GroupNotFound."""

@@ -6,14 +6,14 @@ import atexit
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from ulid import ULID
 
 from ..codec import tree
 from ..state.backup import Backup
-from ..state.errors import TorporError
+from ..state.errors import SnapshotLost, TorporError
 from ..state.ids import parse_session_id
 from ..state.manifest import BlobRef, GroupRef
 from ..state.plan import TargetState
@@ -24,7 +24,9 @@ from .lineage import Lineage
 from .memory import Pool
 from .rates import RateBook
 from .remembered import Memory, lend
-from .save import Batch, SaveHandle, SaveJob, SaveWorker
+from .save import Batch, SaveHandle, SaveJob, SaveWorker, name_of
+
+LEAST_S = 1e-6  # between two backups of a session
 
 
 class Saver:
@@ -44,6 +46,7 @@ class Saver:
         self.worker, self.pool = worker, pool
         self._memory, self._rates, self._free_memory, self._clock = memory, rates, free_memory, clock
         self._caches, self._lineage = SavedCaches(), Lineage()
+        self._newest: dict[str, float] = {}  # when the last known backup of a session was made
         self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock, self._closed = threading.Lock(), False
@@ -58,10 +61,10 @@ class Saver:
         parse_session_id(session_id)
         Lineage.check(source)
         lend(self._memory, source)
-        now = self._clock()
-        handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
         with self._lock:  # captures of one keeper take turns, so that each sees what the one before will have saved
             self._start()
+            now = self._now([session_id])
+            handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
             job = self._capture(handle, source, now)
             self._jobs.put(Batch([job], [source], lambda backups: handle.finish(backups[0]), handle.fail))
         handle.stall_s = time.perf_counter() - started
@@ -78,13 +81,13 @@ class Saver:
         for source in sources.values():
             Lineage.check(source)
             lend(self._memory, source)
-        now = self._clock()
-        group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
-        handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
-        handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
         jobs: list[SaveJob] = []
         with self._lock:
             self._start()
+            now = self._now(sources)
+            group = GroupRef(str(ULID.from_timestamp(now)), name, len(sources))
+            handles = [SaveHandle(str(ULID.from_timestamp(now)), session_id) for session_id in sources]
+            handle = GroupHandle(group, {each.session_id: each.backup_id for each in handles})
             try:
                 for each, source in zip(handles, sources.values(), strict=True):
                     jobs.append(self._capture(each, source, now, group))
@@ -100,13 +103,30 @@ class Saver:
         handle.stall_s = handles[0].stall_s = time.perf_counter() - started
         return handle
 
+    def _now(self, session_ids: Iterable[str]) -> float:
+        """Return the time, at least a little behind the known backups of some sessions: a clock may be set back."""
+        known = [self._newest.get(session_id, 0.0) + LEAST_S for session_id in session_ids]
+        now = max([self._clock(), *known])
+        self._newest |= dict.fromkeys(session_ids, now)
+        return now
+
+    def follow(self, backup: Backup) -> None:
+        """Let what is saved of a session from now on be newer than a backup that it was woken from."""
+        with self._lock:
+            known = self._newest.get(backup.session_id, 0.0)
+            self._newest[backup.session_id] = max(known, backup.created_at)
+
     def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
         capture = source.capture()
         trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
-        kv = None
+        kv, omitted, lost = None, dict(capture.omitted), None
         if capture.kv is not None:
-            kv = capture_kv(capture.kv, self._caches, self.pool, self._free_memory)
-            handle.snapshot = kv.way
+            try:
+                kv = capture_kv(capture.kv, self._caches, self.pool, self._free_memory)
+                handle.snapshot = kv.way
+            except MemoryError:
+                lost = SnapshotLost("there was not enough memory to copy the KV cache", hint="Free memory; save again.")
+                omitted["kv_cache"] = lost.detail
         return SaveJob(
             handle=handle,
             adapter=capture.adapter,
@@ -114,7 +134,8 @@ class Saver:
             tokens=capture.tokens,
             trees=trees,
             fingerprint=capture.fingerprint,
-            omitted=dict(capture.omitted),
+            omitted=omitted,
+            lost=lost,
             media_spans=capture.media_spans,
             observations=capture.observations,
             row=capture.row,
@@ -143,7 +164,14 @@ class Saver:
             backups = self.worker.run(batch.jobs)
             for source, backup in zip(batch.sources, backups, strict=True):
                 self._lineage.note(source, backup.id)
+            lost = [job.lost for job in batch.jobs if job.lost is not None]
+            if lost:
+                lost[0].keep(name_of(batch.jobs))
+                raise lost[0]
         except TorporError as error:
+            if error.kept is not None:
+                for job, source in zip(batch.jobs, batch.sources, strict=True):
+                    self._lineage.note(source, job.handle.backup_id)
             batch.fail(error)
         except BaseException as error:
             wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..codec import manifest_file
@@ -36,8 +37,9 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
+from .commits import Commit, each_its_outcome
 from .spared import Spared
-from .together import Outcome, Together
+from .together import Together
 
 CANDIDATES = 5  # of a short id that is not unique
 OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from elsewhere
@@ -67,21 +69,6 @@ class BackupBlobs:
     sharing: Sharing
 
 
-@dataclass(slots=True, eq=False)
-class Commit:
-    """Manifests that are committed all or none. `staged` are their files, as far as they were not there."""
-
-    manifests: Sequence[Manifest]
-    raws: dict[str, bytes]
-    new_session: bool
-    staged: dict[str, Path] = field(default_factory=dict)
-    new: list[Manifest] = field(default_factory=list)
-
-    def keys(self) -> frozenset[str]:
-        """Return what no other commit of the same transaction may touch."""
-        return frozenset(self.raws) | {manifest.session_id for manifest in self.manifests}
-
-
 class Catalog:
     """The one place that changes manifests and index together. Safe to call from several threads."""
 
@@ -101,11 +88,17 @@ class Catalog:
     ) -> None:
         self.index, self.blobs, self.manifests, self.sidecars = index, blobs, manifests, sidecars
         self.trash, self.pending_groups = trash, pending_groups
-        self.staging, self._ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
+        self.staging, self.ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
+        self._trusted = clock
         self._lock = threading.Lock()
-        self._together = Together(self._lock, self._commit_together)
+        self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
+        self._admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
+
+    def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
+        """Ask this for room before manifests are committed: it gets them, and how many bytes they take."""
+        self._admit = admit
 
     def queue_with(self, on_queued: Callable[[], None]) -> None:
         """Queue what is committed from now on for the bucket, and call this behind each commit."""
@@ -114,6 +107,14 @@ class Catalog:
     def _queued(self) -> None:
         if self._on_queued is not None:
             self._on_queued()
+
+    def judge_time_by(self, trusted: Callable[[], float]) -> None:
+        """Count TTLs from now on by a time that no clock jump moves."""
+        self._trusted = trusted
+
+    def trusted(self) -> float:
+        """Return the time that TTLs are judged by."""
+        return self._trusted()
 
     def locked(self) -> AbstractContextManager[object]:
         """Let nothing be committed, taken in or removed while this is open."""
@@ -149,37 +150,17 @@ class Catalog:
         Raises: as `commit`.
         """
         commit = Commit(manifests, {each.id: manifest_file.dump(each) for each in manifests}, new_session)
-        try:
-            for backup_id, raw in commit.raws.items():
-                if not self.manifests.has(backup_id):
-                    commit.staged[backup_id] = self.manifests.stage(self.staging, backup_id, raw)
-            self._together.do(commit, commit.keys())
-        finally:
-            self.manifests.unstage(commit.staged.values())
+        with self._admit(manifests, sum(map(len, commit.raws.values()))):
+            try:
+                for backup_id, raw in commit.raws.items():
+                    if not self.manifests.has(backup_id):
+                        commit.staged[backup_id] = self.manifests.stage(self.staging, backup_id, raw)
+                self._together.do(commit, commit.keys())
+            finally:
+                self.manifests.unstage(commit.staged.values())
         self._queued()
 
-    def _commit_together(self, commits: Sequence[Commit]) -> list[Outcome]:
-        """Commit all of them; one that is refused, or that fails, stops no other."""
-        outcomes: dict[int, BaseException] = {}
-        admitted: list[Commit] = []
-        for commit in commits:
-            try:
-                self._admit(commit)
-                admitted.append(commit)
-            except Exception as error:
-                outcomes[id(commit)] = error
-        try:
-            self._write(admitted)
-        except Exception as error:
-            if len(admitted) == 1:
-                outcomes[id(admitted[0])] = error
-            else:  # each again by itself, so that nobody pays for another's fault
-                for commit in admitted:
-                    (outcome,) = self._commit_together([commit])
-                    outcomes |= {} if outcome is None else {id(commit): outcome}
-        return [outcomes.get(id(commit)) for commit in commits]
-
-    def _admit(self, commit: Commit) -> None:
+    def _check(self, commit: Commit) -> None:
         """See whether a commit may be made. Raises: as `commit`."""
         commit.new = [each for each in commit.manifests if not self._is_committed(each.id, commit.raws[each.id])]
         taken = [each for each in commit.new if commit.new_session and self._has_backups(each.session_id)]
@@ -193,8 +174,6 @@ class Catalog:
 
     def _write(self, commits: Sequence[Commit]) -> None:
         """Write the manifests of commits, and then their rows: one fsync of the folder, and one transaction."""
-        if not commits:
-            return
         new = {manifest.id: (commit, manifest) for commit in commits for manifest in commit.new}
         try:
             if new:
@@ -223,7 +202,7 @@ class Catalog:
             if there and self.index.has_backup(manifest.id):
                 return self.index.backup(manifest.id)
             sidecar = self.sidecars.read(manifest.session_id)
-            choose(sidecar, self._clock(), self._ttl_s)
+            choose(sidecar, self._trusted(), sidecar.ttl_s or self.ttl_s)
             if sidecar != self.sidecars.read(manifest.session_id):
                 self.sidecars.write(sidecar)  # before the manifest: a start-up that imports it reads this
             try:
@@ -235,11 +214,14 @@ class Catalog:
                 raise
         return self.index.backup(manifest.id)
 
-    def enter(self, manifest: Manifest, raw: bytes) -> int:
-        """Enter a backup into the index whose manifest is on disk; return how many of its blobs are not."""
-        absent = self._absent(manifest)
-        self._index([(manifest, raw)], absent)
-        return len(absent)
+    def enter(self, found: Sequence[tuple[Manifest, bytes]]) -> dict[str, int]:
+        """Enter backups into the index whose manifests are on disk, in one transaction.
+
+        Returns how many blobs are not here of each that lacks some.
+        """
+        absent = {manifest.id: self._absent(manifest) for manifest, _ in found}
+        self._index(found, frozenset().union(*absent.values()))
+        return {backup_id: len(lacking) for backup_id, lacking in absent.items() if lacking}
 
     def _has_backups(self, session_id: str) -> bool:
         return bool(self.index.list_backups(session_id=session_id, limit=1))
@@ -256,13 +238,13 @@ class Catalog:
             self.manifests.empty_trash()
 
     def _keep_old_state(self, manifest: Manifest) -> None:
-        """Count the TTL of an imported state from now: it may be older than that."""
-        now = self._clock()
-        if now - manifest.created_at < min(OLD_STATE_S, self._ttl_s):
+        """Count the TTL of an imported state from now: it may be older than that, or made under a wrong clock."""
+        now, sidecar = self._trusted(), self.sidecars.read(manifest.session_id)
+        ttl_s = sidecar.ttl_s or self.ttl_s
+        if abs(now - manifest.created_at) < min(OLD_STATE_S, ttl_s):
             return
-        sidecar = self.sidecars.read(manifest.session_id)
         if manifest.id not in sidecar.expires_at:
-            sidecar.expires_at[manifest.id] = now + self._ttl_s
+            sidecar.expires_at[manifest.id] = now + ttl_s
             self.sidecars.write(sidecar)
 
     def _keep_here_too(self, manifest: Manifest) -> None:
@@ -325,14 +307,15 @@ class Catalog:
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
-        return record_of(
+        record = record_of(
             manifest,
             manifest_digest=manifest_file.digest_of(canonical),
             manifest_bytes=self.manifests.size_bytes(manifest.id),
             pinned=manifest.id in sidecar.pinned,
-            expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self._ttl_s)),
+            expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self.ttl_s)),
             title=sidecar.title,
         )
+        return replace(record, used_at=min(manifest.created_at, self._trusted()))
 
     def resolve(self, ref: str) -> Backup:
         """Return a backup by its id, the newest of a session, or the only backup whose id ends so.
@@ -419,12 +402,15 @@ class Catalog:
             self.sidecars.write(sidecar)  # first: after a crash between the two, nothing goes that is not to go
             self.index.set_no_sync(session_id, no_sync)
 
-    def remove(self, backup_id: str, *, purge: bool = False) -> None:
+    def remove(self, backup_id: str, *, purge: bool = False, provided: Callable[[], bool] = lambda: True) -> bool:
         """Remove a backup; blobs stay until nothing needs them and a grace time is over.
 
-        With `purge` its removal from the bucket is queued. Raises: BackupNotFound.
+        With `purge` its removal from the bucket is queued. Nothing is done, and False returned, where `provided` says
+        no at the moment when nothing else can change. Raises: BackupNotFound.
         """
         with self._lock:
+            if not provided():
+                return False
             record = self.index.backup(parse_backup_id(backup_id))
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
@@ -439,15 +425,18 @@ class Catalog:
             self._forget_choices(record)
         if purge:
             self._queued()
+        return True
 
     def _forget_choices(self, record: Backup) -> None:
         """Drop what the user said of a removed backup, and with the last one of its session the title."""
         sidecar = self.sidecars.read(record.session_id)
         last = sidecar.title is not None and not self.index.list_backups(session_id=record.session_id, limit=1)
-        if last or record.id in sidecar.pinned or record.id in sidecar.expires_at:
+        noted = (sidecar.pinned, sidecar.expires_at, sidecar.dropped_at)
+        if last or any(record.id in each for each in noted):
             sidecar.title = None if last else sidecar.title
             sidecar.pinned.discard(record.id)
             sidecar.expires_at.pop(record.id, None)
+            sidecar.dropped_at.pop(record.id, None)
             self.sidecars.write(sidecar)
         if sidecar == Sidecar(record.session_id) and not self._has_backups(record.session_id):
             self.sidecars.forget(record.session_id)

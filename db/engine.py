@@ -14,7 +14,8 @@ from sqlalchemy.pool import QueuePool, StaticPool
 BUSY_TIMEOUT_S = 10.0
 
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open an index; without `read_only` it is made when there is none, and turned to WAL mode."""
     mode = "ro" if read_only else "rwc"
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
@@ -35,7 +36,7 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 def writer_engine(path: Path) -> Engine:
     """Return the engine of the one connection that writes. Its transactions are `BEGIN IMMEDIATE`."""
-    engine = create_engine("sqlite://", creator=lambda: _connect(path, read_only=False), poolclass=StaticPool)
+    engine = create_engine("sqlite://", creator=lambda: connect(path, read_only=False), poolclass=StaticPool)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
@@ -43,7 +44,7 @@ def writer_engine(path: Path) -> Engine:
 def reader_engine(path: Path) -> Engine:
     """Return the engine of the connections that only read."""
     engine = create_engine(
-        "sqlite://", creator=lambda: _connect(path, read_only=True), poolclass=QueuePool, pool_size=4, max_overflow=4
+        "sqlite://", creator=lambda: connect(path, read_only=True), poolclass=QueuePool, pool_size=4, max_overflow=4
     )
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine

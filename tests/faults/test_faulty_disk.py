@@ -22,7 +22,7 @@ import pytest
 from support.faulty_fs import CHANGES, EVERY, GROWS, HALF_EIO, KILL, KILL_TORN, SHORT, FaultyDisk, Op
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
-OPERATIONS = ("save", "save_group", "restore", "remove", "pin", "stay", "collect", "start")
+OPERATIONS = ("save", "save_group", "restore", "remove", "pin", "stay", "collect", "start", "migrate")
 WRITES = frozenset({Op.WRITE})
 NAMES = frozenset({Op.RENAME, Op.UNLINK, Op.MKDIR, Op.LINK})
 SYNCS = frozenset({Op.SYNC, Op.SYNC_FOLDER})
@@ -80,7 +80,9 @@ class Work:
         """Return how many faults came to be; raise what was wrong behind one."""
         fault = FAULTS[name]
         asked = {"operation": operation, "ops": sorted(fault.ops), "action": fault.action, "times": fault.times}
-        stride = 1 if SOAK else fault.stride * (5 if operation == "start" else 1)  # which looks at 256 folders
+        stride = (
+            1 if SOAK else fault.stride * (5 if operation in ("start", "migrate") else 1)
+        )  # they look at 256 folders
         asked |= {"every": stride, "first": 0 if SOAK else first % stride, "path": ""}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked) + "\n")

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Work:
 
     def run(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Do one operation again and again, failing at another call each time."""
-        operation: Callable[[], object] = getattr(self.world, asked["operation"])
+        operation: Any = getattr(self.world, asked["operation"])
         ops, action = frozenset(Op(number) for number in asked["ops"]), asked["action"]
         kills = action in (KILL, KILL_TORN)
         cases = fired = 0
@@ -58,10 +58,11 @@ class Work:
         yield from range(first, LIMIT, every)
         raise AssertionError("this goes on for ever")
 
-    def _failed(self, operation: Callable[[], object], ops: frozenset[Op], action: int, options: Any) -> bool:
+    def _failed(self, operation: Any, ops: frozenset[Op], action: int, options: Any) -> bool:
         """Fail at a call, look, do it again without a fault, start anew, look again."""
         world = self.world
         with world.opened():
+            self._prepare(operation)
             self.disk.arm(ops, action, **options)
             try:
                 operation()
@@ -80,7 +81,10 @@ class Work:
             world.settle()
         return came
 
-    def _killed(self, operation: Callable[[], object], ops: frozenset[Op], action: int, options: Any) -> bool:
+    def _prepare(self, operation: Any) -> None:
+        getattr(self.world, f"before_{operation.__name__}", lambda: None)()
+
+    def _killed(self, operation: Any, ops: frozenset[Op], action: int, options: Any) -> bool:
         """Kill a child within a call, start anew, look."""
         self.world.skip_ids()
         out, into = os.pipe()
@@ -104,12 +108,11 @@ class Work:
             self.world.settle()
         return died
 
-    def _in_child(
-        self, operation: Callable[[], object], ops: frozenset[Op], action: int, options: Any, into: int
-    ) -> None:
+    def _in_child(self, operation: Any, ops: frozenset[Op], action: int, options: Any, into: int) -> None:
         try:
             self.world.note_with(lambda text: os.write(into, text.encode() + b"\n"))
             self.world.open()
+            self._prepare(operation)
             self.disk.arm(ops, action, **options)
             operation()
             self.disk.disarm()

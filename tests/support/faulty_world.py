@@ -6,8 +6,10 @@ kept in a ledger; `verify` compares a home with it.
 
 from __future__ import annotations
 
+import copy
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,6 +32,7 @@ from torpor.state.manifest import BlobRef, GroupRef, KVCache, manifest_blobs
 from torpor.store.home import Home
 
 from support.manifests import LAYOUT, manifest
+from support.old_indexes import age
 
 BLOCK_BYTES = 64 * 64
 OLD_S = 2 * 24 * 3600.0
@@ -49,7 +52,11 @@ class Ledger:
     titles: dict[str, str] = field(default_factory=dict)  # by session, as long as it has a backup
     sessions: dict[str, str] = field(default_factory=dict)
     stays: set[str] = field(default_factory=set)
+    groups: dict[str, set[str]] = field(default_factory=dict)  # of which nothing was removed
     vague: set[str] = field(default_factory=set)  # ids and sessions whose pin or title was being changed
+
+    def copy(self) -> Ledger:
+        return copy.deepcopy(self)
 
     def learn(self, note: str) -> None:
         """Take in one note."""
@@ -57,11 +64,14 @@ class Ledger:
         match word:
             case "begin":
                 self.unsure[subject], self.sessions[subject] = rest[0].split()
+            case "group":
+                self.groups[subject] = set(rest[0].split())
             case "saved":
                 self.kept[subject] = self.unsure.pop(subject)
             case "removing":
                 self.unsure[subject] = self.kept.pop(subject)
                 self.vague |= {subject, self.sessions[subject]}
+                self.groups = {group: ids for group, ids in self.groups.items() if subject not in ids}
             case "removed":
                 del self.unsure[subject]
                 session = self.sessions[subject]
@@ -180,12 +190,26 @@ class World:
         self._saving = None
         return backup_id
 
+    def save_beside(self, session: str, lock: threading.Lock) -> None:
+        """Save a session while other threads do so too; the lock is the world's own books'."""
+        with lock:
+            data = [self.rng.randbytes(BLOCK_BYTES) for _ in range(2)]
+        blobs = [self.files.put([memoryview(part)]).ref for part in data]
+        self.files.settle()
+        with lock:
+            backup_id, raw = self.body(session, blobs)
+            self.begun([(backup_id, raw)])
+        self.daemon.commit(backup_id, raw)
+        with lock:
+            self.say(f"saved {backup_id}")
+
     def save_group(self) -> None:
         """Save two sessions as one."""
         group = GroupRef(self.new_id(), "g", 2)
         members = [self.body(session, self.write_blobs(2), group) for session in ("g1", "g2")]
         self.files.settle()
         self.begun(members)
+        self.say(f"group {group.id} " + " ".join(backup_id for backup_id, _ in members))
         self.groups.commit(group.id, b'{"manifests":[' + b",".join(raw for _, raw in members) + b"]}")
         for backup_id, _ in members:
             self.say(f"saved {backup_id}")
@@ -248,6 +272,16 @@ class World:
         self.close()
         self.open()
 
+    def before_migrate(self) -> None:
+        """Make the index one of an older version; the daemon is stopped."""
+        self.close()
+        age(self.home.index, "0004")
+
+    def migrate(self) -> None:
+        """Start a daemon, unless it runs."""
+        if self.catalog is None:
+            self.open()
+
     def some(self) -> str:
         return self.rng.choice(sorted(self.ledger.kept))
 
@@ -276,6 +310,8 @@ class World:
             if not ledger.vague & {backup_id, record.session_id}:
                 assert record.pinned == (backup_id in ledger.pinned), f"pin of {backup_id}"
                 assert record.title == ledger.titles.get(record.session_id, record.title), "titles"
+        for members in ledger.groups.values():
+            assert members & listed.keys() in (set(), members), "a part of a group"
         for session in ledger.stays:
             assert self.daemon.sidecars.read(session).no_sync, "what must stay on this machine"
 

@@ -65,7 +65,8 @@ torpor.cli.entry.main()
 
 _OURS = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
 PRINTING = {"COLUMNS": "140", "NO_COLOR": "1"}  # what is printed has looked at them before the fork
-_STARTED_WITH = {k: v for k, v in os.environ.items() if k.startswith("PYTHON")}
+_OF_THE_START = ("PYTHON", "LD_")
+_STARTED_WITH = {k: v for k, v in os.environ.items() if k.startswith(_OF_THE_START)}
 
 
 def clean_environment() -> dict[str, str]:
@@ -75,7 +76,7 @@ def clean_environment() -> dict[str, str]:
 
 def starts_otherwise(environment: Mapping[str, str]) -> bool:
     """Tell whether the interpreter itself is to start in another way than the one that is forked."""
-    return {k: v for k, v in environment.items() if k.startswith("PYTHON")} != _STARTED_WITH
+    return {k: v for k, v in environment.items() if k.startswith(_OF_THE_START)} != _STARTED_WITH
 
 
 class Forked:

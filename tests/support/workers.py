@@ -62,6 +62,13 @@ def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> N
     out.send(("done", ""))
 
 
+def start_mixed(home: Path, crash_at: str, seed: int) -> tuple[BaseProcess, Connection]:
+    """Start a process that does everything an inference process does, until it is killed (support/mixed_work.py)."""
+    from support.mixed_work import work
+
+    return _start(work, str(home), crash_at, seed)
+
+
 def start_group_worker(home: Path, crash_at: str, name: str) -> tuple[BaseProcess, Connection]:
     """Start a process that saves the sessions a, b and c as a group."""
     return _start(_save_group, str(home), crash_at, name)
