@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..codec import manifest_file
@@ -36,8 +37,9 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
+from .commits import Commit, each_its_outcome
 from .spared import Spared
-from .together import Outcome, Together
+from .together import Together
 
 CANDIDATES = 5  # of a short id that is not unique
 OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from elsewhere
@@ -67,21 +69,6 @@ class BackupBlobs:
     sharing: Sharing
 
 
-@dataclass(slots=True, eq=False)
-class Commit:
-    """Manifests that are committed all or none. `staged` are their files, as far as they were not there."""
-
-    manifests: Sequence[Manifest]
-    raws: dict[str, bytes]
-    new_session: bool
-    staged: dict[str, Path] = field(default_factory=dict)
-    new: list[Manifest] = field(default_factory=list)
-
-    def keys(self) -> frozenset[str]:
-        """Return what no other commit of the same transaction may touch."""
-        return frozenset(self.raws) | {manifest.session_id for manifest in self.manifests}
-
-
 class Catalog:
     """The one place that changes manifests and index together. Safe to call from several threads."""
 
@@ -104,7 +91,7 @@ class Catalog:
         self.staging, self.ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
         self._trusted = clock
         self._lock = threading.Lock()
-        self._together = Together(self._lock, self._commit_together)
+        self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
         self._room_for: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
@@ -173,28 +160,7 @@ class Catalog:
                 self.manifests.unstage(commit.staged.values())
         self._queued()
 
-    def _commit_together(self, commits: Sequence[Commit]) -> list[Outcome]:
-        """Commit all of them; one that is refused, or that fails, stops no other."""
-        outcomes: dict[int, BaseException] = {}
-        admitted: list[Commit] = []
-        for commit in commits:
-            try:
-                self._admit(commit)
-                admitted.append(commit)
-            except Exception as error:
-                outcomes[id(commit)] = error
-        try:
-            self._write(admitted)
-        except Exception as error:
-            if len(admitted) == 1:
-                outcomes[id(admitted[0])] = error
-            else:  # each again by itself, so that nobody pays for another's fault
-                for commit in admitted:
-                    (outcome,) = self._commit_together([commit])
-                    outcomes |= {} if outcome is None else {id(commit): outcome}
-        return [outcomes.get(id(commit)) for commit in commits]
-
-    def _admit(self, commit: Commit) -> None:
+    def _check(self, commit: Commit) -> None:
         """See whether a commit may be made. Raises: as `commit`."""
         commit.new = [each for each in commit.manifests if not self._is_committed(each.id, commit.raws[each.id])]
         taken = [each for each in commit.new if commit.new_session and self._has_backups(each.session_id)]
@@ -208,8 +174,6 @@ class Catalog:
 
     def _write(self, commits: Sequence[Commit]) -> None:
         """Write the manifests of commits, and then their rows: one fsync of the folder, and one transaction."""
-        if not commits:
-            return
         new = {manifest.id: (commit, manifest) for commit in commits for manifest in commit.new}
         try:
             if new:

@@ -12,7 +12,6 @@ from ..state.access import OWNER
 ROUTES: dict[str, str] = {
     "GET /v1/status": "read save restore",
     "GET /v1/events": "read",
-    "GET /metrics": "metrics",
     "GET /openapi.json": "read",
     "GET /v1/backups": "read restore",
     "GET /v1/backups/{ref}": "read save restore",
