@@ -184,12 +184,13 @@ class BlobStore:
     def locate(self, digest: str) -> Path:
         """Return where a blob lies that can be read. Raises: as `open`."""
         os.close(self.open(digest))
-        return next((path for path in self._places(digest) if path.exists()), self.path(digest))
+        with translated("look for blob", digest[:16]):
+            return next((path for path in self._places(digest) if path.exists()), self.path(digest))
 
     def find(self, ref: BlobRef) -> Path | None:
         """Return where a blob of the right size lies that can be read, in the store or in the trash."""
         for path in self._places(ref.digest):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # what cannot even be looked at cannot be read
                 if os.lstat(path).st_size == ref.size_bytes:
                     return path
         return None
