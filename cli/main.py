@@ -20,12 +20,13 @@ from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, Manifest
 from ..state.plan import check_mode
 from ..store.files import store_error
 from . import diff as diff_page
-from . import key, output, pair, remote, sessions, sync, transfer, watch
+from . import doctor, events, key, output, pair, remote, retention, sessions, storage, sync, transfer, verify, watch
+from . import home as home_folder
 from . import log as history
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
-from .output import reporting, show, size, survive_encodings, table, when
+from .output import reporting, show, survive_encodings, table, when
 
 app = typer.Typer(
     name="torpor",
@@ -37,6 +38,7 @@ app = typer.Typer(
 
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
+app.add_typer(home_folder.app, name="home")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")
@@ -92,7 +94,7 @@ def serve(
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     try:
-        from ..daemon.compose import serve as run_daemon
+        from ..daemon.service import serve as run_daemon
         from ..daemon.settings import load_settings
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
@@ -134,8 +136,7 @@ def status(
         rows.add_row("log", found["log"])
         rows.add_row("backups", f"{found['backups']} of {found['sessions']} sessions")
         rows.add_row("last backup", when(found["last_backup_at"]))
-        free = size(found["disk_free_bytes"])
-        rows.add_row("stored", f"{size(found['blob_bytes'])} in {found['blobs']} blobs, {free} free on this disk")
+        storage.add_status_rows(rows, found)
         sync.add_status_rows(rows, found["remote"])
         watch.add_status_rows(rows, found["watches"])
         return rows
@@ -255,10 +256,14 @@ def rm(
     ref: Annotated[str, typer.Argument(help="A backup id, or with --session a session id.")],
     session: Annotated[bool, typer.Option("--session", help="Remove every backup of the session.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Pinned backups too.")] = False,
-    purge: Annotated[bool, typer.Option("--purge", help="From the bucket as well, for all machines.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="So that nothing stays, nor in the bucket.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove a backup. What others share stays; the rest is freed after a grace time. In the bucket it stays."""
+    """Remove a backup. What others share stays; the rest is freed after a grace time. In the bucket it stays.
+
+    With --purge its blobs go at once, as far as no other backup needs them, with the events that name it; and it is
+    taken out of the bucket for all machines.
+    """
     with _keeper() as keeper:
         found = keeper.api.backups(session_id=ref, limit=10_000) if session else [_exact(keeper, ref)]
         if not found:
@@ -266,9 +271,11 @@ def rm(
         pinned = [b.id for b in found if b.pinned]
         if pinned and not force:
             raise BadInput(f"{pinned[0]} is pinned", hint="Unpin it (`torpor pin --off ID`) or add --force.")
-        for backup in found:
-            keeper.api.call("DELETE", f"/v1/backups/{backup.id}", params={"purge": True} if purge else {})
-    show({"removed": [b.id for b in found]}, as_json, lambda: f"removed {len(found)} backup(s)")
+        purged = [keeper.api.purge(backup.id) for backup in found if purge]
+        for backup in found if not purge else []:
+            keeper.api.remove(backup.id)
+    body = {"removed": [b.id for b in found]} | ({"purged": purged} if purge else {})
+    show(body, as_json, lambda: storage.purged_line(purged) if purge else f"removed {len(found)} backup(s)")
 
 
 def _exact(keeper: Keeper, ref: str) -> Any:
@@ -295,6 +302,7 @@ def demo(
 
 
 app.command()(fingerprint)
+app.command("events")(events.events)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_files)
 app.command("log")(history.log)
@@ -303,6 +311,10 @@ app.command("rename")(sessions.rename)
 app.command("restore")(sessions.restore)
 app.command("fetch")(remote.fetch)
 app.command("no-sync")(sync.no_sync)
+app.command("gc")(retention.gc)
+app.command("keep")(retention.keep)
+app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

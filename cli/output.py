@@ -149,7 +149,9 @@ def backups_table(rows: list[dict[str, Any]], now: float) -> Table:
             ["pinned"] * b.pinned
             + ([f'"{b.title}"'] if b.title else [])
             + [f"group {b.group_name}"] * (b.group_name is not None)
-            + ["not all here"] * (b.absent_bytes > 0)
+            + ["KV let go"] * (b.dropped_at is not None)
+            + ["damaged"] * (b.damaged_bytes > 0)
+            + ["not all here"] * (b.absent_bytes > b.damaged_bytes and b.dropped_at is None)
         )
         total, written = size(b.bytes_total), size(b.bytes_written)
         there = [in_bucket(row["remote"])] if remote else []

@@ -157,6 +157,7 @@ def fetch(ref: Ref, as_json: Json = False) -> None:
     """Bring everything of a backup here, so that it can be woken without a network. What has arrived stays."""
     with connect() as keeper:
         backup = keeper.api.backup(ref)
+        keeper.api.note_used([backup.id])  # what arrives is to stay
         at = keeper.api.json("POST", f"/v1/backups/{backup.id}/fetch", json={})
         try:
             with bar(f"fetching {backup.id}", as_json) as told:

@@ -94,7 +94,14 @@ def _head(seen: View) -> Any:
     rows.add_row("tokens", f"{b.tokens:,}")
     rows.add_row("created", when(b.created_at))
     rows.add_row("expires", "never (pinned)" if b.pinned else when(b.expires_at))
+    rows.add_row("used", when(b.used_at))
     rows.add_row("size", f"{size(b.bytes_total)}, {size(b.bytes_written)} of it new")
+    if b.dropped_at is not None:
+        rows.add_row(
+            "let go", f"KV cache and embeddings, {when(b.dropped_at)}; a restore computes or fetches them again"
+        )
+    if b.absent_bytes:
+        rows.add_row("not here", size(b.absent_bytes))
     return rows
 
 

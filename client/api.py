@@ -6,18 +6,20 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import orjson
 
 from ..codec.manifest_file import digest_of
-from ..state.api import API_VERSION, DIGEST_HEADER, VERSION_HEADER
+from ..state.api import API_VERSION, DIGEST_HEADER, TIMING_HEADER, VERSION_HEADER
 from ..state.backup import Backup, Group
 from ..state.errors import BadInput, DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
 from ..state.ids import is_backup_id, parse_session_id, parse_title
 from ..state.manifest import BlobRef
 from ..state.problems import from_problem
+from ..state.timing import Timing
 from .discover import Endpoint
 
 _ADDRESS_HINT = "TORPOR_URL looks like http://127.0.0.1:7717; TORPOR_TOKEN is what the file `token` holds."
@@ -150,9 +152,22 @@ class Api:
         found: list[dict[str, Any]] = self.json("GET", "/v1/watches")["watches"]
         return found
 
+    def remove(self, backup_id: str) -> None:
+        """Remove a backup from the daemon's machine. Raises: BackupNotFound."""
+        self.call("DELETE", f"/v1/backups/{backup_id}")
+
+    def purge(self, backup_id: str) -> dict[str, Any]:
+        """Remove a backup so that nothing of it stays, and return what was freed. Raises: BackupNotFound."""
+        return self.json("DELETE", f"/v1/backups/{backup_id}", params={"purge": True})
+
     def discard(self, refs: Iterable[BlobRef]) -> None:
         """Let the daemon remove what a failed save wrote, unless a backup needs it by now."""
         self.json("POST", "/v1/blobs/discard", json={"blobs": {ref.digest: ref.size_bytes for ref in refs}})
+
+    def note_used(self, backup_ids: Iterable[str]) -> None:
+        """Tell that backups are being restored, so that nothing of them leaves meanwhile."""
+        for backup_id in backup_ids:
+            self.call("POST", f"/v1/backups/{backup_id}/used")
 
     def group(self, ref: str) -> Group:
         """Return a group by its id, or the newest of a name. Raises: InvalidId, GroupNotFound."""
@@ -164,24 +179,37 @@ class Api:
         found: list[dict[str, Any]] = self.json("GET", "/v1/groups", params={"limit": limit})["groups"]
         return found
 
-    def commit(self, backup_id: str, raw: bytes, *, new_session: bool = False) -> Backup:
+    def commit(self, backup_id: str, raw: bytes, *, new_session: bool = False, timing: Timing | None = None) -> Backup:
         """Commit a manifest, waiting a while for a daemon that is being restarted (a repeated commit is harmless).
 
         With `new_session`, only as the first backup of its session. Raises: Conflict, MissingBlobs, and more.
         """
         path = f"/v1/backups/{backup_id}" + ("?new_session=true" if new_session else "")
-        return Backup.from_dict(self._put_patiently(path, raw))
+        return Backup.from_dict(self._put_patiently(path, raw, timing))
 
-    def commit_group(self, group_id: str, raws: Iterable[bytes]) -> Group:
+    def commit_group(self, group_id: str, raws: Iterable[bytes], *, timing: Timing | None = None) -> Group:
         """Commit the manifests of a group, all or none; waits like `commit`."""
         body = b'{"manifests":[' + b",".join(raws) + b"]}"
-        return Group.from_dict(self._put_patiently(f"/v1/groups/{group_id}", body))
+        return Group.from_dict(self._put_patiently(f"/v1/groups/{group_id}", body, timing))
 
-    def _put_patiently(self, path: str, raw: bytes, patience_s: float = 10.0) -> dict[str, Any]:
+    def restored(self, mode: str, took_s: float) -> None:
+        """Tell the daemon's metrics of a restore; one that does not count them is not asked again here."""
+        with suppress(TorporError):
+            self.call("POST", "/v1/restored", json={"mode": mode, "seconds": took_s})
+
+    def events(self, after: int | None = None, *, limit: int = 50, wait_s: float = 0.0) -> dict[str, Any]:
+        """Return the newest events, or those behind an id, waiting for the first: `events`, and the next `after`."""
+        query = {"limit": limit} if after is None else {"limit": limit, "after": after, "wait_s": wait_s}
+        return self.json("GET", "/v1/events", params=query)
+
+    def _put_patiently(self, path: str, raw: bytes, timing: Timing | None, patience_s: float = 10.0) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if timing is not None:
+            headers[TIMING_HEADER] = timing.to_header()
         deadline, delay_s = time.monotonic() + patience_s, 0.1
         while True:
             try:
-                return self.json("PUT", path, content=raw, headers={"Content-Type": "application/json"})
+                return self.json("PUT", path, content=raw, headers=headers)
             except DaemonNotRunning:
                 if time.monotonic() + delay_s > deadline:
                     raise

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..state.api import SAVE_HEADER
 from ..state.crash_points import Checkpoint
 from ..state.errors import BlobDamaged
 from ..state.manifest import BlobRef
@@ -25,10 +26,17 @@ from .api import Api
 class BlobAccess(Protocol):
     """Blobs of one store."""
 
-    def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
+    def put(
+        self,
+        buffers: Sequence[memoryview],
+        still_good: Callable[[], None] | None = None,
+        *,
+        within: str | None = None,
+    ) -> PutResult:
         """Store the joined bytes of some buffers; `still_good` raises when they were changed since they were hashed.
 
-        Raises: StoreFull, StoreFailed, DaemonNotRunning, and what `still_good` raises.
+        `within` is the save whose promised room they take.
+        Raises: QuotaFull, StoreFull, StoreFailed, DaemonNotRunning, and what `still_good` raises.
         """
         ...
 
@@ -67,7 +75,13 @@ class SharedFiles:
         self._unsynced: set[Path] = set()
         self._lock, self._settling = threading.Lock(), threading.Lock()
 
-    def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
+    def put(
+        self,
+        buffers: Sequence[memoryview],
+        still_good: Callable[[], None] | None = None,
+        *,
+        within: str | None = None,
+    ) -> PutResult:
         """Store bytes. The staging folder is made on first use, so a process that only reads leaves no trace."""
         with self._lock:
             if self._staging is None:
@@ -121,12 +135,18 @@ class OverHttp:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
+    def put(
+        self,
+        buffers: Sequence[memoryview],
+        still_good: Callable[[], None] | None = None,
+        *,
+        within: str | None = None,
+    ) -> PutResult:
         """Upload bytes unless the store has them. The daemon checks them and makes them durable before it answers."""
         ref = BlobRef(digest_buffers(buffers), sum(b.nbytes for b in buffers))
         if not self.missing([ref]):
             return PutResult(ref, written=False)
-        headers = {"Content-Type": "application/octet-stream"}
+        headers = {"Content-Type": "application/octet-stream"} | ({} if within is None else {SAVE_HEADER: within})
         self._api.call("PUT", f"/v1/blobs/{ref.digest}", content=b"".join(buffers), headers=headers)
         return PutResult(ref, written=True)
 

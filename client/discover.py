@@ -39,7 +39,7 @@ def find_endpoint(
         if not token:
             raise Unauthorized("TORPOR_URL is set without a token", hint="Set TORPOR_TOKEN to the daemon's token.")
         return Endpoint(url.rstrip("/"), token)
-    place = Home(Path(home).absolute()) if home is not None else Home.from_environment(environment)
+    place = Home.at(home) if home is not None else Home.from_environment(environment)
     listening = _read_json(place)
     socket = listening.get("socket")
     if not isinstance(socket, str) or not os.path.exists(socket):

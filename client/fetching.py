@@ -36,9 +36,15 @@ class Fetching:
     ) -> None:
         self._blobs, self._api, self._clock, self._sleep = blobs, api, clock, sleep
 
-    def put(self, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None) -> PutResult:
+    def put(
+        self,
+        buffers: Sequence[memoryview],
+        still_good: Callable[[], None] | None = None,
+        *,
+        within: str | None = None,
+    ) -> PutResult:
         """Store bytes; a damaged blob that is found is written anew."""
-        return self._blobs.put(buffers, still_good)
+        return self._blobs.put(buffers, still_good, within=within)
 
     def settle(self) -> None:
         """Make everything that was put durable."""

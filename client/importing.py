@@ -33,10 +33,12 @@ from ..state.errors import (
 )
 from ..state.ids import parse_session_id
 from ..state.manifest import BlobRef, Manifest
+from ..state.quota import on_disk
 from ..state.watching import Signature
 from ..store.files import store_error
 from .api import Api
 from .blob_access import BlobAccess
+from .room import STEP_BYTES, Promise, RoomDesk
 from .save import MAX_ATTEMPTS
 from .sources import Source, open_source
 from .transfer import Counted, FileFormat, Progress, format_of, no_progress, signature_of
@@ -59,8 +61,8 @@ class Imported:
 class Importer:
     """Imports files into the store of a daemon."""
 
-    def __init__(self, api: Api, blobs: BlobAccess, clock: Callable[[], float] = time.time) -> None:
-        self._api, self._blobs, self._clock = api, blobs, clock
+    def __init__(self, api: Api, blobs: BlobAccess, desk: RoomDesk, clock: Callable[[], float] = time.time) -> None:
+        self._api, self._blobs, self._desk, self._clock = api, blobs, desk, clock
 
     def run(
         self,
@@ -98,7 +100,9 @@ class Importer:
             # The structure comes before the digest: a few bytes refuse what is no such file.
             source = open_source(kind, counted, seen.size_bytes, stack)
             digest = _digest(counted)
-            made = _Import(self._api, self._blobs, source, Path(path), seen, digest, session_id, self._clock())
+            made = _Import(
+                self._api, self._blobs, self._desk, source, Path(path), seen, digest, session_id, self._clock()
+            )
             backup, known = made.run(lambda: signature_of(os.fstat(file.fileno())))
         return Imported(backup, known, kind, seen)
 
@@ -155,6 +159,7 @@ class _Import:
 
     api: Api
     blobs: BlobAccess
+    desk: RoomDesk
     source: Source
     path: Path
     seen: Signature
@@ -171,8 +176,9 @@ class _Import:
         if known is not None and self._is_whole(known):
             return known, True
         written: list[BlobRef] = []
+        promise = self.desk.promise(backup_id)
         try:
-            layers = self.source.layers(lambda chunk: self._put(chunk, written))
+            layers = self.source.layers(lambda chunk: self._put(chunk, written, promise))
             self.blobs.settle()
             if look_again() != self.seen:
                 raise FileChanged(f"{self.path} was written to while it was read")
@@ -183,6 +189,8 @@ class _Import:
         except BaseException:
             with suppress(TorporError):
                 self.api.discard(written)
+            with suppress(TorporError):
+                promise.end()
             raise
 
     def _known(self, backup_id: str, whole: Manifest | None) -> Backup | None:
@@ -207,8 +215,10 @@ class _Import:
                 raise
             return self.api.backup(manifest.id)  # another process has imported this very file meanwhile
 
-    def _put(self, chunk: memoryview, written: list[BlobRef]) -> BlobRef:
-        result = self.blobs.put([chunk])
+    def _put(self, chunk: memoryview, written: list[BlobRef], promise: Promise) -> BlobRef:
+        promise.need(on_disk(chunk.nbytes), ahead_bytes=min(self.seen.size_bytes, STEP_BYTES))
+        result = self.blobs.put([chunk], within=promise.name)
+        promise.wrote(on_disk(chunk.nbytes))
         if result.written:
             written.append(result.ref)
         return result.ref

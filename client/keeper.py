@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +16,11 @@ from ..codec import manifest_file
 from ..state.backup import Backup
 from ..state.block_keys import Medium
 from ..state.canary import CanaryResult
-from ..state.errors import InvalidManifest, ManifestDamaged
+from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
 from ..state.manifest import BlobRef, Manifest, manifest_blobs
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, check_required, plan_restore, refused
+from ..state.quota import SMALL_BYTES
 from ..state.rates import Observation
 from ..state.watching import Signature
 from ..state.window import Overflow, check_overflow
@@ -36,12 +38,13 @@ from .forking import fork
 from .groups import GroupHandle, check_targets
 from .history import History, read_history
 from .importing import Imported, Importer
-from .losses import NOT_THERE, why_not_fetched
+from .losses import NOT_THERE, why_let_go, why_not_fetched
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
+from .room import RoomDesk
 from .save import SaveHandle, SaveWorker
 from .saver import Saver
 from .switch import WayBack
@@ -79,8 +82,13 @@ def connect(
     except BaseException:
         api.close()
         raise
-    has_bucket = status.get("remote") is not None
-    return Keeper(api, pool=pool, max_recoverable_tokens=status["max_recoverable_tokens"], has_bucket=has_bucket)
+    return Keeper(
+        api,
+        pool=pool,
+        max_recoverable_tokens=status["max_recoverable_tokens"],
+        has_bucket=status.get("remote") is not None,
+        unasked_bytes=status["storage"]["unasked_bytes"],
+    )
 
 
 class Keeper:
@@ -95,6 +103,7 @@ class Keeper:
         clock: Callable[[], float] = time.time,
         max_recoverable_tokens: int = DEFAULT_MAX_TOKENS,
         has_bucket: bool = False,
+        unasked_bytes: int = SMALL_BYTES,
     ) -> None:
         checkpoint = from_environment(os.environ)
         self.api, self._clock = api, clock
@@ -108,7 +117,8 @@ class Keeper:
         self.memory: Memory = InDaemon(api)
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
-        worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint)
+        self.desk = RoomDesk(api, unasked_bytes)
+        worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint, self.desk)
         self._saver = Saver(worker, pool or Pool(), self.memory, self._rates, free_memory, clock, at_exit=self.close)
 
     def save(self, session_id: str, source: SessionSource) -> SaveHandle:
@@ -142,7 +152,7 @@ class Keeper:
         Raises: BackupNotFound, SessionNotFound, RestoreRefused; ManifestDamaged, InvalidManifest with `require`.
         """
         try:
-            manifest = self.manifest(ref)[1]
+            backup, manifest = self.manifest(ref)
         except (ManifestDamaged, InvalidManifest) as error:
             if require is not None:
                 raise
@@ -150,7 +160,7 @@ class Keeper:
         lend(self.memory, target)
         state = target if isinstance(target, TargetState) else target.describe()
         source = self._way_back.source(manifest, state, at_most)
-        conditions = self._foreseen(state, source.manifest)
+        conditions = self._foreseen(state, backup, source.manifest)
         plan = plan_restore(source.manifest, state, conditions, require=require, at_most=source.at_most(at_most))
         plan = source.label(plan)
         if isinstance(target, Foreseeing) and must_render(plan, source.manifest, state.window_tokens):
@@ -164,13 +174,13 @@ class Keeper:
     def _conditions(self, state: TargetState) -> Conditions:
         return Conditions(self.max_recoverable_tokens, rates=self._rates.rates(state))
 
-    def _foreseen(self, state: TargetState, manifest: Manifest) -> Conditions:
+    def _foreseen(self, state: TargetState, backup: Backup, manifest: Manifest) -> Conditions:
         """Return the conditions of a restore as far as they are known before anything is read."""
-        conditions, missing = self._conditions(state), self._missing(manifest)
+        conditions, missing, let_go = self._conditions(state), self._missing(manifest), why_let_go(backup, manifest)
         if self._fetching is None or not missing:
-            return replace(conditions, missing=missing)
+            return replace(conditions, missing=missing, reasons=let_go)
         there, trouble = self._fetching.look(missing)
-        reasons = dict.fromkeys(missing - there, NOT_THERE)
+        reasons = dict.fromkeys(missing - there, NOT_THERE) | let_go
         if trouble is not None:
             reasons |= dict.fromkeys(there, why_not_fetched(trouble))
             there = frozenset()
@@ -215,7 +225,9 @@ class Keeper:
         elif not canary:  # which takes time of its own
             took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
             self._threads.submit(self._rates.note, [took], read.state)
-        return self._handed_over(read, target, session)
+        restored = self._handed_over(read, target, session)
+        self._threads.submit(self.api.restored, restored.mode, time.perf_counter() - started)
+        return restored
 
     def restore_group(
         self,
@@ -259,7 +271,11 @@ class Keeper:
         backup, manifest = self.manifest(ref)
         state = target.describe()
         source = self._way_back.source(manifest, state, at_most)
+        self._threads.submit(
+            self._note_used, {backup.id, source.base_id or backup.id}
+        )  # nothing of them leaves meanwhile
         conditions = replace(self._conditions(state), remote=self._to_fetch(source.manifest))
+        conditions = replace(conditions, reasons=why_let_go(backup, source.manifest))
 
         def read(highest: Mode) -> Woken:
             options: Any = {"require": require, "at_most": source.at_most(highest), "label": source.label}
@@ -270,6 +286,10 @@ class Keeper:
         if require is not None and isinstance(target, Foreseeing):
             check_required(with_outcome(woken.plan, target.foresee(woken)), require)
         return _Read(backup, woken, checked, state)
+
+    def _note_used(self, backup_ids: set[str]) -> None:
+        with suppress(TorporError):  # what is gone all the same is fetched, or lowers the mode
+            self.api.note_used(backup_ids)
 
     def _handed_over(self, read: _Read, target: RestoreTarget[S], session: S) -> Restored[S]:
         woken, plan = read.woken, with_outcome(read.woken.plan, read.woken.outcome)
@@ -362,7 +382,7 @@ class Keeper:
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, FileChanged, TooLarge, UnsupportedState,
         MissingExtra.
         """
-        importer = Importer(self.api, self.blobs, self._clock)
+        importer = Importer(self.api, self.blobs, self.desk, self._clock)
         return importer.run(path, session_id, progress, follow=follow, expected=expected)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from ..state.backup import Backup
 from ..state.errors import (
     BlobDamaged,
     BlobNotFound,
@@ -17,7 +18,9 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
+from ..state.manifest import REBUILDABLE, Manifest, manifest_blobs
 
+LET_GO = "no longer kept here (its TTL was over, or the room was short)"
 NOT_THERE = "missing or damaged here, and not in S3"
 _WHY: tuple[tuple[type[TorporError], str], ...] = (
     (Offline, "in S3, which cannot be reached"),
@@ -28,6 +31,14 @@ _WHY: tuple[tuple[type[TorporError], str], ...] = (
     (ObjectNotFound, NOT_THERE),
     (StoreFull, "in S3, and the disk here is full"),
 )
+
+
+def why_let_go(backup: Backup, manifest: Manifest) -> dict[str, str]:
+    """Say of the KV cache and embeddings of a backup that they were let go of, where they were, by their blobs."""
+    if backup.dropped_at is None:
+        return {}
+    blobs = manifest_blobs(manifest).items()
+    return {digest: LET_GO for digest, (_, layer) in blobs if layer in REBUILDABLE}
 
 
 def is_loss(error: BaseException) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -15,15 +15,19 @@ from ..codec import manifest_file, tree
 from ..state.backup import Backup
 from ..state.block_keys import TokenRow, block_keys
 from ..state.crash_points import Checkpoint
-from ..state.errors import GroupIncomplete, MissingBlobs, Timeout, TorporError
+from ..state.errors import GroupIncomplete, MissingBlobs, QuotaFull, Timeout, TorporError
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import BlobRef, GroupRef, KVCache, LayerName, Manifest, block_ranges
+from ..state.quota import on_disk
 from ..state.rates import Observation
+from ..state.timing import Timing
 from .api import Api
 from .blob_access import BlobAccess
 from .capture import SessionSource
 from .digest_memo import DigestMemo
+from .keep_text import holds_large, smaller
 from .kv_save import KVJob
+from .room import Promise, RoomDesk
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 3  # a commit may find blobs gone that were there a moment ago; each attempt writes what is missing
@@ -34,6 +38,7 @@ class Started(Generic[T]):
 
     def __init__(self, what: str) -> None:
         self._what = what
+        self.started = time.perf_counter()
         self.stall_s = 0.0  # how long the caller was held
         self._future: Future[T] = Future()
 
@@ -85,16 +90,16 @@ class SaveJob:
     kv: KVJob | None = None
     group: GroupRef | None = None
     parent_id: str | None = None
-    _written: list[BlobRef] = field(default_factory=list)
-    _futures: list[Future[BlobRef]] = field(default_factory=list)
-    _fingerprint: Future[Fingerprint] | None = None
-    _stored: list[tuple[tree.Leaf, list[BlobRef]]] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    lost: TorporError | None = None  # why the KV cache could not even be captured
+    written: list[BlobRef] = field(default_factory=list)
+    futures: list[Future[BlobRef]] = field(default_factory=list)
+    fingerprint_future: Future[Fingerprint] | None = None
+    stored: list[tuple[tree.Leaf, list[BlobRef]]] = field(default_factory=list)
 
     def known_fingerprint(self) -> Fingerprint:
         """Return the fingerprint that the save went with. Only once it is committed."""
-        assert self._fingerprint is not None
-        return self._fingerprint.result()
+        assert self.fingerprint_future is not None
+        return self.fingerprint_future.result()
 
     def drop(self) -> None:
         """Give back what the capture holds: this job will not be run."""
@@ -116,25 +121,33 @@ class SaveWorker:
     """Runs save jobs one after the other; the blocks of one job are hashed and written by several threads."""
 
     def __init__(
-        self, api: Api, blobs: BlobAccess, threads: ThreadPoolExecutor, memo: DigestMemo, checkpoint: Checkpoint
+        self,
+        api: Api,
+        blobs: BlobAccess,
+        threads: ThreadPoolExecutor,
+        memo: DigestMemo,
+        checkpoint: Checkpoint,
+        desk: RoomDesk | None = None,
     ) -> None:
         self._api, self._blobs, self._threads = api, blobs, threads
         self._memo, self._checkpoint = memo, checkpoint
+        self._desk = desk or RoomDesk(api)
 
     def run(self, jobs: Sequence[SaveJob]) -> list[Backup]:
         """Write jobs and commit them together: one, or all of a group. Returns their backups in the same order.
 
-        Raises: StoreFull, StoreFailed, SnapshotLost, DaemonNotRunning, Refused.
+        When that fails because there is no room, or a layer cannot be read, what is smaller is saved under the same
+        ids, all of it or nothing: the error's `kept` says what (client/keep_text.py).
+        Raises: QuotaFull, StoreFull, StoreFailed, SnapshotLost, DaemonNotRunning, Refused.
         """
         self._checkpoint("save.captured")
         manifests: list[Manifest] = []
         try:
-            backups, manifests = self._attempts(jobs)
-        except BaseException:
-            wait([future for job in jobs for future in job._futures])  # what is being written must be known first
-            with suppress(TorporError):  # a disk that is full should not stay so because of this
-                self._api.discard(ref for job in jobs for ref in job._written)
-            raise
+            backups, manifests = self._whole(jobs)
+        except Exception as error:
+            failed = _typed(error)
+            self._keep_what_may_be(jobs, failed)
+            raise failed from error.__cause__ if failed is error else error
         finally:
             for i, job in enumerate(jobs):
                 if job.kv is not None:
@@ -142,21 +155,49 @@ class SaveWorker:
                     job.kv.finish(done.blocks if done is not None else None)
         return backups
 
-    def _commit(self, manifests: Sequence[Manifest]) -> list[Backup]:
+    def _whole(self, jobs: Sequence[SaveJob]) -> tuple[list[Backup], list[Manifest]]:
+        """Save all of some jobs, or leave nothing of them."""
+        promise = self._desk.promise(name_of(jobs))
+        try:
+            return self._attempts(jobs, promise)
+        except BaseException as error:
+            wait([future for job in jobs for future in job.futures])  # what is being written must be known first
+            if isinstance(error, QuotaFull):
+                self._desk.is_tight()
+            with suppress(TorporError):  # a disk that is full should not stay so because of this
+                self._api.discard(ref for job in jobs for ref in job.written)
+            with suppress(TorporError):
+                promise.end()
+            raise
+
+    def _keep_what_may_be(self, jobs: Sequence[SaveJob], error: TorporError) -> None:
+        """Save what is smaller than all that failed, and say so in the error."""
+        for fewer in smaller(jobs, error):
+            try:
+                self._whole(fewer)
+            except TorporError as another:
+                error.add_note(f"nor could less be kept: {another.detail}")
+                continue
+            error.keep(name_of(jobs))
+            return
+
+    def _commit(self, manifests: Sequence[Manifest], first: SaveHandle) -> list[Backup]:
+        timing = Timing(time.perf_counter() - first.started, first.stall_s)
         raws, group = [manifest_file.dump(manifest) for manifest in manifests], manifests[0].group
         if group is None:
-            return [self._api.commit(manifests[0].id, raws[0])]
-        committed = {backup.id: backup for backup in self._api.commit_group(group.id, raws).backups}
+            return [self._api.commit(manifests[0].id, raws[0], timing=timing)]
+        committed = {backup.id: backup for backup in self._api.commit_group(group.id, raws, timing=timing).backups}
         if len(committed) < len(manifests):
             raise GroupIncomplete(f"group {group.id} was committed, and part of it removed at once")
         return [committed[manifest.id] for manifest in manifests]
 
-    def _attempts(self, jobs: Sequence[SaveJob]) -> tuple[list[Backup], list[Manifest]]:
+    def _attempts(self, jobs: Sequence[SaveJob], promise: Promise) -> tuple[list[Backup], list[Manifest]]:
         gone: frozenset[str] = frozenset()
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            manifests = [self._write(job, gone) for job in jobs]
+            promise.ask(sum(self._new_bytes(job, gone) for job in jobs), text=not any(map(holds_large, jobs)))
+            manifests = [self._write(job, gone, promise) for job in jobs]
             try:
-                backups = self._commit(manifests)
+                backups = self._commit(manifests, jobs[0].handle)
             except MissingBlobs as error:
                 if attempt == MAX_ATTEMPTS:
                     raise
@@ -165,22 +206,32 @@ class SaveWorker:
                 continue
             self._checkpoint("save.acknowledged")
             for job in jobs:
-                for leaf, refs in job._stored:
+                for leaf, refs in job.stored:
                     self._memo.remember(leaf, refs)
             return backups, manifests
         raise AssertionError("unreachable")
 
-    def _write(self, job: SaveJob, gone: frozenset[str]) -> Manifest:
-        job._stored.clear()
-        if job._fingerprint is None:  # may read all weights: beside the writes, and once
-            job._fingerprint = self._threads.submit(job.fingerprint)
-        leaves = [(body, self._put_leaf(job, leaf)) for encoded in job.trees.values() for leaf, body in encoded.pending]
-        kv = None if job.kv is None else self._write_kv(job, job.kv, gone)
+    def _new_bytes(self, job: SaveJob, gone: frozenset[str]) -> int:
+        """Return how many bytes a job writes at most: what nobody knows yet to be in the store."""
+        pending = (leaf for encoded in job.trees.values() for leaf, _ in encoded.pending if not self._memo.known(leaf))
+        sizes = [chunk.nbytes for leaf in pending for chunk in tree.chunks(leaf)]
+        if job.kv is not None:
+            width = job.kv.layout.token_bytes()
+            sizes += [(stop - start) * width for start, stop, known in _blocks(job.kv, gone) if known is None]
+        return sum(map(on_disk, sizes))
+
+    def _write(self, job: SaveJob, gone: frozenset[str], promise: Promise) -> Manifest:
+        job.stored.clear()
+        if job.fingerprint_future is None:  # may read all weights: beside the writes, and once
+            job.fingerprint_future = self._threads.submit(job.fingerprint)
+        pending = [each for encoded in job.trees.values() for each in encoded.pending]
+        leaves = [(body, self._put_leaf(job, leaf, promise)) for leaf, body in pending]
+        kv = None if job.kv is None else self._write_kv(job, job.kv, gone, promise)
         for body, refs in leaves:
             tree.fill(body, refs())
         self._blobs.settle()
         self._checkpoint("save.blobs-done")
-        fingerprint = job._fingerprint.result()
+        fingerprint = job.fingerprint_future.result()
         return Manifest(
             id=job.handle.backup_id,
             session_id=job.handle.session_id,
@@ -194,53 +245,75 @@ class SaveWorker:
             omitted=job.omitted,
             media_spans=job.media_spans,
             group=job.group,
-            bytes_written=sum(size for _, size in {(ref.digest, ref.size_bytes) for ref in job._written}),
+            bytes_written=sum(size for _, size in {(ref.digest, ref.size_bytes) for ref in job.written}),
         )
 
-    def _put_leaf(self, job: SaveJob, leaf: tree.Leaf) -> Callable[[], list[BlobRef]]:
+    def _put_leaf(self, job: SaveJob, leaf: tree.Leaf, promise: Promise) -> Callable[[], list[BlobRef]]:
         known, chunks = self._memo.known(leaf), tree.chunks(leaf)
         if known is not None:
             return lambda: known
-        futures = [self._submit(job, self._put, job, [chunk], partial(self._memo.check, leaf)) for chunk in chunks]
+        still_good = partial(self._memo.check, leaf)
+        futures = [self._submit(job, self._put, job, promise, [chunk], still_good) for chunk in chunks]
 
         def refs() -> list[BlobRef]:
             found = _results(futures)
             self._memo.check(leaf)
-            job._stored.append((leaf, found))
+            job.stored.append((leaf, found))
             return found
 
         return refs
 
-    def _write_kv(self, job: SaveJob, kv: KVJob, gone: frozenset[str]) -> KVCache:
-        layout, reusable = kv.layout, kv.reusable()
+    def _write_kv(self, job: SaveJob, kv: KVJob, gone: frozenset[str], promise: Promise) -> KVCache:
         futures: list[Future[BlobRef] | BlobRef] = []
-        for i, (start, stop) in enumerate(block_ranges(kv.tokens, layout.block_tokens)):
-            if start < kv.start and i < len(reusable) and reusable[i].digest not in gone:
-                futures.append(reusable[i])
+        for start, stop, known in _blocks(kv, gone):
+            if known is not None:
+                futures.append(known)
             else:
                 read = kv.again if start < kv.start else kv.view.block
-                futures.append(self._submit(job, self._put_block, job, read, start, stop))
+                futures.append(self._submit(job, self._put_block, job, promise, read, start, stop))
         blocks = _results(futures)
-        return KVCache(layout, kv.tokens, kv.cache_class, tuple(blocks))
+        return KVCache(kv.layout, kv.tokens, kv.cache_class, tuple(blocks))
 
     def _put_block(
-        self, job: SaveJob, read: Callable[[int, int], Sequence[memoryview]], start: int, stop: int
+        self, job: SaveJob, promise: Promise, read: Callable[[int, int], Sequence[memoryview]], start: int, stop: int
     ) -> BlobRef:
-        return self._put(job, read(start, stop))
+        return self._put(job, promise, read(start, stop))
 
     def _submit(self, job: SaveJob, call: Callable[..., BlobRef], *arguments: Any) -> Future[BlobRef]:
         future = self._threads.submit(call, *arguments)
-        job._futures.append(future)
+        job.futures.append(future)
         return future
 
     def _put(
-        self, job: SaveJob, buffers: Sequence[memoryview], still_good: Callable[[], None] | None = None
+        self,
+        job: SaveJob,
+        promise: Promise,
+        buffers: Sequence[memoryview],
+        still_good: Callable[[], None] | None = None,
     ) -> BlobRef:
-        result = self._blobs.put(buffers, still_good)
+        result = self._blobs.put(buffers, still_good, within=promise.name)
         if result.written:
-            with job._lock:
-                job._written.append(result.ref)
+            job.written.append(result.ref)
+        promise.wrote(on_disk(result.ref.size_bytes))
         return result.ref
+
+
+def name_of(jobs: Sequence[SaveJob]) -> str:
+    """Return the id under which jobs are saved together: the group's, or that of the only backup."""
+    return jobs[0].handle.backup_id if jobs[0].group is None else jobs[0].group.id
+
+
+def _typed(error: Exception) -> TorporError:
+    """Return a failure as one of the tree; what is none is a defect, or what reading a tensor raised."""
+    return error if isinstance(error, TorporError) else TorporError(f"the save failed: {type(error).__name__}: {error}")
+
+
+def _blocks(kv: KVJob, gone: frozenset[str]) -> Iterator[tuple[int, int, BlobRef | None]]:
+    """Yield each block of a cache: where it begins and ends, and its blob where that is in the store."""
+    reusable = kv.reusable()
+    for i, (start, stop) in enumerate(block_ranges(kv.tokens, kv.layout.block_tokens)):
+        is_known = start < kv.start and i < len(reusable) and reusable[i].digest not in gone
+        yield start, stop, reusable[i] if is_known else None
 
 
 def _with_keys(kv: KVCache, row: TokenRow | None, fingerprint: Fingerprint) -> KVCache:

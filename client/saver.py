@@ -13,7 +13,7 @@ from ulid import ULID
 
 from ..codec import tree
 from ..state.backup import Backup
-from ..state.errors import TorporError
+from ..state.errors import SnapshotLost, TorporError
 from ..state.ids import parse_session_id
 from ..state.manifest import BlobRef, GroupRef
 from ..state.plan import TargetState
@@ -24,7 +24,7 @@ from .lineage import Lineage
 from .memory import Pool
 from .rates import RateBook
 from .remembered import Memory, lend
-from .save import Batch, SaveHandle, SaveJob, SaveWorker
+from .save import Batch, SaveHandle, SaveJob, SaveWorker, name_of
 
 LEAST_S = 1e-6  # between two backups of a session
 
@@ -100,7 +100,7 @@ class Saver:
                 handle.finish({backup.session_id: backup for backup in backups})
 
             self._jobs.put(Batch(jobs, list(sources.values()), finish, handle.fail))
-        handle.stall_s = time.perf_counter() - started
+        handle.stall_s = handles[0].stall_s = time.perf_counter() - started
         return handle
 
     def _now(self, session_ids: Iterable[str]) -> float:
@@ -119,10 +119,14 @@ class Saver:
     def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
         capture = source.capture()
         trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
-        kv = None
+        kv, omitted, lost = None, dict(capture.omitted), None
         if capture.kv is not None:
-            kv = capture_kv(capture.kv, self._caches, self.pool, self._free_memory)
-            handle.snapshot = kv.way
+            try:
+                kv = capture_kv(capture.kv, self._caches, self.pool, self._free_memory)
+                handle.snapshot = kv.way
+            except MemoryError:
+                lost = SnapshotLost("there was not enough memory to copy the KV cache", hint="Free memory; save again.")
+                omitted["kv_cache"] = lost.detail
         return SaveJob(
             handle=handle,
             adapter=capture.adapter,
@@ -130,7 +134,8 @@ class Saver:
             tokens=capture.tokens,
             trees=trees,
             fingerprint=capture.fingerprint,
-            omitted=dict(capture.omitted),
+            omitted=omitted,
+            lost=lost,
             media_spans=capture.media_spans,
             observations=capture.observations,
             row=capture.row,
@@ -159,7 +164,14 @@ class Saver:
             backups = self.worker.run(batch.jobs)
             for source, backup in zip(batch.sources, backups, strict=True):
                 self._lineage.note(source, backup.id)
+            lost = [job.lost for job in batch.jobs if job.lost is not None]
+            if lost:
+                lost[0].keep(name_of(batch.jobs))
+                raise lost[0]
         except TorporError as error:
+            if error.kept is not None:
+                for job, source in zip(batch.jobs, batch.sources, strict=True):
+                    self._lineage.note(source, job.handle.backup_id)
             batch.fail(error)
         except BaseException as error:
             wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")

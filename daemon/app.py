@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,22 +14,30 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import FileResponse
 
-from ..state.api import API_VERSION, DIGEST_HEADER
+from ..state.api import API_VERSION, DIGEST_HEADER, SAVE_HEADER
 from ..state.backup import Backup
 from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
+from ..store.home import Home
 from .catalog import Catalog
 from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
+from .metrics import Metrics
+from .metrics_api import counted
+from .observing import Observing, observe
+from .open_file import OpenFileResponse
+from .openapi import describe
 from .prefixes import add_prefixes
+from .purge import Purge
 from .remembered_api import add_remembered
 from .remote import RemoteSide
+from .room import Room
+from .room_api import add_room, storage_report
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .upload import receive_blob, receive_manifests
@@ -54,21 +63,21 @@ class About:
 class BackupChange(BaseModel):
     """A change of a backup."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     pinned: bool
 
 
 class SessionChange(BaseModel):
     """A change of a session; an empty title is none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     title: str | None
 
 
 class Digests(BaseModel):
     """Blobs to ask for, by digest and size in bytes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     blobs: dict[str, int]
 
 
@@ -78,7 +87,9 @@ def create_app(
     about: About,
     clock: Callable[[], float],
     side: RemoteSide,
+    room: Room,
     back: BackFromBucket | None = None,
+    observing: Observing | None = None,
 ) -> FastAPI:
     """Build the application. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
@@ -86,17 +97,22 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StarletteHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    _add_status(app, catalog, watches, about, clock, side)
-    _add_backups(app, catalog, side, back)
+    observing = observing or observe(catalog.index)
+    purger = Purge(Home(Path(about.home)), catalog, side, room)
+    _add_status(app, catalog, watches, about, clock, side, room)
+    _add_backups(app, catalog, side, back, purger, observing.metrics)
     _add_sessions(app, catalog)
-    _add_blobs(app, catalog)
-    add_groups(app, catalog)
+    _add_blobs(app, catalog, room)
+    add_room(app, room)
+    add_groups(app, catalog, observing.metrics)
     add_prefixes(app, catalog)
     add_watches(app, watches)
     add_remembered(app, side.remembered, clock)
     add_fetches(app, back)
     add_sync(app, side)
     add_keys(app, side.key_desk())
+    observing.add_routes(app)
+    describe(app)
     return app
 
 
@@ -113,7 +129,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # Somebody may have put a secret where a name belongs.
+    where = "body" if request.url.path.startswith("/v1/key") else ".".join(str(part) for part in first["loc"])
     return await _on_error(request, BadInput(f"{where}: {first['msg']}"))
 
 
@@ -124,13 +141,19 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
-        problem = to_problem(BadInput(str(error.detail)))
+        return await _on_error(request, BadInput(str(error.detail)))
     problem["status"] = error.status_code
-    return Response(orjson.dumps(problem), error.status_code, media_type=MEDIA_TYPE)
+    return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 
 def _add_status(
-    app: FastAPI, catalog: Catalog, watches: Watches, about: About, clock: Callable[[], float], side: RemoteSide
+    app: FastAPI,
+    catalog: Catalog,
+    watches: Watches,
+    about: About,
+    clock: Callable[[], float],
+    side: RemoteSide,
+    room: Room,
 ) -> None:
     @app.get("/v1/status")
     def status() -> Response:
@@ -149,18 +172,16 @@ def _add_status(
             "uptime_s": max(clock() - about.started_at, 0.0),
             "disk_free_bytes": disk.f_bavail * disk.f_frsize,
             **asdict(catalog.index.totals()),
+            "storage": storage_report(room),
             "watches": watches.describe(),
             "remote": short_report(side),
         }
         return _json(body)
 
-    @app.get("/v1/events")
-    def events(limit: int = Query(50, ge=1, le=1000)) -> Response:
-        """List the newest events."""
-        return _json({"events": catalog.index.recent_events(limit)})
 
-
-def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None) -> None:
+def _add_backups(
+    app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None, purger: Purge, metrics: Metrics
+) -> None:
     @app.get("/v1/backups")
     def list_backups(
         session_id: str | None = None, limit: int = Query(50, ge=1, le=10_000), before: str | None = None
@@ -200,7 +221,8 @@ def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
         raw = await receive_manifests(request)
-        record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
+        with counted(metrics, request):
+            record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
         return _json(_backup(record), 201)
 
     @app.patch("/v1/backups/{backup_id}")
@@ -210,8 +232,10 @@ def _add_backups(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
 
     @app.delete("/v1/backups/{backup_id}", status_code=204)
     def delete_backup(backup_id: str, purge: bool = False) -> Response:
-        """Remove a backup from this machine; with `purge` from the bucket as well, of all machines."""
-        side.remove(backup_id, purge=purge)
+        """Remove a backup from this machine; with `purge` so that nothing stays, in the bucket neither."""
+        if purge:
+            return _json(asdict(purger.run(parse_backup_id(backup_id))))
+        side.remove(backup_id)
         return Response(status_code=204)
 
 
@@ -234,7 +258,7 @@ def _backup(record: Backup) -> dict[str, Any]:
     return asdict(record)
 
 
-def _add_blobs(app: FastAPI, catalog: Catalog) -> None:
+def _add_blobs(app: FastAPI, catalog: Catalog, room: Room) -> None:
     @app.post("/v1/blobs/missing")
     def missing(digests: Digests) -> Response:
         """Return which of some blobs the store lacks."""
@@ -248,10 +272,13 @@ def _add_blobs(app: FastAPI, catalog: Catalog) -> None:
 
     @app.put("/v1/blobs/{digest}", status_code=201)
     async def put_blob(digest: str, request: Request) -> Response:
-        """Store a blob; its bytes must have the digest."""
-        return _json(await receive_blob(catalog.blobs, catalog.staging, parse_digest(digest), request), 201)
+        """Store a blob; its bytes must have the digest. `Torpor-Save` names the save whose room it takes."""
+        save_id = request.headers.get(SAVE_HEADER)
+        with room.taking(None if save_id is None else parse_backup_id(save_id)) as take:
+            stored = await receive_blob(catalog.blobs, catalog.staging, parse_digest(digest), request, take)
+        return _json(stored, 201)
 
     @app.get("/v1/blobs/{digest}")
     def get_blob(digest: str) -> Response:
         """Return a blob's bytes (ranges are served)."""
-        return FileResponse(catalog.blobs.locate(digest), media_type="application/octet-stream")
+        return OpenFileResponse(catalog.blobs.open(digest), media_type="application/octet-stream")

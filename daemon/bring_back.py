@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import orjson
 from ulid import ULID
@@ -14,8 +15,12 @@ from ..codec.keys import KeyRing
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex
 from ..state.errors import TorporError
+from ..state.manifest import BlobRef
+from ..state.quota import on_disk
 from ..state.rates import FETCH_KEY, KEPT, Observation, from_rows, to_rows
-from ..store.arriving import StoreBlobs
+from ..store.arriving import Arriving, StoreBlobs
+from ..store.blobs import BlobStore
+from ..store.staging import Staging
 from ..sync.bucket import Bucket
 from ..sync.fetch import Fetcher, Submits
 from ..sync.repository import Repository
@@ -24,6 +29,7 @@ from .catalog import Catalog
 from .fetch_api import BackFromBucket
 from .fetches import Fetches, arrived
 from .remote_backups import RemoteBackups
+from .room import Room
 
 DOWNLOADS = 6  # at once: enough for a long way to the bucket, and few enough for those that want few
 
@@ -35,6 +41,7 @@ def bring_back(
     *,
     repository: Callable[[], Repository],
     ring: Callable[[], KeyRing | None],
+    room: Room,
     threads: Submits,
     lookers: Submits,
     away: Callable[[], TorporError | None] = lambda: None,
@@ -48,7 +55,7 @@ def bring_back(
     fetcher = Fetcher(
         bucket,
         known,
-        StoreBlobs(catalog.blobs, catalog.staging),
+        _WithRoom(catalog.blobs, catalog.staging, room),
         threads,
         ring=ring,
         arrived=arrived(catalog),
@@ -64,6 +71,22 @@ def bring_back(
     )
     backups = RemoteBackups(catalog, known, repository, time.monotonic, _start, lambda: fetcher.down() or away())
     return BackFromBucket(fetches, backups, known, Asks(lookers))
+
+
+class _WithRoom(StoreBlobs):
+    """The blobs of this machine, which ask for room before one is taken in."""
+
+    def __init__(self, blobs: BlobStore, staging: Staging, room: Room) -> None:
+        super().__init__(blobs, staging)
+        self._room = room
+
+    @contextmanager
+    def receive(self, ref: BlobRef) -> Iterator[Arriving]:
+        """Take a blob in. Raises: QuotaFull, and as without."""
+        with self._room.taking() as take:
+            take(on_disk(ref.size_bytes))
+            with super().receive(ref) as arriving:
+                yield arriving
 
 
 def _start(look: Callable[[], None]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
 
 from ..codec import manifest_file
 from ..db.index import Index
@@ -84,10 +84,16 @@ class Catalog:
     ) -> None:
         self.index, self.blobs, self.manifests, self.sidecars = index, blobs, manifests, sidecars
         self.trash, self.pending_groups = trash, pending_groups
-        self.staging, self._ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
+        self.staging, self.ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
+        self._trusted = clock
         self._lock = threading.Lock()
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
+        self._admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
+
+    def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
+        """Ask this for room before manifests are committed: it gets them, and how many bytes they take."""
+        self._admit = admit
 
     def queue_with(self, on_queued: Callable[[], None]) -> None:
         """Queue what is committed from now on for the bucket, and call this behind each commit."""
@@ -96,6 +102,14 @@ class Catalog:
     def _queued(self) -> None:
         if self._on_queued is not None:
             self._on_queued()
+
+    def judge_time_by(self, trusted: Callable[[], float]) -> None:
+        """Count TTLs from now on by a time that no clock jump moves."""
+        self._trusted = trusted
+
+    def trusted(self) -> float:
+        """Return the time that TTLs are judged by."""
+        return self._trusted()
 
     def locked(self) -> AbstractContextManager[object]:
         """Let nothing be committed, taken in or removed while this is open."""
@@ -131,7 +145,7 @@ class Catalog:
         Raises: as `commit`.
         """
         raws = {manifest.id: manifest_file.dump(manifest) for manifest in manifests}
-        with self._lock:
+        with self._admit(manifests, sum(map(len, raws.values()))), self._lock:
             new = [backup_id for backup_id, raw in raws.items() if not self._is_committed(backup_id, raw)]
             taken = [m for m in manifests if new_session and m.id in new and self._has_backups(m.session_id)]
             if taken:
@@ -166,7 +180,7 @@ class Catalog:
             if there and self.index.has_backup(manifest.id):
                 return self.index.backup(manifest.id)
             sidecar = self.sidecars.read(manifest.session_id)
-            choose(sidecar, self._clock(), self._ttl_s)
+            choose(sidecar, self._trusted(), sidecar.ttl_s or self.ttl_s)
             if sidecar != self.sidecars.read(manifest.session_id):
                 self.sidecars.write(sidecar)  # before the manifest: a start-up that imports it reads this
             try:
@@ -178,11 +192,14 @@ class Catalog:
                 raise
         return self.index.backup(manifest.id)
 
-    def enter(self, manifest: Manifest, raw: bytes) -> int:
-        """Enter a backup into the index whose manifest is on disk; return how many of its blobs are not."""
-        absent = self._absent(manifest)
-        self._index([(manifest, raw)], absent)
-        return len(absent)
+    def enter(self, found: Sequence[tuple[Manifest, bytes]]) -> dict[str, int]:
+        """Enter backups into the index whose manifests are on disk, in one transaction.
+
+        Returns how many blobs are not here of each that lacks some.
+        """
+        absent = {manifest.id: self._absent(manifest) for manifest, _ in found}
+        self._index(found, frozenset().union(*absent.values()))
+        return {backup_id: len(lacking) for backup_id, lacking in absent.items() if lacking}
 
     def _has_backups(self, session_id: str) -> bool:
         return bool(self.index.list_backups(session_id=session_id, limit=1))
@@ -199,13 +216,13 @@ class Catalog:
             self.manifests.empty_trash()
 
     def _keep_old_state(self, manifest: Manifest) -> None:
-        """Count the TTL of an imported state from now: it may be older than that."""
-        now = self._clock()
-        if now - manifest.created_at < min(OLD_STATE_S, self._ttl_s):
+        """Count the TTL of an imported state from now: it may be older than that, or made under a wrong clock."""
+        now, sidecar = self._trusted(), self.sidecars.read(manifest.session_id)
+        ttl_s = sidecar.ttl_s or self.ttl_s
+        if abs(now - manifest.created_at) < min(OLD_STATE_S, ttl_s):
             return
-        sidecar = self.sidecars.read(manifest.session_id)
         if manifest.id not in sidecar.expires_at:
-            sidecar.expires_at[manifest.id] = now + self._ttl_s
+            sidecar.expires_at[manifest.id] = now + ttl_s
             self.sidecars.write(sidecar)
 
     def _keep_here_too(self, manifest: Manifest) -> None:
@@ -268,14 +285,15 @@ class Catalog:
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
-        return record_of(
+        record = record_of(
             manifest,
             manifest_digest=manifest_file.digest_of(canonical),
             manifest_bytes=self.manifests.size_bytes(manifest.id),
             pinned=manifest.id in sidecar.pinned,
-            expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self._ttl_s)),
+            expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self.ttl_s)),
             title=sidecar.title,
         )
+        return replace(record, used_at=min(manifest.created_at, self._trusted()))
 
     def resolve(self, ref: str) -> Backup:
         """Return a backup by its id, the newest of a session, or the only backup whose id ends so.
@@ -362,12 +380,15 @@ class Catalog:
             self.sidecars.write(sidecar)  # first: after a crash between the two, nothing goes that is not to go
             self.index.set_no_sync(session_id, no_sync)
 
-    def remove(self, backup_id: str, *, purge: bool = False) -> None:
+    def remove(self, backup_id: str, *, purge: bool = False, provided: Callable[[], bool] = lambda: True) -> bool:
         """Remove a backup; blobs stay until nothing needs them and a grace time is over.
 
-        With `purge` its removal from the bucket is queued. Raises: BackupNotFound.
+        With `purge` its removal from the bucket is queued. Nothing is done, and False returned, where `provided` says
+        no at the moment when nothing else can change. Raises: BackupNotFound.
         """
         with self._lock:
+            if not provided():
+                return False
             record = self.index.backup(parse_backup_id(backup_id))
             with suppress(BackupNotFound):
                 self.manifests.remove(backup_id)
@@ -382,15 +403,18 @@ class Catalog:
             self._forget_choices(record)
         if purge:
             self._queued()
+        return True
 
     def _forget_choices(self, record: Backup) -> None:
         """Drop what the user said of a removed backup, and with the last one of its session the title."""
         sidecar = self.sidecars.read(record.session_id)
         last = sidecar.title is not None and not self.index.list_backups(session_id=record.session_id, limit=1)
-        if last or record.id in sidecar.pinned or record.id in sidecar.expires_at:
+        noted = (sidecar.pinned, sidecar.expires_at, sidecar.dropped_at)
+        if last or any(record.id in each for each in noted):
             sidecar.title = None if last else sidecar.title
             sidecar.pinned.discard(record.id)
             sidecar.expires_at.pop(record.id, None)
+            sidecar.dropped_at.pop(record.id, None)
             self.sidecars.write(sidecar)
         if sidecar == Sidecar(record.session_id) and not self._has_backups(record.session_id):
             self.sidecars.forget(record.session_id)

@@ -33,8 +33,15 @@ class Chore:
 class Chores:
     """Runs chores in a thread of its own."""
 
-    def __init__(self, chores: Iterable[Chore], steady: Callable[[], float] = time.monotonic) -> None:
-        self._steady, self._wake = steady, threading.Condition()
+    def __init__(
+        self,
+        chores: Iterable[Chore],
+        steady: Callable[[], float] = time.monotonic,
+        *,
+        ended: Callable[[str, float, bool], object] = lambda name, took_s, well: None,
+    ) -> None:
+        """Take the chores. `ended` is told of every turn: the name, the seconds that it took, whether it went well."""
+        self._steady, self._wake, self._ended = steady, threading.Condition(), ended
         self.stopping = threading.Event()
         self._chores = {chore.name: chore for chore in chores}
         self._due: dict[str, float] = {}
@@ -75,10 +82,19 @@ class Chores:
 
     def _loop(self) -> None:
         while (chore := self._next()) is not None:
-            try:
-                chore.run()
-            except (TorporError, OSError) as error:
-                detail = error.detail if isinstance(error, TorporError) else str(error)
-                log.warning("%s failed and is tried again in %d s: %s", chore.name, chore.every_s, detail)
-            except Exception:
-                log.exception("%s failed for a reason that is a defect of ours", chore.name)
+            began = self._steady()
+            well = self._do(chore)
+            self._ended(chore.name, self._steady() - began, well)
+
+    @staticmethod
+    def _do(chore: Chore) -> bool:
+        try:
+            chore.run()
+        except (TorporError, OSError) as error:
+            detail = error.detail if isinstance(error, TorporError) else str(error)
+            log.warning("%s failed and is tried again in %d s: %s", chore.name, chore.every_s, detail)
+            return False
+        except Exception:
+            log.exception("%s failed for a reason that is a defect of ours", chore.name)
+            return False
+        return True

@@ -1,22 +1,17 @@
-"""Put the daemon together and run it: the one place where the parts meet."""
+"""Put the parts of a home together, without anything that runs: store, index, remote side, retention."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import logging.handlers
 import os
-import socket
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict
-from importlib.metadata import version
+from contextlib import ExitStack, suppress
 
 from ..db.index import Index
 from ..db.remembered import Remembered
-from ..state.api import API_VERSION
+from ..db.retention import newest_at
 from ..state.collection import Grace
+from ..state.errors import TorporError
+from ..state.retention import Policy
 from ..store import staging as staging_folders
 from ..store.blobs import BlobStore
 from ..store.crash import from_environment
@@ -26,49 +21,15 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
-from ..sync.threads import DaemonPool
-from .asks import AT_ONCE
-from .bring_back import DOWNLOADS, bring_back
 from .catalog import Catalog
-from .chores import Chore, Chores
-from .garbage import Garbage
-from .index_care import set_aside_if_damaged, settle_index
-from .instance import InstanceLock, Listening, announce, load_token
-from .reconcile import reconcile
 from .remote import RemoteSide
-from .remote_settings import RemoteSettings, load_remote_settings, working_directory
+from .remote_settings import RemoteSettings
+from .retention import Retention
 from .settings import Settings
 from .sync_watcher import UPLOAD_KEY
-from .tokens import Tokens
-from .watches import Watches
+from .trusted_time import TrustedTime
 
 log = logging.getLogger("torpor.daemon")
-HOUSEKEEPING_S = 3600.0
-LOG_NAME = "daemon.log"
-
-
-def serve(home: Home, settings: Settings, on_ready: Callable[[dict[str, object]], None]) -> None:
-    """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
-
-    A damaged index is made again from the files.
-    Raises: DaemonAlreadyRunning, UnsafeHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no manifest is left.
-    """
-    os.umask(0o077)
-    home.create()
-    with ExitStack() as stack:
-        stack.callback(InstanceLock(home).close)
-        _log_to_file(home, settings)
-        tokens = Tokens(home.tokens_json, load_token(home), time.time)
-        stack.callback(tokens.flush)
-        remote = load_remote_settings(os.environ, working_directory(), home.root)
-        aside = set_aside_if_damaged(home, time.time())
-        catalog = compose(home, settings, stack)
-        found = reconcile(catalog)
-        log.info("reconciled: %s", asdict(found))
-        settle_index(catalog, aside, found)
-        side = compose_remote(home, settings, remote, catalog)
-        stack.callback(side.stop)
-        _run(home, settings, catalog, side, tokens, on_ready, stack)
 
 
 def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
@@ -120,129 +81,20 @@ def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catal
     return side
 
 
-def _run(
-    home: Home,
-    settings: Settings,
-    catalog: Catalog,
-    side: RemoteSide,
-    tokens: Tokens,
-    on_ready: Callable[[dict[str, object]], None],
-    stack: ExitStack,
-) -> None:
-    import uvicorn
+def compose_retention(home: Home, settings: Settings, catalog: Catalog, side: RemoteSide) -> Retention:
+    """Put together what keeps to the TTLs; TTLs are judged by the trusted time from then on."""
 
-    from .app import About, create_app
-    from .http_protocol import GuardedProtocol
-    from .pair_api import add_pairing, add_tokens
-    from .pairing import Pairing
-    from .security import Gate
-    from .server import SHUTDOWN_TIMEOUT_S, QuietServer, allowed_hosts, bind_tcp, bind_unix
+    def newest_made() -> float | None:
+        with catalog.index.reading() as connection:
+            return newest_at(connection)
 
-    tcp, unix = bind_tcp(settings.port), bind_unix(home.socket)
-    port = tcp.getsockname()[1]
-    listening = Listening(
-        api_version=API_VERSION,
-        version=version("torpor"),
-        pid=os.getpid(),
-        url=f"http://127.0.0.1:{port}",
-        socket=str(home.socket) if unix is not None else None,
-        started_at=time.time(),
-    )
-    about = About(
-        version=listening.version,
-        home=str(home.root),
-        store=str(home.store),
-        log=str(home.logs / LOG_NAME),
-        started_at=listening.started_at,
-        url=listening.url,
-        max_recoverable_tokens=settings.max_recoverable_tokens,
-    )
-    watches = Watches(home, catalog.index)
-    watches.load(settings.watch)
-    back = None
-    if side.on:
-        downloads = DaemonPool(DOWNLOADS, "download")
-        back = bring_back(
-            catalog,
-            side.opening.bucket_when_needed(),
-            side.known,
-            repository=side.repository,
-            ring=side.ring,
-            threads=downloads,
-            lookers=DaemonPool(AT_ONCE, "look"),
-            away=side.trouble,
-        )
-    api = create_app(catalog, watches, about, time.time, side, back)
-    add_tokens(api, tokens)
-    add_pairing(api, Pairing(tokens, time.time, time.monotonic))
-    app = Gate(api, tokens=tokens, hosts=allowed_hosts(port, settings.allowed_hosts))
+    def server_at() -> float | None:
+        if not side.on or side.trouble() is not None:
+            return None
+        with suppress(TorporError):
+            return side.bucket().now()
+        return None
 
-    class Announcing(QuietServer):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            announce(home, listening)
-            watches.start()  # only now: what it imports is committed by a call to this server
-            await asyncio.to_thread(side.start)
-            on_ready(asdict(listening))
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            await asyncio.to_thread(watches.stop)
-            if back is not None:
-                await asyncio.to_thread(back.close)  # requests that wait for the bucket end now
-            await asyncio.to_thread(side.stop)  # and those that speak with it
-            await super().shutdown(sockets)
-
-    config = uvicorn.Config(
-        app,
-        http=GuardedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
-    )
-    stack.callback(home.daemon_json.unlink, missing_ok=True)
-    stack.callback(home.socket.unlink, missing_ok=True)
-    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
-    chores = Chores([*_chores(home, garbage, side), Chore("tokens", HOUSEKEEPING_S, tokens.flush)])
-    chores.start()
-    try:
-        Announcing(config).run([s for s in (tcp, unix) if s is not None])
-    finally:
-        watches.stop()
-        side.stop()
-        garbage.stop()
-        chores.stop()
-    log.info("stopped")
-
-
-def _chores(home: Home, garbage: Garbage, side: RemoteSide) -> list[Chore]:
-    """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
-
-    def sweep() -> None:
-        if swept := staging_folders.sweep(home.store / "staging"):
-            log.info("removed %d staging folders of dead writers", swept)
-
-    def collect() -> None:
-        if (done := garbage.collect()).anything():
-            log.info("collected: %s", asdict(done))
-
-    return [
-        Chore("staging", HOUSEKEEPING_S, sweep),
-        Chore("garbage", HOUSEKEEPING_S, collect),
-        Chore("bucket", HOUSEKEEPING_S, side.housekeep),
-    ]
-
-
-def _log_to_file(home: Home, settings: Settings) -> None:
-    handler = logging.handlers.RotatingFileHandler(
-        home.logs / LOG_NAME, maxBytes=2 << 20, backupCount=3, encoding="utf-8"
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    trusted = TrustedTime(home.clock_json, newest_made)
+    catalog.judge_time_by(trusted.now)
+    return Retention(catalog, trusted, Policy(settings.keep_newest), lambda: side.name_in_bucket, server_at=server_at)

@@ -73,14 +73,14 @@ def places_of(catalog: Catalog, back: BackFromBucket | None, backup_id: str) -> 
 class Wanted(BaseModel):
     """Blobs to fetch, in this order; without them, all of the backup that are not here."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     digests: list[str] | None = None
 
 
 class Asked(BaseModel):
     """Blobs to ask about."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     digests: list[str]
 
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from ..codec import manifest_file
 from ..db import marks
+from ..db.damage import mark_lost
 from ..db.presence import blob_sizes, note_present
 from ..state.errors import BackupNotFound, TorporError
 from ..state.manifest import manifest_blobs
@@ -27,6 +28,7 @@ from .catalog import Catalog
 from .spared import Spared
 
 T = TypeVar("T")
+SHARDS = range(256)
 TRASH_S = 3600.0  # a restore or a save that counts on a blob in the trash has this long
 BATCH = 128  # blobs that are looked at under the lock at once: commits wait for no longer than that
 TURN_S = 0.001  # and get their turn in between
@@ -75,7 +77,7 @@ class Garbage:
 
         Memory: a shard of digests, a 256th of all.
         """
-        with self._one_pass:
+        with self._one_pass, translated("collect", self._catalog.blobs.folder):
             work = _Pass(self._catalog, self._grace_s, self._trash_s, dry_run, self._stopping)
             work.run()
         if work.done.gone and not dry_run:
@@ -101,7 +103,7 @@ class _Pass:
             if not self._dry_run:
                 with self._catalog.locked():
                     self._catalog.trash.tidy(folder)
-        for number in range(256):
+        for number in SHARDS:
             if self._stopping.is_set():
                 return
             self._shard(number)
@@ -120,9 +122,9 @@ class _Pass:
         with self._catalog.index.reading() as connection:
             needed = marks.of_shard(connection, number)
         self.done.looked_at += len(listed)
-        self._in_turns(listed - needed.here - needed.elsewhere, self._unneeded)
-        self._in_turns(needed.here - listed, self._not_there)
-        self._in_turns(needed.elsewhere & listed, self._there)
+        self._in_turns(sorted(listed - needed.here - needed.elsewhere), self._unneeded)
+        self._in_turns(sorted(needed.here - listed), self._not_there)
+        self._in_turns(sorted(needed.elsewhere & listed), self._there)
 
     def _unneeded(self, batch: list[str]) -> None:
         """Move to the trash what is still needed by nobody."""
@@ -130,12 +132,12 @@ class _Pass:
         for digest in batch:
             if digest in needed or self._catalog.spared.has(digest):
                 continue
-            size = self._aged(self._catalog.blobs.path(digest), now, self._grace_s)
-            if size is None:
+            aged = self._aged(self._catalog.blobs.path(digest), now, self._grace_s)
+            if aged is None:
                 self.done.kept += 1
-            elif self._dry_run or self._catalog.trash.throw(digest, now):
+            elif self._dry_run or self._catalog.trash.throw(digest, aged.st_mtime_ns, now):
                 self.done.trashed += 1
-                self.done.trashed_bytes += size
+                self.done.trashed_bytes += aged.st_size
 
     def _second_look(self, batch: list[str]) -> None:
         """Unlink what has been in the trash long enough, and give back what is needed after all."""
@@ -143,22 +145,22 @@ class _Pass:
         back = [digest for digest in batch if digest in needed or self._catalog.spared.has(digest)]
         self.done.taken_back += len(back if self._dry_run else self._catalog.trash.take_back(back))
         for digest in set(batch).difference(back):
-            size = self._aged(self._catalog.trash.path(digest), now, self._trash_s)
-            if size is not None and (self._dry_run or self._catalog.trash.drop(digest)):
+            aged = self._aged(self._catalog.trash.path(digest), now, self._trash_s)
+            if aged is not None and (self._dry_run or self._catalog.trash.drop(digest)):
                 self.done.freed += 1
-                self.done.freed_bytes += size
+                self.done.freed_bytes += aged.st_size
 
     def _needed(self, digests: Iterable[str]) -> dict[str, int]:
         with self._catalog.index.reading() as connection:
             return blob_sizes(connection, digests)
 
-    def _aged(self, path: Path, now: float, age_s: float) -> int | None:
-        """Return the size of a file that is old enough to go. One from the future begins to age now."""
+    def _aged(self, path: Path, now: float, age_s: float) -> os.stat_result | None:
+        """Return the state of a file that is old enough to go. One from the future begins to age now."""
         with translated("look at", path), suppress(FileNotFoundError):
             status = os.lstat(path)
             if status.st_mtime > now + FUTURE_S and not self._dry_run:
                 os.utime(path, (now, now), follow_symlinks=False)
-            return status.st_size if now - status.st_mtime >= age_s else None
+            return status if now - status.st_mtime >= age_s else None
         return None
 
     def _not_there(self, batch: list[str]) -> None:
@@ -168,7 +170,10 @@ class _Pass:
             back = set(self._catalog.trash.take_back(gone))
             self.done.taken_back += len(back)
             gone = [digest for digest in gone if digest not in back]
-        self.done.gone += self._note(gone, present=False)
+        if gone and not self._dry_run:
+            with self._catalog.index.writing() as connection:
+                mark_lost(connection, gone, self._catalog.now())  # nobody let it go: the repair looks for other copies
+        self.done.gone += len(gone)
 
     def _there(self, batch: list[str]) -> None:
         """Note what is on this machine, whole, although the index says that it is not."""

@@ -22,6 +22,8 @@ from ..state.errors import BackupNotFound, BadInput, Conflict, GroupNotFound, Ma
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import MAX_GROUP, Manifest
 from .catalog import Catalog
+from .metrics import Metrics
+from .metrics_api import counted
 from .upload import receive_manifests
 
 
@@ -116,7 +118,7 @@ def read_members(group_id: str, body: bytes) -> list[Manifest]:
     return members
 
 
-def add_groups(app: FastAPI, catalog: Catalog) -> None:
+def add_groups(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     """Add the routes."""
     found = Groups(catalog)
 
@@ -134,7 +136,10 @@ def add_groups(app: FastAPI, catalog: Catalog) -> None:
     async def put_group(group_id: str, request: Request) -> Response:
         """Commit all manifests of a group, or none; the same content a second time changes nothing."""
         body = await receive_manifests(request)
-        return _json(asdict(await run_in_threadpool(found.commit, group_id, body)), 201)
+        with counted(metrics, request) as done:
+            group = await run_in_threadpool(found.commit, group_id, body)
+            done.append(group.size)
+        return _json(asdict(group), 201)
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S = 10.0  # to send the head of a request, from its first byte or from the connection on
-BODY_S, BODY_BYTES = 10.0, 10 << 10  # a body grows by so much in such a time, or the daemon waits no longer
+BODY_BYTES = 10 << 10  # by which a body grows while the daemon is patient with it
 READ_S = 60.0  # in which a client takes something of an answer
 LINGER_S = 1.0  # in which a client that still sends what nobody wants can read its answer
 MAX_CONNECTIONS = 256  # of TCP, and as many of the Unix socket, so that strangers do not keep the owner out
 
 
+def patient(seconds: float) -> type[GuardedProtocol]:
+    """Return the protocol with another patience."""
+    return type("PatientProtocol", (GuardedProtocol,), {"patience_s": seconds})
+
+
 class GuardedProtocol(H11Protocol):
-    """One connection."""
+    """One connection. A head takes no longer than `patience_s`, from its first byte or from the connection on."""
+
+    patience_s: ClassVar[float] = 10.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -34,7 +40,7 @@ class GuardedProtocol(H11Protocol):
         """Begin; where there are too many connections, one that waits for a request goes."""
         super().connection_made(transport)
         self._make_room()
-        self._wait("head", HEAD_S, self.transport.close)
+        self._wait("head", self.patience_s, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -45,7 +51,7 @@ class GuardedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes; the first of a request starts its deadline."""
         if self._idle and self._reading is None:
-            self._wait("head", HEAD_S, self.transport.close)
+            self._wait("head", self.patience_s, self.transport.close)
         self._body_bytes += len(data)
         super().data_received(data)
 
@@ -62,7 +68,7 @@ class GuardedProtocol(H11Protocol):
             elif not comes:
                 self._wait_no_more()
         elif self._reading == "rest" and not comes:  # all of it came: the connection may serve again
-            self._wait("head", HEAD_S, self.transport.close)
+            self._wait("head", self.patience_s, self.transport.close)
 
     def on_response_complete(self) -> None:
         """Go on with the next request, unless a body that nobody reads still comes."""
@@ -90,7 +96,7 @@ class GuardedProtocol(H11Protocol):
 
     def _await_body(self) -> None:
         self._body_bytes = 0
-        self._wait("body", BODY_S, self._check_body)
+        self._wait("body", self.patience_s, self._check_body)
 
     def _check_body(self) -> None:
         ours = self.flow.read_paused or self.cycle.waiting_for_100_continue  # the daemon is the slow one

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Response
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, StrictBool
 
 from .key_desk import KeyDesk
 
@@ -26,7 +26,7 @@ class Rotate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     passphrase: SecretStr
-    new_passphrase: bool = False
+    new_passphrase: StrictBool = False
 
 
 def add_keys(app: FastAPI, desk: KeyDesk) -> None:

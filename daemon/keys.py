@@ -87,6 +87,15 @@ class KeyStore:
         self._places[repo_id] = "keyring"
         return load_ring(found.encode()), "keyring"
 
+    def kept(self) -> int:
+        """Return how many rings the file holds. Raises: UnsafeHome, ObjectDamaged, StoreFailed."""
+        with self._lock:
+            return len(self._read_file())
+
+    def keyring_name(self) -> str:
+        """Return the name of the keyring that would be used. Raises: Timeout, StoreFailed."""
+        return self._keyring.name()
+
     def save(self, repo_id: str, ring: KeyRing) -> Place:
         """Keep a ring, and return where. It has been read back when this returns.
 
@@ -186,6 +195,10 @@ class _Keyring:
     def set(self, account: str, secret: str) -> None:
         """Keep a secret. Raises: Timeout, StoreFailed."""
         self._ask(lambda backend: backend.set_password(SERVICE, account, secret))
+
+    def name(self) -> str:
+        """Return what the keyring calls itself. Raises: Timeout, StoreFailed."""
+        return str(self._ask(lambda backend: backend.name))
 
     def _ask(self, question: Callable[[Any], _T]) -> _T:
         if not self._busy.acquire(blocking=False):

@@ -9,43 +9,46 @@ import orjson
 from fastapi import FastAPI, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..state.access import MAX_LABEL_CHARS, PageScopeName, ScopeName
 from ..store.token_list import TokenRecord
 from .pairing import LIVES_S, Pairing, PairRequest, State
 from .tokens import Tokens
 
 _PRIVATE = {"Cache-Control": "no-store"}
-_Names = Annotated[list[str], Field(min_length=1, max_length=8)]
+_Scopes = Annotated[list[ScopeName], Field(min_length=1, max_length=8)]
+_PageScopes = Annotated[list[PageScopeName], Field(min_length=1, max_length=8)]
+_Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
 
 
 class NewToken(BaseModel):
     """A token to make: by what name it is listed, what it opens, and whether it is a web page's."""
 
-    model_config = ConfigDict(extra="forbid")
-    label: str
-    scopes: _Names
+    model_config = ConfigDict(extra="forbid", strict=True)
+    label: _Label
+    scopes: _Scopes
     origin: str | None = None
 
 
 class Ask(BaseModel):
     """What a page asks for."""
 
-    model_config = ConfigDict(extra="forbid")
-    label: str = Field(max_length=200)
-    scopes: _Names
+    model_config = ConfigDict(extra="forbid", strict=True)
+    label: _Label
+    scopes: _PageScopes
 
 
 class Claim(BaseModel):
     """The secret that the page got when it asked."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     secret: str = Field(max_length=100)
 
 
 class Approval(BaseModel):
     """What the page gets of what it asked for; null is all of it."""
 
-    model_config = ConfigDict(extra="forbid")
-    scopes: _Names | None = None
+    model_config = ConfigDict(extra="forbid", strict=True)
+    scopes: _PageScopes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,7 +54,7 @@ class Pairing:
         self._asks = Allowance(ASKS, ASK_REFILL_S, steady)
         self._wrong = Allowance(WRONG_SECRETS, SECRET_REFILL_S, steady)
 
-    def ask(self, origin: str, label: str, scopes: list[str]) -> tuple[PairRequest, str]:
+    def ask(self, origin: str, label: str, scopes: Sequence[str]) -> tuple[PairRequest, str]:
         """Note what a page asks for; return it with the secret to fetch the token by.
 
         A page that asks again gives its former request up. Raises: BadInput, TooManyAttempts.
@@ -79,7 +79,7 @@ class Pairing:
         with self._lock:
             return [each.request for each in self._alive() if each.request.state != "denied"]
 
-    def approve(self, code: str, scopes: list[str] | None = None) -> PairRequest:
+    def approve(self, code: str, scopes: Sequence[str] | None = None) -> PairRequest:
         """Let a page have its token, or one with fewer scopes. Raises: NotFound, BadInput, Conflict."""
         with self._lock:
             each = self._find(code)

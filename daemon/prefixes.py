@@ -23,7 +23,7 @@ _HOLDERS = 4  # backups that are looked into for one key
 class PrefixQuestion(BaseModel):
     """The logical keys of a session's blocks, from the first on."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     keys: list[Annotated[str, Field(pattern=DIGEST_PATTERN)]] = Field(max_length=MAX_KEYS)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..codec import manifest_file
+from ..db import marks
 from ..state.errors import Conflict, IndexDamaged, TorporError
-from ..state.manifest import manifest_blobs
+from ..state.manifest import Manifest, manifest_blobs
+from ..state.ordered import differences
 from .catalog import Catalog
+
+_AT_ONCE, _BYTES_AT_ONCE = 100, 8 << 20  # backups of one transaction, and the bytes of their manifests
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,50 +32,85 @@ class Reconciled:
 def reconcile(catalog: Catalog) -> Reconciled:
     """Make the index agree with the manifests on disk. Raises: IndexDamaged when all manifests are gone."""
     catalog.manifests.settle()
-    on_disk, indexed = set(catalog.manifests.ids()), catalog.index.all_ids()
-    if indexed and not on_disk and not indexed <= catalog.manifests.trashed():
+    on_disk, pending = sorted(catalog.manifests.ids()), catalog.pending_groups.ids()
+    with catalog.index.reading() as connection:
+        differing = list(differences(on_disk, marks.backup_ids(connection)))
+    lost = [backup_id for backup_id, is_file in differing if not is_file]
+    if lost and not on_disk and not set(lost) <= catalog.manifests.trashed():
         raise IndexDamaged(
-            f"the index knows {len(indexed)} backups, but the store holds no manifest",
+            f"the index knows {len(lost)} backups, but the store holds no manifest",
             hint="Check that the home folder is mounted whole; if the store was emptied, move index.sqlite away.",
         )
-    imported = unusable = undone = 0
-    pending = catalog.pending_groups.ids()
-    for backup_id in sorted(on_disk - indexed):
-        try:
-            if _import(catalog, backup_id, pending):
-                imported += 1
-            else:
-                undone += 1
-        except TorporError as error:
-            unusable += 1
-            _keep_blobs_of(catalog, backup_id)
-            catalog.note("warning", "manifest-unusable", f"{backup_id}: {error.detail}", backup_id)
-    lost = indexed - on_disk
-    for lost_id in sorted(lost):
-        catalog.index.remove_backup(lost_id)
+    imports = _Imports(catalog, pending)
+    imports.run(backup_id for backup_id, is_file in differing if is_file)
+    for at in range(0, len(lost), _AT_ONCE):
+        catalog.index.forget_backups(lost[at : at + _AT_ONCE])
     if lost:
         catalog.note("info", "rows-dropped", f"{len(lost)} removed backups left the index")
     catalog.manifests.empty_trash()
-    _end_groups(catalog, pending, undone)
-    return Reconciled(imported, len(lost), unusable, undone)
+    _end_groups(catalog, pending, imports.undone)
+    return Reconciled(imports.imported, len(lost), imports.unusable, imports.undone)
 
 
-def _import(catalog: Catalog, backup_id: str, pending: set[str]) -> bool:
-    """Index a manifest; remove it instead when its group's commit was cut off (then it returns False).
+class _Imports:
+    """Manifests that the index does not know, on their way into it, some in one transaction."""
 
-    What is in the index needs no look: a group enters it in one transaction.
-    """
-    raw = catalog.manifests.read(backup_id)
-    manifest = manifest_file.load(raw)
-    if manifest.id != backup_id:
-        raise Conflict(f"the file of {backup_id} holds the manifest of {manifest.id}")
-    if manifest.group is not None and manifest.group.id in pending:
-        catalog.manifests.remove(backup_id)
-        return False
-    absent = catalog.enter(manifest, raw)
-    if absent:  # they are in the bucket, or lost: a restore says which
-        catalog.note("info", "blobs-absent", f"{backup_id}: {absent} blobs are not on this machine", backup_id)
-    return True
+    def __init__(self, catalog: Catalog, pending: set[str]) -> None:
+        self._catalog, self._pending = catalog, pending
+        self.imported = self.undone = self.unusable = 0
+
+    def run(self, backup_ids: Iterable[str]) -> None:
+        """Index manifests; one whose group's commit was cut off is removed instead.
+
+        What is in the index needs no such look: a group enters it in one transaction.
+        """
+        ready: list[tuple[Manifest, bytes]] = []
+        for backup_id in backup_ids:
+            with self._noting(backup_id):
+                manifest, raw = self._read(backup_id)
+                if manifest.group is not None and manifest.group.id in self._pending:
+                    self._catalog.manifests.remove(backup_id)
+                    self.undone += 1
+                    continue
+                ready.append((manifest, raw))
+            if len(ready) >= _AT_ONCE or sum(len(raw) for _, raw in ready) >= _BYTES_AT_ONCE:
+                self._enter(ready)
+                ready = []
+        if ready:
+            self._enter(ready)
+
+    def _read(self, backup_id: str) -> tuple[Manifest, bytes]:
+        raw = self._catalog.manifests.read(backup_id)
+        manifest = manifest_file.load(raw)
+        if manifest.id != backup_id:
+            raise Conflict(f"the file of {backup_id} holds the manifest of {manifest.id}")
+        return manifest, raw
+
+    def _enter(self, ready: Sequence[tuple[Manifest, bytes]]) -> None:
+        """Enter backups together, or one by one where that fails, so that one which cannot be used stops no other."""
+        try:
+            self._enter_all(ready)
+        except TorporError:
+            for each in ready:
+                with self._noting(each[0].id):
+                    self._enter_all([each])
+
+    def _enter_all(self, ready: Sequence[tuple[Manifest, bytes]]) -> None:
+        absent = self._catalog.enter(ready)  # they are in the bucket, or lost: a restore says which
+        self.imported += len(ready)
+        for backup_id, count in absent.items():
+            detail = f"{backup_id}: {count} blobs are not on this machine"
+            self._catalog.note("info", "blobs-absent", detail, backup_id)
+
+    @contextmanager
+    def _noting(self, backup_id: str) -> Iterator[None]:
+        """Count and note what cannot be used, and spare its blobs."""
+        try:
+            yield
+        except TorporError as error:
+            self.unusable += 1
+            _keep_blobs_of(self._catalog, backup_id)
+            self._catalog.note("warning", "manifest-unusable", f"{backup_id}: {error.detail}", backup_id)
 
 
 def _keep_blobs_of(catalog: Catalog, backup_id: str) -> None:

@@ -25,7 +25,7 @@ from ..db.outbox import OutboxTable
 from ..db.remembered import Remembered
 from ..db.remote import RemoteIndex, Uploads
 from ..state.collection import Grace
-from ..state.errors import BackupNotFound, Conflict, SyncOff, TorporError
+from ..state.errors import BackupNotFound, Conflict, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
 from ..store.machine import machine_id
@@ -140,6 +140,11 @@ class RemoteSide:
     def on(self) -> bool:
         """Tell whether a storage is configured."""
         return self.settings.s3 is not None
+
+    @property
+    def name_in_bucket(self) -> str | None:
+        """Return this machine's name in the bucket; None without one."""
+        return self.machine if self.on else None
 
     def start(self) -> None:
         """Derive the queue again, and begin to send. Raises: StoreFull, StoreFailed, IndexDamaged."""
@@ -302,10 +307,8 @@ class RemoteSide:
     def remove(self, backup_id: str, *, purge: bool = False) -> None:
         """Remove a backup from this machine, and with `purge` from the bucket, of whatever machine it is.
 
-        Raises: SyncOff with `purge` and no bucket, BackupNotFound.
+        Raises: BackupNotFound.
         """
-        if purge and not self.on:
-            raise SyncOff("there is no bucket to remove it from", hint="Leave out --purge; nothing was removed.")
         try:
             self._catalog.remove(backup_id, purge=purge)
         except BackupNotFound:

@@ -175,10 +175,10 @@ class RemoteBackups:
         """
         if self._catalog.index.has_backup(backup_id):
             return self._catalog.index.backup(backup_id)
-        return adopt(self._catalog, self._record(backup_id))
+        return adopt(self._catalog, self.record(backup_id))
 
-    def _record(self, backup_id: str) -> RemoteRecord:
-        """Read the newest of a backup's records that can be read."""
+    def record(self, backup_id: str) -> RemoteRecord:
+        """Read the newest of a backup's records that can be read. Raises: BackupNotFound, and what the bucket does."""
         records = self._known.known([backup_id]).get(backup_id, [])
         failure: TorporError | None = None
         for each in sorted(records, key=lambda each: each.written_at, reverse=True):

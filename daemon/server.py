@@ -44,7 +44,7 @@ class QuietServer(uvicorn.Server):
 def bind_tcp(port: int) -> socket.socket:
     """Bind 127.0.0.1 at a port, or at any free one when it is taken. Raises: StoreFailed."""
     for candidate in (port, 0):
-        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else no TCP_NODELAY
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server.bind(("127.0.0.1", candidate))

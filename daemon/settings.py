@@ -18,6 +18,7 @@ from pydantic_settings import (
 
 from ..state.errors import InvalidSettings
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
+from ..state.quota import parse_limit
 from ..store.home import Home
 
 DAY_S = 86_400.0
@@ -31,6 +32,10 @@ class Settings(BaseSettings):
     port: int = Field(7717, ge=0, le=65535, description="TCP port on 127.0.0.1; 0 takes any free one")
     ttl_days: float = Field(7.0, gt=0, description="how long a backup is kept unless it is pinned")
     keep_newest: int = Field(0, ge=0, description="backups of each session that outlive their TTL, the newest")
+    quota: str = Field("20%", description="what the home may take: a share of its disk, or a size such as 200GB")
+    soft_quota: str = Field("90%", description="from there on what can be had again is let go: a share of the quota")
+    free_floor: str | None = Field(None, description="left free on the disk: by default 5% of it, at most 5 GiB")
+    allow_network_home: bool = Field(False, description="accept a network file system as home, against the advice")
     allowed_hosts: list[str] = Field(
         default_factory=list, description="further Host headers to accept, e.g. of a container"
     )
@@ -43,11 +48,21 @@ class Settings(BaseSettings):
     remote_format: Literal["v2", "v1"] = Field(
         "v2", description="`v1` puts plain `backups/<id>.qwnbak` objects into the bucket as well"
     )
+    scrub_mib_s: float = Field(
+        8.0, ge=0, description="MiB a second at which blobs are read again in the background; 0 never does"
+    )
+    scrub_days: float = Field(30.0, gt=0, description="time from the beginning of one scrub to that of the next")
     watch: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
     )
     key_storage: Literal["auto", "keyring", "file"] = Field(
         "auto", description="where the bucket's key is kept: the system's keyring, a file, or `auto`"
+    )
+    client_timeout_s: float = Field(
+        10.0, gt=0, description="how long a client may take over the head of a request, or over 10 KiB of its body"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="of `logs/daemon.log`: a JSON object a line, or text"
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
@@ -67,6 +82,16 @@ class Settings(BaseSettings):
         if relative := [folder for folder in folders if not os.path.isabs(folder) or "\0" in folder]:
             raise ValueError(f"{relative[0]!r} is not an absolute path")
         return folders
+
+    @field_validator("quota", "soft_quota", "free_floor")
+    @classmethod
+    def _a_limit(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_limit(value, 100)
+            except InvalidSettings as error:
+                raise ValueError(f"{error.detail}. {error.hint}") from error
+        return value
 
     @property
     def ttl_s(self) -> float:

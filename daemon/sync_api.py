@@ -21,14 +21,14 @@ LONGEST_PAUSE_S = 366 * 86_400.0
 class Pause(BaseModel):
     """How long to pause, in seconds; without it until it is resumed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     seconds: float | None = Field(None, gt=0, le=LONGEST_PAUSE_S)
 
 
 class Limits(BaseModel):
     """Bytes a second each way; null is without limit, and what is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     up: float | None = Field(None, ge=1024)
     down: float | None = Field(None, ge=1024)
 
@@ -36,7 +36,7 @@ class Limits(BaseModel):
 class Policy(BaseModel):
     """Whether KV caches go up, and how many bytes of them a day; what is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     kv: str | None = None
     daily_bytes: int | None = Field(None, gt=0)
 
@@ -44,21 +44,21 @@ class Policy(BaseModel):
 class Retry(BaseModel):
     """Given up items by id; without them all."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     ids: list[int] | None = None
 
 
 class Collect(BaseModel):
     """Whether to say only what a collection would do."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     dry_run: bool = False
 
 
 class NoSync(BaseModel):
     """Whether a session stays on this machine."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     no_sync: bool
 
 

@@ -49,6 +49,11 @@ def report(side: RemoteSide) -> dict[str, Any]:
     }
 
 
+def state_of(side: RemoteSide) -> str:
+    """Return the state of the second copy in one word."""
+    return "off" if side.settings.s3 is None else side.pump.state
+
+
 def short_report(side: RemoteSide) -> dict[str, Any] | None:
     """Describe the second copy for `torpor status`; None while there is none."""
     if side.settings.s3 is None:

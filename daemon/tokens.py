@@ -7,7 +7,7 @@ import hmac
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Tokens:
         """Return all tokens, oldest first."""
         return _in_order(self._by_hash)
 
-    def new(self, label: str, scopes: list[str], origin: str | None = None) -> tuple[TokenRecord, str]:
+    def new(self, label: str, scopes: Sequence[str], origin: str | None = None) -> tuple[TokenRecord, str]:
         """Make a token, durably; the text that is returned is kept nowhere. Raises: BadInput, Conflict, StoreFull."""
         token = PREFIX + secrets.token_urlsafe(32)
         record = TokenRecord(

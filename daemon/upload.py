@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from ..state.errors import BadInput, TooLarge
 from ..state.ids import Digest
 from ..state.manifest import BlobRef
+from ..state.quota import on_disk
 from ..store.blobs import BlobStore
 from ..store.files import create_exclusive, store_error
 from ..store.staging import Staging
@@ -51,10 +53,13 @@ class _Incoming:
         os.close(self._fd)
 
 
-async def receive_blob(blobs: BlobStore, staging: Staging, digest: Digest, request: Request) -> dict[str, Any]:
-    """Stream a request's body into the store under `digest`.
+async def receive_blob(
+    blobs: BlobStore, staging: Staging, digest: Digest, request: Request, take: Callable[[int], None]
+) -> dict[str, Any]:
+    """Stream a request's body into the store under `digest`; `take` is asked for room before each piece is written.
 
-    Raises: BadInput (other bytes than the digest says), TooLarge, StoreFull, StoreFailed. Nothing is kept then.
+    Raises: BadInput (other bytes than the digest says), TooLarge, QuotaFull, StoreFull, StoreFailed. Nothing is kept
+    then.
     """
     path = staging.new_path()
     try:
@@ -63,7 +68,7 @@ async def receive_blob(blobs: BlobStore, staging: Staging, digest: Digest, reque
             async for piece in _pieces(request):
                 if incoming.size_bytes + len(piece) > MAX_BLOB_BYTES:
                     raise TooLarge(f"a blob of more than {MAX_BLOB_BYTES} bytes")
-                await run_in_threadpool(incoming.write, piece)
+                await run_in_threadpool(_write, incoming, piece, take)
             actual = await run_in_threadpool(incoming.finish)
         finally:
             incoming.close()
@@ -77,6 +82,11 @@ async def receive_blob(blobs: BlobStore, staging: Staging, digest: Digest, reque
         if path.exists():
             path.unlink()
     return {"digest": ref.digest, "size_bytes": ref.size_bytes}
+
+
+def _write(incoming: _Incoming, piece: bytes, take: Callable[[int], None]) -> None:
+    take(on_disk(len(piece)))
+    incoming.write(piece)
 
 
 def _publish(blobs: BlobStore, path: Path, ref: BlobRef) -> None:

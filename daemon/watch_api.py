@@ -12,7 +12,7 @@ from .watches import Watches
 class Folder(BaseModel):
     """A folder of the daemon's machine, as an absolute path."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     folder: str
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, literal_column, null, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -25,17 +25,20 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
+from ..state.manifest import REBUILDABLE
 from ..state.outbox import stage_sizes
 from . import queries
 from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
+from .events import recent_events
 from .migrate import migrate
 from .outbox_rows import insert_pushes, insert_removal
-from .presence import note_present
+from .presence import absent_of, note_present
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 
 EVENTS_KEPT = 10_000
+_BATCH = 500  # keys of one statement
 
 
 class Index:
@@ -61,6 +64,19 @@ class Index:
         """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
         with self._write_lock, _translated(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """Overwrite what is deleted while this is open, in the file and, behind it, in the log of writes."""
+        with self.writing() as connection:
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            with self.writing() as connection:
+                connection.exec_driver_sql("PRAGMA secure_delete = OFF")
+            with self._write_lock, _translated(), closing(self._writer.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -96,15 +112,17 @@ class Index:
             session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
-            connection.execute(delete(backups).where(backups.c.id == backup_id))
-            connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+            remove(connection, backup_id, session_id)
             if purge_at is not None:
                 insert_removal(connection, backup_id, session_id, purge_at)
-            used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
-            connection.execute(delete(blobs).where(~used.exists()))
-            left = connection.scalar(select(func.count()).where(backups.c.session_id == session_id))
-            if not left:
-                connection.execute(delete(sessions).where(sessions.c.id == session_id))
+
+    def forget_backups(self, backup_ids: Iterable[str]) -> None:
+        """Remove backups in one transaction, as far as they are there."""
+        with self.writing() as connection:
+            for backup_id in backup_ids:
+                session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
+                if session_id is not None:
+                    remove(connection, backup_id, session_id)
 
     def queue_removal(self, backup_id: str, session_id: str, *, now: float) -> None:
         """Queue the removal of a backup from the bucket that is not on this machine."""
@@ -196,6 +214,11 @@ class Index:
         with self.reading() as connection:
             return set(connection.scalars(select(backups.c.id)))
 
+    def absent_of(self, backup_id: str) -> set[str]:
+        """Return the digests of those blobs of a backup that are not on this machine."""
+        with self.reading() as connection:
+            return absent_of(connection, backup_id)
+
     def sharing(self, backup_id: str, limit: int = 20) -> tuple[dict[str, int], Sharing]:
         """Return how many other backups name each blob of a backup, and those that share most of its bytes."""
         with self.reading() as connection:
@@ -206,12 +229,10 @@ class Index:
         with self.reading() as connection:
             return queries.totals(connection)
 
-    def recent_events(self, limit: int = 50) -> list[dict[str, object]]:
+    def recent_events(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return the newest events, newest first."""
         with self.reading() as connection:
-            rows = connection.execute(select(events).order_by(events.c.id.desc()).limit(limit))
-            # Plain str keys: SQLAlchemy's own subclass of str is refused by orjson.
-            return [{str(name): value for name, value in row._mapping.items()} for row in rows]
+            return recent_events(connection, limit)
 
 
 def insert_event(connection: Connection, event: dict[str, Any]) -> None:
@@ -219,6 +240,18 @@ def insert_event(connection: Connection, event: dict[str, Any]) -> None:
     key = connection.execute(insert(events).values(event)).inserted_primary_key
     if key is not None:
         connection.execute(delete(events).where(events.c.id <= key[0] - EVENTS_KEPT))
+
+
+def remove(connection: Connection, backup_id: str, session_id: str) -> None:
+    """Remove a backup, what waits of it to go up, blobs that no other one names, and the session with its last one."""
+    mine = list(connection.scalars(select(backup_blobs.c.digest).where(backup_blobs.c.backup_id == backup_id)))
+    connection.execute(delete(backups).where(backups.c.id == backup_id))
+    connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
+    used = select(backup_blobs.c.digest).where(backup_blobs.c.digest == blobs.c.digest)
+    for at in range(0, len(mine), _BATCH):
+        connection.execute(delete(blobs).where(blobs.c.digest.in_(mine[at : at + _BATCH]), ~used.exists()))
+    others = select(backups.c.id).where(backups.c.session_id == sessions.c.id)
+    connection.execute(delete(sessions).where(sessions.c.id == session_id, ~others.exists()))
 
 
 def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: bool) -> bool:
@@ -270,9 +303,18 @@ def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
     keys = {digest: bytes.fromhex(digest) for digest in new.blob_sizes}
     statement = upsert(blobs)
     seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
+    # The same bytes may be embeddings in one backup and a picture in another: then nothing can rebuild them.
+    rebuildable: list[Any] = [literal_column(repr(layer)) for layer in REBUILDABLE]
+    lasts = and_(blobs.c.layer.in_(rebuildable), statement.excluded.layer.not_in(rebuildable))
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=[blobs.c.digest], set_={"present": seen}, where=blobs.c.present != seen
+            index_elements=[blobs.c.digest],
+            set_={
+                "present": seen,
+                "damaged_at": case((seen, null()), else_=blobs.c.damaged_at),
+                "layer": case((lasts, statement.excluded.layer), else_=blobs.c.layer),
+            },
+            where=or_(blobs.c.present != seen, lasts),
         ),
         [
             {

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
@@ -14,7 +15,29 @@ from ..state.errors import NewerIndex, StoreFailed, StoreFull
 from .engine import connect
 from .schema import REVISION
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def is_known(revision: str) -> bool:
+    """Tell whether this version can read an index of some schema, as it is or after a migration."""
+    return revision == REVISION or revision in _known_revisions(_config())
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _known_revisions(config: Config) -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
 
 
 def migrate(engine: Engine, path: Path) -> bool:
@@ -26,14 +49,9 @@ def migrate(engine: Engine, path: Path) -> bool:
     revision = _revision_of(path)
     if revision == REVISION:
         return False
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    config = _config()
     if revision is not None:
-        if revision not in known:
+        if revision not in _known_revisions(config):
             raise NewerIndex(
                 f"the index has schema {revision}, which this version does not know",
             )

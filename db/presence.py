@@ -6,16 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, func, select, update
 
-from .schema import backup_blobs, blobs
+from .schema import backup_blobs, blobs, tallies
 
 _BATCH = 500  # keys of one statement
 
 
 def note_present(connection: Connection, digests: Iterable[str], *, present: bool = True) -> None:
-    """Note that blobs are on this machine, or that they are not."""
+    """Note that blobs are on this machine, or that they are not. One that is here again is damaged no more."""
+    values = {"present": True, "damaged_at": None} if present else {"present": False}
     for batch in _batches(digests):
         wanted = (blobs.c.digest.in_(batch), blobs.c.present != present)
-        connection.execute(update(blobs).where(*wanted).values(present=present))
+        connection.execute(update(blobs).where(*wanted).values(values))
 
 
 def blob_sizes(connection: Connection, digests: Iterable[str]) -> dict[str, int]:
@@ -30,9 +31,11 @@ def blob_sizes(connection: Connection, digests: Iterable[str]) -> dict[str, int]
 def absent_bytes(connection: Connection, backup_ids: Sequence[str]) -> dict[str, int]:
     """Return the bytes of blobs that are not on this machine, for those of some backups that have such blobs.
 
-    Goes from the absent blobs outwards, over their own index: where all is here, it costs nothing.
+    Where everything is on this machine, it costs nothing.
     """
     found: dict[str, int] = {}
+    if not connection.scalar(select(func.sum(tallies.c.count)).where(~tallies.c.present)):
+        return found
     for at in range(0, len(backup_ids), _BATCH):
         rows = connection.execute(
             select(backup_blobs.c.backup_id, func.sum(blobs.c.size_bytes))
@@ -42,6 +45,13 @@ def absent_bytes(connection: Connection, backup_ids: Sequence[str]) -> dict[str,
         )
         found.update((backup_id, size) for backup_id, size in rows)
     return found
+
+
+def absent_of(connection: Connection, backup_id: str) -> set[str]:
+    """Return the digests of those blobs of a backup that are not on this machine."""
+    mine = select(blobs.c.digest).join(backup_blobs, backup_blobs.c.digest == blobs.c.digest)
+    rows = connection.scalars(mine.where(backup_blobs.c.backup_id == backup_id, ~blobs.c.present))
+    return {digest.hex() for digest in rows}
 
 
 def _batches(digests: Iterable[str]) -> Iterable[list[bytes]]:

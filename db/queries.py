@@ -9,9 +9,10 @@ from sqlalchemy import Connection, RowMapping, Select, func, literal_column, sel
 
 from ..state.backup import Backup
 from ..state.errors import BackupNotFound, SessionNotFound
+from .damage import damaged_bytes
 from .presence import absent_bytes
 from .records import SessionFork, Sharer, Sharing, Timeline, Totals
-from .schema import backup_blobs, backups, blobs, outbox, sessions
+from .schema import backup_blobs, backups, blobs, outbox, sessions, tallies
 
 MAX_FORKS = 10_000  # of a session that are listed, the newest
 
@@ -59,8 +60,12 @@ def list_backups(connection: Connection, session_id: str | None, limit: int, bef
 
 
 def _with_absent(connection: Connection, rows: list[Backup]) -> list[Backup]:
-    absent = absent_bytes(connection, [row.id for row in rows])
-    return [replace(row, absent_bytes=absent[row.id]) if row.id in absent else row for row in rows]
+    ids = [row.id for row in rows]
+    absent, damaged = absent_bytes(connection, ids), damaged_bytes(connection, ids)
+    return [
+        replace(row, absent_bytes=absent[row.id], damaged_bytes=damaged.get(row.id, 0)) if row.id in absent else row
+        for row in rows
+    ]
 
 
 def ending_with(connection: Connection, end: str, limit: int) -> list[str]:
@@ -88,10 +93,7 @@ def timeline(connection: Connection, session_id: str, limit: int, before: str | 
 
 
 def _forks(connection: Connection, session_id: str) -> tuple[SessionFork, ...]:
-    """Return backups of other sessions that come from this one, newest first.
-
-    There is no index on parents: among 5,000 backups this takes 3 ms without one and 4 with it.
-    """
+    """Return backups of other sessions that come from this one, newest first."""
     child, parent = backups.alias("child"), backups.alias("parent")
     rows = connection.execute(
         select(child.c.parent_id, child.c.id, child.c.session_id, child.c.created_at)
@@ -109,9 +111,8 @@ def _newest_first() -> tuple[Any, Any]:
 
 def totals(connection: Connection) -> Totals:
     """Return counts over the whole index."""
-    blob_count, blob_bytes = connection.execute(
-        select(func.count(), func.coalesce(func.sum(blobs.c.size_bytes), 0)).where(blobs.c.present)
-    ).one()
+    here = select(func.coalesce(func.sum(tallies.c.count), 0), func.coalesce(func.sum(tallies.c.size_bytes), 0))
+    blob_count, blob_bytes = connection.execute(here.where(tallies.c.present)).one()
     return Totals(
         sessions=connection.scalar(select(func.count()).select_from(sessions)) or 0,
         backups=connection.scalar(select(func.count()).select_from(backups)) or 0,

@@ -90,3 +90,29 @@ def _look(connection: sqlite3.Connection, *, thorough: bool) -> Soundness:
     pragma = "integrity_check(5)" if thorough else "quick_check(5)"
     found = [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}")]
     return Soundness(() if found == ["ok"] else tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFacts:
+    """A few counts of an index, and its schema."""
+
+    revision: str | None
+    backups: int = 0
+    present_blobs: int = 0
+    damaged_blobs: int = 0
+    newest_at: float | None = None
+
+
+def facts_of(path: Path) -> IndexFacts:
+    """Return what a sound index says of itself; of another schema only which one. Raises: StoreFailed."""
+    try:
+        with _reading(path, float("inf"), time.monotonic) as connection:
+            revision = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            if revision is None or revision[0] != REVISION:
+                return IndexFacts(None if revision is None else str(revision[0]))
+            backups, newest = connection.execute("SELECT count(*), max(created_at) FROM backups").fetchone()
+            present = connection.execute("SELECT count(*) FROM blobs WHERE present").fetchone()[0]
+            damaged = connection.execute("SELECT count(*) FROM blobs WHERE damaged_at IS NOT NULL").fetchone()[0]
+            return IndexFacts(REVISION, backups, present, damaged, newest)
+    except sqlite3.DatabaseError as error:
+        raise StoreFailed(f"the index cannot be read: {error}") from error

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from .errors import BadInput
 
+ScopeName = Literal["read", "save", "restore", "manage", "metrics"]
+PageScopeName = Literal["read", "save", "restore"]
+
 # What each scope opens. `owner` is not among them: keys, tokens and pairing take the token of the home folder.
-SCOPES: dict[str, str] = {
+SCOPES: dict[ScopeName, str] = {
     "read": "lists, titles, sizes and status",
     "save": "add backups",
     "restore": "read the content of backups",
     "manage": "pin, remove, rename, watch folders, steer the second copy",
     "metrics": "read /metrics",
 }
-PAGE_SCOPES = ("read", "save", "restore")  # of what a web page may ask for
+PAGE_SCOPES: tuple[PageScopeName, ...] = get_args(PageScopeName)  # of what a web page may ask for
 OWNER = frozenset({"owner"})
 MAX_LABEL_CHARS = 80
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([1-9][0-9]{0,4}))?\Z")

@@ -5,4 +5,6 @@ from __future__ import annotations
 API_VERSION = 1
 VERSION_HEADER = "Torpor-Api-Version"
 DIGEST_HEADER = "Torpor-Manifest-Digest"
+SAVE_HEADER = "Torpor-Save"  # of a blob that is sent: the save that was promised room for it
+TIMING_HEADER = "Torpor-Timing"  # of a commit; state/timing.py
 DEFAULT_PORT = 7717

@@ -45,7 +45,10 @@ SYNC_POINTS = (
     "push.done",
     "outbox.finished",
 )
-CRASH_POINTS = SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS + GROUP_POINTS + UNDO_POINTS + SYNC_POINTS
+LETTING_GO_POINTS = ("letting-go.noted", "letting-go.unlinked")  # of each batch of blobs that leave this machine
+CRASH_POINTS = (
+    SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS + GROUP_POINTS + UNDO_POINTS + SYNC_POINTS + LETTING_GO_POINTS
+)
 
 
 def no_checkpoint(name: str) -> None:

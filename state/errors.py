@@ -89,6 +89,12 @@ class TorporError(Exception):
         self.detail = detail if detail.isprintable() else "".join(map(_shown, detail))
         super().__init__(self.detail)
         self.hint = hint if hint is not None else self.default_hint
+        self.kept: str | None = None
+
+    def keep(self, backup_id: str) -> None:
+        """Note that text and tokens of a save that failed were saved all the same, as this backup or group."""
+        self.kept = backup_id
+        self.hint = f"Its text and tokens are kept as {backup_id}. {self.hint}"
 
 
 def _shown(character: str) -> str:
@@ -359,7 +365,7 @@ class DaemonNotRunning(Unavailable):
 
 class StoreFull(Unavailable):
     code, title, http_status = "store-full", "The disk of the store is full", 507
-    default_hint = "Free space on the disk of the home folder, or remove backups with `torpor rm`; nothing was changed."
+    default_hint = "Free space on the disk of the home folder, or remove backups with `torpor rm`."
 
 
 class QuotaFull(StoreFull):

@@ -22,6 +22,7 @@ LayerName = Literal["metadata", "text_context", "tokens", "media", "vision_cache
 LAYER_NAMES: tuple[LayerName, ...] = (
     "metadata", "text_context", "tokens", "media", "vision_cache", "kv_cache", "config_snapshot",
 )  # fmt: skip
+REBUILDABLE: tuple[LayerName, ...] = ("kv_cache", "vision_cache")  # out of tokens and media, by the model
 
 MAX_COUNT = 1 << 50  # of tokens or bytes: a petabyte, and far below where SQLite's integers end
 MAX_GROUP = 1024  # sessions that are saved as one

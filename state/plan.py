@@ -170,8 +170,13 @@ class _Case:
             return "drop", f"the caller allows {MODES[self.worst]} at most"
         lost = self._lost(name)
         if lost:
-            return "drop", f"{len(lost)} of its blobs are {self._why(lost)}"
+            what: Decision = "rebuild" if name == "vision_cache" and self._has_pictures() else "drop"
+            return what, f"{len(lost)} of its blobs are {self._why(lost)}"
         return "reuse", "the target takes layers as they were stored" if self.target.as_stored else "always restorable"
+
+    def _has_pictures(self) -> bool:
+        """Tell whether embeddings can be made again."""
+        return self.manifest.layers.get("media") is not None and self._plainly("media")[0] == "reuse"
 
     def _lost(self, name: LayerName) -> set[str]:
         if name == "kv_cache" or not self.conditions.missing:

@@ -22,6 +22,8 @@ def to_problem(error: TorporError) -> dict[str, Any]:
         "hint": _sound(error.hint),
         "retryable": error.retryable,
     }
+    if error.kept is not None:
+        problem["kept"] = error.kept
     if isinstance(error, MissingBlobs):
         problem["digests"] = list(error.digests)
     return problem
@@ -38,4 +40,6 @@ def from_problem(problem: Mapping[str, Any]) -> TorporError:
     detail, hint = str(problem.get("detail") or problem.get("title") or "unknown error"), problem.get("hint")
     if cls is MissingBlobs:
         return MissingBlobs(detail, hint=hint, digests=tuple(problem.get("digests", ())))
-    return cls(detail, hint=hint)
+    made = cls(detail, hint=hint)
+    made.kept = kept if isinstance(kept := problem.get("kept"), str) else None
+    return made

@@ -7,6 +7,7 @@ fsync of the folder. Only then may a manifest name it.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +55,15 @@ def _read_and_digest(fd: int, buffers: Sequence[memoryview]) -> tuple[int, Diges
     return offset, Digest(hasher.hexdigest())
 
 
+def _open_regular(path: Path) -> int:
+    """Open a file for reading; one that would hang its reader, or lead elsewhere, is refused. Raises: BlobDamaged."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise BlobDamaged(f"blob {path.name[:16]}… is not a file")
+    return fd
+
+
 class BlobStore:
     """Blobs under one folder. Safe to use from several threads and processes at once.
 
@@ -61,12 +71,12 @@ class BlobStore:
     """
 
     def __init__(self, folder: Path, checkpoint: Checkpoint = no_checkpoint, trash: Path | None = None) -> None:
-        self._folder, self._checkpoint, self._trash = folder, checkpoint, trash
+        self.folder, self._checkpoint, self._trash = folder, checkpoint, trash
 
     def path(self, digest: str) -> Path:
         """Return where a blob lies. Raises: BadInput when it is not a digest."""
         checked = parse_digest(digest)
-        return self._folder / checked[:2] / checked
+        return self.folder / checked[:2] / checked
 
     def has(self, ref: BlobRef) -> bool:
         """Tell whether a blob of the right size is in the store (its bytes are not read). Raises: StoreFailed."""
@@ -102,7 +112,7 @@ class BlobStore:
                 still_good()
             self.publish(temporary, ref, unsynced)
         except OSError as error:
-            raise store_error(error, "write a blob under", self._folder) from error
+            raise store_error(error, "write a blob under", self.folder) from error
         finally:
             with suppress(OSError):  # there only when something failed; the staging folder goes as a whole
                 temporary.unlink(missing_ok=True)
@@ -126,7 +136,7 @@ class BlobStore:
         target = self.path(ref.digest)
         if not target.parent.is_dir():
             make_private_folder(target.parent)
-            unsynced.add(self._folder)
+            unsynced.add(self.folder)
         os.replace(temporary, target)
         unsynced.add(target.parent)
         self._checkpoint("blob.replaced")
@@ -174,7 +184,7 @@ class BlobStore:
         """Open a blob for reading, also one in the trash; the caller closes it. Raises: BlobNotFound, StoreFailed."""
         for path in self._places(digest):
             try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                return _open_regular(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -242,7 +252,7 @@ class BlobStore:
 
     def shard(self, number: int) -> list[str]:
         """Return the digests of the blobs whose first byte is `number`. Raises: StoreFailed."""
-        folder = self._folder / f"{number:02x}"
+        folder = self.folder / f"{number:02x}"
         with translated("list", folder), suppress(FileNotFoundError):
             if not folder.is_symlink():
                 with os.scandir(folder) as files:

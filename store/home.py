@@ -8,6 +8,8 @@ sync.json        pause, limits and policy of the second copy, 0600
 clock.json       the last moment whose time was trusted, 0600
 machine-id       what tells this home from others that use the same bucket
 tokens.json      tokens with scopes, by their hashes alone, 0600
+moved-to         in an old home, alone: where it is now
+moving-from      in a folder that a home is being copied to: not a home yet
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
@@ -15,6 +17,8 @@ store/sessions/<digest>.json      pins, TTLs and titles of one session
 store/outgoing/                   encrypted or compressed blobs on their way to the bucket, where they are large
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
+store/quarantine/<digest>         damaged blobs, put aside until they are healed or nobody needs them
+index.damaged-<time>.sqlite       an index that was damaged, kept when it was made again; it may be removed
 store/trash/                      removed manifests, until the index has let go of them too
 store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """
@@ -30,7 +34,11 @@ from pathlib import Path
 
 import platformdirs
 
+from ..state.errors import UnsafeHome
 from .files import make_private_folder, refuse_foreign_folder, sync_folder, translated
+from .moved import follow
+
+_SETTINGS = ("config.toml", ".env")  # may be links to where somebody keeps settings; nothing is written through them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,12 @@ class Home:
         """Return the home that `TORPOR_HOME` names, else the platform's data folder for torpor."""
         named = environment.get("TORPOR_HOME")
         folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("torpor", appauthor=False))
-        return cls(Path(os.path.abspath(folder)))
+        return cls.at(folder)
+
+    @classmethod
+    def at(cls, folder: str | Path) -> Home:
+        """Return the home of a folder, where it was moved to. Raises: UnsafeHome, StoreFailed."""
+        return cls(follow(Path(os.path.abspath(folder))))
 
     @property
     def token(self) -> Path:
@@ -126,8 +139,9 @@ class Home:
         refuse_foreign_folder(self.root)
         above = self._nearest()
         make_private_folder(self.root)
+        self._close_files()
         make_private_folder(self.store)
-        for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash"):
+        for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash", "quarantine"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
         self._create_shards()
@@ -141,10 +155,23 @@ class Home:
             missing = list(takewhile(lambda folder: not folder.exists(), self.root.parents))
         return [*missing, (missing[-1] if missing else self.root).parent]
 
+    def _close_files(self) -> None:
+        """Close files of the home to others, whatever umask they were made under. Raises: UnsafeHome, StoreFailed."""
+        with translated("look into", self.root), os.scandir(self.root) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
+                    continue
+                if entry.is_symlink() or status.st_uid != os.geteuid():
+                    raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
+                if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
+                    os.chmod(entry.path, 0o600)
+
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
+        shards = [self.store / "blobs" / f"{i:02x}" for i in range(256)]
         with translated("look into", self.store / "blobs"):
-            missing = [shard for i in range(256) if not (shard := self.store / "blobs" / f"{i:02x}").is_dir()]
+            missing = [shard for shard in shards if shard.is_symlink() or not shard.is_dir()]  # a link is refused there
         for shard in missing:
             make_private_folder(shard)
         with translated("sync", self.store):  # always: a process before may have been killed between the two

@@ -21,6 +21,7 @@ class Sidecar:
     """One session's choices. `expires_at` (seconds since the epoch) overrides the default TTL of a backup.
 
     With `no_sync` nothing of it leaves this machine. `ttl_s` and `keep_newest` override the settings for this session.
+    `dropped_at` says of backups since when their KV cache and embeddings are no longer kept here.
     """
 
     session_id: str
@@ -30,6 +31,7 @@ class Sidecar:
     no_sync: bool = False
     ttl_s: float | None = None
     keep_newest: int | None = None
+    dropped_at: dict[str, float] = field(default_factory=dict)
 
 
 class SidecarStore:
@@ -57,12 +59,11 @@ class SidecarStore:
             session_id,
             title if isinstance(title, str) else None,
             {p for p in pins if isinstance(p, str)} if isinstance(pins, list) else set(),
-            {k: float(v) for k, v in expiries.items() if isinstance(v, (int, float))}
-            if isinstance(expiries, dict)
-            else {},
+            _times(expiries),
             raw.get("no_sync") is True,
             ttl_s=float(ttl) if isinstance(ttl := raw.get("ttl_s"), (int, float)) and ttl > 0 else None,
             keep_newest=keep if isinstance(keep := raw.get("keep_newest"), int) and keep >= 0 else None,
+            dropped_at=_times(raw.get("dropped_at")),
         )
 
     def sessions(self) -> Iterator[str]:
@@ -103,6 +104,7 @@ class SidecarStore:
             "no_sync": sidecar.no_sync,
             "ttl_s": sidecar.ttl_s,
             "keep_newest": sidecar.keep_newest,
+            "dropped_at": sidecar.dropped_at,
         }
         write_private(path, orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
 
@@ -116,3 +118,8 @@ def _session_in(path: Path) -> str | None:
         return parse_session_id(named) if isinstance(named, str) else None
     except (orjson.JSONDecodeError, BadInput, StoreFailed):
         return None
+
+
+def _times(raw: Any) -> dict[str, float]:
+    """Read times by backup; what is no time is left out."""
+    return {k: float(v) for k, v in raw.items() if isinstance(v, (int, float))} if isinstance(raw, dict) else {}

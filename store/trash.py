@@ -15,8 +15,6 @@ from ..state.ids import is_digest, parse_digest
 from .blobs import BlobStore
 from .files import make_private_folder, sync_folder, translated
 
-_STAMP_S = 2  # the coarsest resolution of a file system's times
-
 
 class BlobTrash:
     """The trash beside a blob store, on the same file system."""
@@ -29,24 +27,24 @@ class BlobTrash:
         checked = parse_digest(digest)
         return self._folder / checked[:2] / checked
 
-    def throw(self, digest: str, now: float) -> bool:
-        """Move a blob here; return False when it is gone, or a save touched it in this very moment: then it stays.
+    def throw(self, digest: str, seen_ns: int, now: float) -> bool:
+        """Move a blob here that was last modified at `seen_ns`; return whether it is here.
 
-        Raises: StoreFailed, StoreFull.
+        One that a save has touched since then stays in the store. Raises: StoreFailed, StoreFull.
         """
-        source, target, stamp = self._blobs.path(digest), self.path(digest), int(now) // _STAMP_S * _STAMP_S
+        source, target = self._blobs.path(digest), self.path(digest)
         with translated("move to the trash", source):
             if not target.parent.is_dir():
                 make_private_folder(target.parent)
             try:
-                os.utime(source, (stamp, stamp), follow_symlinks=False)  # before the move: a crash between starts anew
                 os.replace(source, target)
             except FileNotFoundError:
                 return False
-            if os.lstat(target).st_mtime == stamp:
-                return True
-            _give_back(target, source)
-        return False
+            if os.lstat(target).st_mtime_ns != seen_ns:  # only now nobody can touch it any more
+                _give_back(target, source)
+                return False
+            os.utime(target, (now, now), follow_symlinks=False)
+        return True
 
     def take_back(self, digests: Iterable[str]) -> list[str]:
         """Give blobs back to the store; return those that were here.

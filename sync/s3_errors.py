@@ -32,6 +32,7 @@ _SECRETS = re.compile(
     r"(?:(?:bearer|aws4-hmac-sha256)\s+)?[^\s&<>,;'\"]+"
 )
 _KEYS = re.compile(r"\b(?:AKIA|ASIA|AROA)[A-Z0-9]{12,}\b")
+_OPAQUE = re.compile(r"[A-Za-z0-9+/=_-]{100,}")  # a session's token by itself; names of objects are shorter
 _QUERY = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]*")
 _LOGIN = re.compile(r"(https?://)[^\s/@'\"<>]*@")
 
@@ -94,7 +95,7 @@ def remote_status(error: TorporError) -> int:
 
 def scrubbed(text: str) -> str:
     """Shorten a foreign text, and take out what may be secret."""
-    text = _LOGIN.sub(r"\1", _QUERY.sub(r"\1", text))
+    text = _OPAQUE.sub("***", _LOGIN.sub(r"\1", _QUERY.sub(r"\1", text)))
     return " ".join(_KEYS.sub("***", _SECRETS.sub(r"\1***", text)).split())[:LONGEST_TEXT]
 
 

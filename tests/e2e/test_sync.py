@@ -59,8 +59,8 @@ def test_without_s3_everything_says_so(daemon: Daemon, home: Path) -> None:
     backup_id = save(daemon, "s")
     assert daemon.request("GET", f"/v1/backups/{backup_id}").json()["remote"] is None
     assert "in S3" not in run(home, "ls")
-    assert as_json(home, "rm", backup_id, "--purge", status=4)["code"] == "sync-off"
-    assert len(daemon.request("GET", "/v1/backups").json()["backups"]) == 1
+    assert as_json(home, "rm", backup_id, "--purge")["purged"][0]["in_bucket"] == "off"
+    assert daemon.request("GET", "/v1/backups").json()["backups"] == []
 
 
 def test_pause_limit_policy_and_no_sync(home: Path, weed_room: Place) -> None:

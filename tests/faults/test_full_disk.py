@@ -33,47 +33,60 @@ def scenario(place: Path) -> None:
     def files() -> set[str]:
         return {str(p) for p in (home / "store").rglob("*") if p.is_file() and p.name != "lock"}
 
-    with Daemon(home) as daemon, daemon.keeper() as keeper:
+    settings = {"TORPOR_QUOTA": "1G", "TORPOR_FREE_FLOOR": "0"}  # the disk itself is what ends
+    with Daemon(home, settings=settings) as daemon, daemon.keeper() as keeper:
         kept = CacheSession(layers=4, heads=4, dim=64)
         kept.grow(1000, 1)  # 4 MiB
         backup = keeper.save("kept", kept).wait(60)
 
-        def unchanged() -> None:
-            assert [b.id for b in keeper.api.backups()] == [backup.id]
+        def sound(*texts: str | None) -> None:
+            """Everything is there that was; of what failed, the text where it was kept."""
+            assert {b.id for b in keeper.api.backups()} == {backup.id, *texts} - {None}
+            for text in filter(None, texts):
+                assert keeper.restore(text, CacheTarget()).mode == "embeddings"
             assert keeper.restore("kept", CacheTarget(), require="full").session.digest() == kept.digest()
 
         # 1. The blobs do not fit.
         large = CacheSession(layers=4, heads=4, dim=64)
         large.grow(8000, 2)
-        with pytest.raises(StoreFull) as caught:
-            keeper.save("large", large).wait(60)
-        assert "torpor rm" in caught.value.hint
-        assert not [f for f in files() if f.endswith(".tmp")]
-        unchanged()
-        assert sum(p.stat().st_size for p in daemon.blob_files()) < 5 << 20
+        texts: list[str | None] = []
+        for asks in (True, False):  # without asking, as when others fill the disk meanwhile
+            before = files()
+            with daemon.keeper() as saver:
+                if not asks:
+                    saver.desk.unasked_bytes = 1 << 60
+                with pytest.raises(StoreFull) as caught:
+                    saver.save("large", large).wait(60)
+            assert "torpor rm" in caught.value.hint
+            texts.append(caught.value.kept)
+            assert texts[-1] is not None
+            assert {Path(f).name for f in files() - before} <= {f"{texts[-1]}.qwnbak"}
+            sound(*texts)
         print("blobs")
 
         # 2. Nothing fits any more, not even what is small.
         fill(filler)
         small = CacheSession()
         small.grow(500, 3)
-        with pytest.raises(StoreFull):
+        with pytest.raises(StoreFull) as caught:
             keeper.save("small", small).wait(60)
-        unchanged()
+        assert caught.value.kept is None
+        sound(*texts)
         print("small")
 
         # 3. The blobs fit, the manifest or the index does not.
         for _ in range(10):
-            os.truncate(filler, max(filler.stat().st_size - 20_000, 0))
+            os.truncate(filler, max(filler.stat().st_size - 100_000, 0))
             try:
                 keeper.save("small", small).wait(60)
-            except StoreFull:
-                unchanged()
+            except StoreFull as error:
+                texts.append(error.kept)
+                sound(*texts)
                 continue
             break
         else:
-            raise AssertionError("no save within 200 kB of room")
-        assert {b.session_id for b in keeper.api.backups()} == {"kept", "small"}
+            raise AssertionError("no save within 1 MB of room")
+        assert {b.session_id for b in keeper.api.backups()} == {"kept", "large", "small"}
         print("manifest")
         daemon.stop()
 
@@ -87,7 +100,7 @@ def scenario(place: Path) -> None:
 
     # 5. With room again everything goes on.
     filler.unlink()
-    with Daemon(home) as daemon, daemon.keeper() as keeper:
+    with Daemon(home, settings=settings) as daemon, daemon.keeper() as keeper:
         assert keeper.restore("kept", CacheTarget(), require="full").session.digest() == kept.digest()
         assert keeper.restore("small", CacheTarget(), require="full").session.digest() == small.digest()
         small.grow(100, 4)

@@ -20,6 +20,7 @@ from torpor.daemon.fetch_api import BackFromBucket
 from torpor.daemon.local_backups import describer
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
+from torpor.daemon.room import open_room
 from torpor.daemon.settings import load_settings
 from torpor.daemon.watches import Watches
 from torpor.db.remembered import Remembered
@@ -42,6 +43,7 @@ class BucketDaemon:
         self.home = Home(folder)
         self.home.create()
         self.catalog = compose(self.home, load_settings(), self.stack)
+        self.room = open_room(self.home, load_settings(), self.catalog)
         self.bucket = bucket or FaultyBucket()
         self.known = RemoteIndex(self.catalog.index, describer())
         self.threads = ThreadPoolExecutor(4)
@@ -56,6 +58,7 @@ class BucketDaemon:
             self.known,
             repository=self.repository,
             ring=lambda: None,
+            room=self.room,
             threads=self.threads,
             lookers=self.lookers,
         )
@@ -76,7 +79,7 @@ class BucketDaemon:
         about = About("0", str(self.home.root), str(self.home.store), "log", 0.0, "http://x", 100)
         watches = Watches(self.home, self.catalog.index)
         side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
-        return create_app(self.catalog, watches, about, lambda: 1.0, side, self.back if s3 else None)
+        return create_app(self.catalog, watches, about, lambda: 1.0, side, self.room, self.back if s3 else None)
 
     def close(self) -> None:
         self.stack.close()

@@ -24,7 +24,7 @@ def folder(path: Path) -> Path:
 
 def run(path: Path, **options: Any) -> None:
     nobody: Any = None
-    Importer(nobody, nobody).run(path, **options)
+    Importer(nobody, nobody, nobody).run(path, **options)
 
 
 PLACES: dict[str, Callable[[Path], Path]] = {"fifo": fifo, "folder": folder, "device": lambda _: Path("/dev/zero")}

@@ -39,6 +39,7 @@ OWNED = {
     "fastapi": {"daemon"},
     "starlette": {"daemon"},
     "uvicorn": {"daemon"},
+    "prometheus_client": {"daemon"},
     "watchdog": {"daemon"},
     "boto3": {"sync"},
     "botocore": {"sync"},

@@ -1,0 +1,77 @@
+"""Events as they come: those behind an id, and a wait for the next one. The index is looked at only while one waits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Query, Response
+from fastapi.concurrency import run_in_threadpool
+
+from ..db.events import events_after, newest_event_id, recent_events
+from ..db.index import Index
+
+LOOK_S = 0.25  # between two looks while somebody waits
+LONGEST_WAIT_S = 25.0
+
+
+class EventFeed:
+    """Answers who asks for events. `close` ends all waits."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """End all waits, so that the server can stop."""
+        self._closing.set()
+
+    def recent(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest events, newest first."""
+        with self._index.reading() as connection:
+            return recent_events(connection, limit)
+
+    def after(self, event_id: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the events behind one, oldest first, and the id to ask for next.
+
+        Where the index was made anew since, its ids began anew: then all of its events are.
+        """
+        with self._index.reading() as connection:
+            newest = newest_event_id(connection)
+            found = events_after(connection, event_id if event_id <= newest else 0, limit)
+        return found, found[-1]["id"] if found else min(event_id, newest)
+
+    async def wait_after(self, event_id: int, limit: int, wait_s: float) -> tuple[list[dict[str, Any]], int]:
+        """Return as `after`, waiting for the first one."""
+        until = asyncio.get_running_loop().time() + wait_s
+        while True:
+            found, after = await run_in_threadpool(self.after, event_id, limit)
+            left = until - asyncio.get_running_loop().time()
+            if found or left <= 0 or self._closing.is_set():
+                return found, after
+            try:
+                await asyncio.wait_for(self._closing.wait(), min(LOOK_S, left))
+            except TimeoutError:
+                continue
+
+
+def add_events(app: FastAPI, feed: EventFeed) -> None:
+    """Add the route."""
+
+    @app.get("/v1/events")
+    async def events(
+        limit: int = Query(50, ge=1, le=1000),
+        after: int | None = Query(None, ge=0, le=2**62),
+        wait_s: float = Query(0.0, ge=0.0, le=LONGEST_WAIT_S),
+    ) -> Response:
+        """List the newest events; with `after` those behind an id, oldest first, waiting for one as long as is said."""
+        if after is None:
+            newest = await run_in_threadpool(feed.recent, limit)
+            return _json({"events": newest, "after": newest[0]["id"] if newest else 0})
+        found, next_after = await feed.wait_after(after, limit, wait_s)
+        return _json({"events": found, "after": next_after})
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")

@@ -1,0 +1,58 @@
+"""The daemon's log: a file that rotates, a line an entry, for people or (`log_format = "json"`) for programs."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import orjson
+
+LOG_NAME = "daemon.log"
+FILE_BYTES, FILES_KEPT = 2 << 20, 3  # and the one that is written to
+LogFormat = Literal["text", "json"]
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: `at` (RFC 3339, UTC), `level`, `logger`, `thread`, `message`, and `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write an entry."""
+        entry = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "thread": record.threadName,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        try:
+            return orjson.dumps(entry).decode()
+        except TypeError:  # a file name that is not UTF-8
+            sound = {name: str(value).encode(errors="backslashreplace").decode() for name, value in entry.items()}
+            return orjson.dumps(sound).decode()
+
+
+class _OneLine(logging.Formatter):
+    """A line an entry also where a message holds line breaks; only a traceback has lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (its name in the standard library)
+        """Write a message on one line."""
+        record.message = record.message.replace("\r", "\\r").replace("\n", "\\n")
+        return super().formatMessage(record)
+
+
+def log_to_file(folder: Path, level: str, form: LogFormat) -> None:
+    """Send all logging of this process to the file, and nowhere else."""
+    handler = logging.handlers.RotatingFileHandler(
+        folder / LOG_NAME, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="backslashreplace"
+    )
+    text = _OneLine("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.setFormatter(JsonLines() if form == "json" else text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("alembic").setLevel(logging.WARNING)

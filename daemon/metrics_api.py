@@ -1,0 +1,82 @@
+"""The metrics over HTTP: `/metrics` for Prometheus, and what an SDK reports of restores; answers are timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..state.api import TIMING_HEADER
+from ..state.plan import check_mode
+from ..state.timing import Timing, parse_seconds, parse_timing
+from .metrics import Metrics
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class RestoreReport(BaseModel):
+    """A restore that ended: its mode, and how long it took."""
+
+    model_config = ConfigDict(extra="forbid")
+    mode: str
+    seconds: float
+
+
+class Timed:
+    """ASGI middleware that counts and times answers, by the route's pattern."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, steady: Callable[[], float] = time.perf_counter) -> None:
+        self._app, self._metrics, self._steady = app, metrics, steady
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = self._steady(), 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.answered(scope["method"], route, status, self._steady() - started)
+
+
+@contextmanager
+def counted(metrics: Metrics, request: Request) -> Iterator[list[int]]:
+    """Count the commit that is made inside; it may say of how many backups it was."""
+    given, started = request.headers.get(TIMING_HEADER), time.perf_counter()
+    timing: Timing | None = None if given is None else parse_timing(given)
+    done: list[int] = []
+    try:
+        yield done
+    except Exception as error:
+        metrics.refused(error)
+        raise
+    metrics.committed(sum(done) or 1, time.perf_counter() - started, timing)
+
+
+def add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    """Add the routes, and time all that are there."""
+    app.add_middleware(Timed, metrics=metrics)
+
+    @app.get("/metrics")
+    def page() -> Response:
+        """Return the metrics in Prometheus's text format."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE)
+
+    @app.post("/v1/restored", status_code=204)
+    def restored(report: RestoreReport) -> Response:
+        """Note how long a restore took."""
+        metrics.restored(check_mode(report.mode), parse_seconds(report.seconds))
+        return Response(status_code=204)

@@ -1,0 +1,167 @@
+"""The OpenAPI document: what FastAPI cannot know of routes that answer by themselves. It lies behind the token.
+
+Every answer that is not of 2xx is a problem (RFC 9457), whichever route it comes from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import TypeAdapter
+
+from ..state.backup import Backup, Group
+from ..state.errors import error_classes
+from ..state.ids import BACKUP_PATTERN, DIGEST_PATTERN, SESSION_PATTERN
+from ..state.problems import MEDIA_TYPE
+from .catalog import BackupBlobs
+from .prefixes import Prefix
+from .scopes import OPEN, ROUTES
+
+Schema = dict[str, Any]
+_STR, _INT, _NUM, _BOOL = ({"type": name} for name in ("string", "integer", "number", "boolean"))
+_ANY_OBJECT: Schema = {"type": "object"}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_PROBLEM = _object(type=_STR, title=_STR, status=_INT, detail=_STR, code=_STR, hint=_STR, retryable=_BOOL)
+_PROBLEM["properties"]["digests"] = _list(_STR)
+_PROBLEM["properties"]["code"] = {"type": "string", "enum": sorted(error_classes())}
+_STATUS = _object(api_version=_INT, version=_STR, pid=_INT, url=_STR, home=_STR, store=_STR, log=_STR, started_at=_NUM)
+_WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, failing_count=_INT)
+_BATCH = _object(id=_STR, backup_id=_STR)
+_BLOB = _object(digest=_STR, size_bytes=_INT)
+_SYNC = _object(on=_BOOL, state=_STR)
+
+# What a route answers when all is well; the status is the one that its decorator says.
+_ANSWERS: dict[str, Schema] = {
+    "GET /v1/status": _STATUS,
+    "GET /v1/events": _object(events=_list(_object(kind=_STR, at=_NUM))),
+    "GET /v1/backups": _object(backups=_list(_ref("Backup"))),
+    "GET /v1/backups/{ref}": _ref("Backup"),
+    "GET /v1/backups/{backup_id}/manifest": _ANY_OBJECT,
+    "GET /v1/backups/{backup_id}/blobs": _ref("BackupBlobs"),
+    "PUT /v1/backups/{backup_id}": _ref("Backup"),
+    "PATCH /v1/backups/{backup_id}": _ref("Backup"),
+    "PATCH /v1/sessions/{session_id}": _ref("Backup"),
+    "GET /v1/sessions/{session_id}/timeline": _ANY_OBJECT,
+    "PUT /v1/sessions/{session_id}/no-sync": _object(session_id=_STR, no_sync=_BOOL),
+    "GET /v1/groups": _object(groups=_list(_object(id=_STR, name=_STR, present=_INT))),
+    "GET /v1/groups/{ref}": _ref("Group"),
+    "PUT /v1/groups/{group_id}": _ref("Group"),
+    "POST /v1/prefix": _ref("Prefix"),
+    "POST /v1/blobs/missing": _object(missing=_list(_STR)),
+    "POST /v1/blobs/discard": _object(removed=_INT),
+    "POST /v1/blobs/remote": _object(remote=_list(_STR), trouble={}),
+    "PUT /v1/blobs/{digest}": _BLOB,
+    "POST /v1/blobs/{digest}/fetch": _BLOB,
+    "POST /v1/backups/{backup_id}/fetch": _BATCH,
+    "GET /v1/fetches/{fetch_id}": _BATCH,
+    "DELETE /v1/fetches/{fetch_id}": _BATCH,
+    "GET /v1/remote/backups": _object(backups=_list(_ANY_OBJECT), unreadable=_list(_ANY_OBJECT), reading=_BOOL),
+    "POST /v1/remote/backups/{backup_id}/adopt": _ANY_OBJECT,
+    "GET /v1/watches": _object(watches=_list(_WATCH)),
+    "POST /v1/watches": _WATCH,
+    "DELETE /v1/watches": _WATCH,
+    "POST /v1/watches/rescan": _object(watches=_list(_WATCH)),
+    "GET /v1/sync": _SYNC,
+    "POST /v1/sync/now": _SYNC,
+    "POST /v1/sync/pause": _SYNC,
+    "POST /v1/sync/resume": _SYNC,
+    "PUT /v1/sync/limits": _SYNC,
+    "PUT /v1/sync/policy": _SYNC,
+    "POST /v1/sync/retry": _object(retried=_INT),
+    "POST /v1/sync/collect": _ANY_OBJECT,
+    "GET /v1/key": _ANY_OBJECT,
+    "POST /v1/key/init": _ANY_OBJECT,
+    "POST /v1/key/rotate": _ANY_OBJECT,
+    "POST /v1/key/recovery": _object(recovery=_STR),
+}
+_FURTHER = {("POST /v1/blobs/{digest}/fetch", "202"): _BLOB}  # second ways of being well
+# Bodies that routes read by themselves.
+_BODIES: dict[str, tuple[str, Schema]] = {
+    "PUT /v1/backups/{backup_id}": ("application/json", _ANY_OBJECT),
+    "PUT /v1/groups/{group_id}": ("application/json", _object(manifests=_list(_ANY_OBJECT))),
+    "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
+    "PUT /v1/blobs/{digest}": ("application/octet-stream", {"type": "string", "format": "binary"}),
+}
+_PATTERNS = {"backup_id": BACKUP_PATTERN, "group_id": BACKUP_PATTERN, "digest": DIGEST_PATTERN} | {
+    "session_id": SESSION_PATTERN
+}
+# What the gate answers, and what any route may; the rest of the error tree is `default`.
+_ANYWHERE = ("401", "403", "413", "415", "422", "426", "429")
+
+
+def describe(app: FastAPI) -> None:
+    """Complete the application's document, which is made at the first question for it."""
+    plain = app.openapi
+
+    def complete() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(plain())
+        return app.openapi_schema
+
+    app.openapi = complete  # type: ignore[method-assign]
+
+
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["Problem"] = _PROBLEM
+    for kind in (Backup, Group, BackupBlobs, Prefix):
+        made = TypeAdapter(kind).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+        schemas |= made.pop("$defs", {}) | {kind.__name__: made}
+    bearer = "The token of the home folder, or one of `torpor token new`."
+    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "description": bearer}}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            _complete(operation, f"{method.upper()} {path}")
+    return document
+
+
+def _complete(operation: dict[str, Any], route: str) -> None:
+    opened = tuple(route.split()) in OPEN
+    operation["security"] = [] if opened else [{"bearer": []}]
+    scopes = "a web page that asks" if opened else ROUTES.get(route, "owner").replace(" ", ", ")
+    operation["description"] = f"{operation.get('description', '')}\n\nOpen to: {scopes}.".strip()
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path" and parameter["name"] in _PATTERNS:
+            parameter["schema"] = {"type": "string", "pattern": _PATTERNS[parameter["name"]]}
+    if route in _BODIES:
+        kind, schema = _BODIES[route]
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
+    _complete_answers(operation["responses"], route)
+
+
+def _complete_answers(answers: dict[str, Any], route: str) -> None:
+    well = next(status for status in answers if status.startswith("2"))
+    if route == "GET /v1/blobs/{digest}":
+        binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        answers["200"]["content"] = binary
+        answers["206"] = {
+            "description": "The range that was asked for",
+            "content": binary | {"multipart/byteranges": {}},
+        }
+        answers["416"] = {"description": "No such range", "content": {"text/plain": {"schema": _STR}}}
+        answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
+    elif route in _ANSWERS:
+        answers[well]["content"] = {"application/json": {"schema": _ANSWERS[route]}}
+    for (further, status), schema in _FURTHER.items():
+        if further == route:
+            answers[status] = {"description": "Not yet", "content": {"application/json": {"schema": schema}}}
+    problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": _ref("Problem")}}}
+    for status in (*_ANYWHERE, "default"):
+        answers[status] = problem

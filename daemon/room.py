@@ -1,0 +1,262 @@
+"""Room on the disk: who wants to write asks, and what was promised to one is not promised to another.
+
+A promise (to a save: under its id) counts as taken until what it is for was written. It ends with the commit, when it
+is given back, or when nobody has renewed it for `LEASE_S`: then the process that held it is dead, or writes no more.
+For little nobody asks; it is looked at when it is committed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+
+from ..state.errors import QuotaFull, StoreFull
+from ..state.manifest import Manifest, layer_blobs
+from ..state.quota import (
+    BLOCK_BYTES,
+    Disk,
+    Limits,
+    Shortfall,
+    can_ever_fit,
+    in_words,
+    limits_of,
+    on_disk,
+    shortfall,
+    unasked_bytes,
+)
+from ..store.disk_usage import DiskUsage
+from ..store.files import translated
+from ..store.home import Home
+from .catalog import Catalog
+from .settings import Settings
+from .usage import Usage
+
+LEASE_S = 120.0  # a writer renews it every second
+TURN_S = 3.0  # of those who write, before others are refused
+_FLOOR_HINT = "Free space on the disk of the home folder, remove backups (`torpor rm`), or lower TORPOR_FREE_FLOOR."
+
+MakeRoom = Callable[[int], int]  # lets go of at least so many bytes, or of nothing; returns how many
+
+
+@dataclass(slots=True)
+class _Promise:
+    """Bytes that may still be written, those that were written of it, and when it ends."""
+
+    left_bytes: int
+    written_bytes: int
+    ends_at: float
+    text: bool
+
+
+class Room:
+    """The promises of one home. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: str,
+        usage: Usage,
+        limits: Callable[[int], Limits],
+        steady: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        turn_s: float = TURN_S,
+    ) -> None:
+        """Take the parts; `limits` gets the size of the disk in bytes."""
+        self._store, self.usage, self._limits = store, usage, limits
+        self._steady, self._sleep, self._turn_s = steady, sleep, turn_s
+        self._lock, self._numbers = threading.Lock(), count()
+        self._promises: dict[str, _Promise] = {}
+        self._make_room: MakeRoom = lambda size_bytes: 0
+
+    def evict_with(self, make_room: MakeRoom) -> None:
+        """Let go of things by this when something does not fit."""
+        self._make_room = make_room
+
+    def state(self) -> tuple[Limits, Disk]:
+        """Return the limits on the present disk, and how full it is. Raises: StoreFailed."""
+        with translated("look at the disk of", self._store):
+            disk = os.statvfs(self._store)
+        limits = self._limits(disk.f_blocks * disk.f_frsize)
+        used = self.usage.estimate()
+        with self._lock:
+            return limits, Disk(used, self._promised(), disk.f_bavail * disk.f_frsize)
+
+    def over_soft(self) -> int:
+        """Return by how many bytes the home is above the soft limit; 0 below it. Raises: StoreFailed."""
+        limits, disk = self.state()
+        return max(disk.used_bytes + disk.promised_bytes - limits.soft_bytes, 0)
+
+    def freed(self, size_bytes: int) -> None:
+        """Note that so many bytes of blobs were let go."""
+        self.usage.add("blobs", -size_bytes)
+
+    def unasked_bytes(self) -> int:
+        """Return how many new bytes a save may write without asking first. Raises: StoreFailed."""
+        return unasked_bytes(*self.state())
+
+    def ask(self, name: str, size_bytes: int, *, text: bool = False) -> None:
+        """Promise a writer what it still has to write, in place of what it was promised before.
+
+        Raises: QuotaFull, StoreFull, StoreFailed; what was promised before stays then.
+        """
+        with self._lock:
+            found = self._promises.get(name)
+            if found is not None and size_bytes <= found.left_bytes:
+                self._count(found, found.left_bytes - size_bytes)
+                return
+        self._admit(name, size_bytes, text=text)
+
+    def end(self, name: str) -> None:
+        """Take a promise back."""
+        with self._lock:
+            self._promises.pop(name, None)
+
+    @contextmanager
+    def taking(self, name: str | None = None) -> Iterator[Callable[[int], None]]:
+        """Lend room for a file of unknown length, within a promise or not: it is told of each piece beforehand.
+
+        Raises: as `ask`, in the telling.
+        """
+        own, taken = f"#{next(self._numbers)}", 0
+
+        def take(size_bytes: int) -> None:
+            nonlocal taken
+            if name is None or not self._draw(name, size_bytes):
+                self.ask(own, taken + size_bytes)
+                taken += size_bytes
+
+        try:
+            yield take
+            self.usage.add("blobs", taken)
+        finally:
+            self.end(own)
+
+    @contextmanager
+    def committing(self, manifests: Sequence[Manifest], manifest_bytes: int) -> Iterator[None]:
+        """Hold room for manifests whose blobs are there: what their save was promised, else what is left.
+
+        Raises: QuotaFull, StoreFull, StoreFailed.
+        """
+        first, size = manifests[0], on_disk(manifest_bytes)
+        name = first.id if first.group is None else first.group.id
+        with self._lock:
+            held = self._promises.get(name)
+        written = max(sum(m.bytes_written for m in manifests) - (held.written_bytes if held else 0), 0)
+        own = name if held is not None else f"#{next(self._numbers)}"
+        if held is None:
+            self._admit(own, size, text=all(map(_is_text, manifests)), there_bytes=written)
+        elif size > held.left_bytes:
+            self._admit(own, size, text=True)
+        try:
+            yield
+        except BaseException:
+            if held is None:  # else its save tries again, or gives it back
+                self.end(own)
+            raise
+        self.usage.add("blobs", written)
+        self.usage.add("manifests", size)
+        self.end(own)
+
+    def _admit(self, name: str, size_bytes: int, *, text: bool, there_bytes: int = 0) -> None:
+        """Promise bytes, if need be behind a walk or an eviction. `there_bytes` are there, and perhaps not counted."""
+        short = self._try(name, size_bytes, text, there_bytes)
+        if short is not None and self.usage.walk_unless_new():
+            there_bytes = 0
+            short = self._try(name, size_bytes, text, there_bytes)
+            until = self._steady() + self._turn_s
+            while short is not None and self._others(name) and self._steady() < until:
+                self._sleep(self._turn_s / 10)  # what others write is counted twice until they say so
+                self.usage.walk_unless_new()
+                short = self._try(name, size_bytes, text, there_bytes)
+        if short is not None and self._let_go(short, size_bytes, text):
+            short = self._try(name, size_bytes, text, there_bytes)
+        if short is not None:
+            raise self._refusal(short, size_bytes)
+
+    def _let_go(self, short: Shortfall, size_bytes: int, text: bool) -> bool:
+        """Make room; not for what would not fit an empty home."""
+        hopeless = short.trouble == "quota" and not can_ever_fit(self.state()[0], size_bytes, text=text)
+        return not hopeless and self._make_room(short.size_bytes) > 0
+
+    def _try(self, name: str, size_bytes: int, text: bool, there_bytes: int) -> Shortfall | None:
+        limits, disk = self.state()
+        with self._lock:
+            before = self._promises.get(name)
+            promised = self._promised(text=text, but=name)
+            now = Disk(disk.used_bytes, promised, disk.free_bytes)
+            short = shortfall(limits, now, size_bytes + there_bytes, text=text)
+            if short is None:
+                written = before.written_bytes if before is not None else 0
+                self._promises[name] = _Promise(size_bytes, written, self._steady() + LEASE_S, text)
+            return short
+
+    def _draw(self, name: str, size_bytes: int) -> bool:
+        """Note that bytes of a promise are being written; False when there is none so large."""
+        with self._lock:
+            found = self._promises.get(name)
+            if found is None or found.left_bytes < size_bytes:
+                return False
+            self._count(found, size_bytes)
+            return True
+
+    def _count(self, found: _Promise, size_bytes: int) -> None:
+        found.left_bytes -= size_bytes
+        found.written_bytes += size_bytes
+        found.ends_at = self._steady() + LEASE_S
+        self.usage.add("blobs", size_bytes)
+
+    def _promised(self, *, text: bool = False, but: str = "") -> int:
+        """Return what is promised to others; what nobody renewed in time is forgotten. Under the lock.
+
+        To text only what other text was promised counts: the rest was promised below its reserve, and may be written
+        and counted already.
+        """
+        now = self._steady()
+        for name in [name for name, promise in self._promises.items() if promise.ends_at < now]:
+            del self._promises[name]
+        others = (promise for name, promise in self._promises.items() if name != but)
+        return sum(promise.left_bytes for promise in others if promise.text or not text)
+
+    def _others(self, name: str) -> bool:
+        with self._lock:
+            return self._promised(but=name) > 0
+
+    def _refusal(self, short: Shortfall, size_bytes: int) -> StoreFull:
+        limits, disk = self.state()
+        wanted = f"{in_words(size_bytes)} do not fit"
+        if short.trouble == "floor":
+            free, floor = in_words(disk.free_bytes), in_words(limits.floor_bytes)
+            return StoreFull(f"{wanted}: {free} are free on the disk, and {floor} are left to others", hint=_FLOOR_HINT)
+        promised = f", {in_words(disk.promised_bytes)} are promised to saves" if disk.promised_bytes else ""
+        return QuotaFull(
+            f"{wanted}: {in_words(disk.used_bytes)} of the quota of {in_words(limits.hard_bytes)} are used{promised}"
+        )
+
+
+def open_room(home: Home, settings: Settings, catalog: Catalog) -> Room:
+    """Return the room of a home; commits of its catalog ask it from now on."""
+
+    def guess() -> dict[str, int]:
+        totals = catalog.index.totals()
+        return {"blobs": totals.blob_bytes, "manifests": totals.backups * BLOCK_BYTES}
+
+    def limits(disk_bytes: int) -> Limits:
+        return limits_of(disk_bytes, settings.quota, settings.soft_quota, settings.free_floor)
+
+    usage = Usage(DiskUsage(home), guess)
+    usage.refresh()
+    room = Room(str(home.store), usage, limits)
+    catalog.admit_with(room.committing)
+    return room
+
+
+def _is_text(manifest: Manifest) -> bool:
+    """Tell whether nothing large is new with a backup: it holds text and tokens alone, or shares all blobs."""
+    large = (layer_blobs(manifest.layers.get(name)) for name in ("media", "vision_cache"))
+    return manifest.bytes_written == 0 or (
+        manifest.kv_cache is None and all(next(blobs, None) is None for blobs in large)
+    )

@@ -1,0 +1,271 @@
+"""The running daemon: the parts of a home, the API over them, what is done by the way; from the start to a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from ..state.api import API_VERSION
+from ..store import staging as staging_folders
+from ..store.home import Home
+from ..store.move import settle
+from ..sync.threads import DaemonPool
+from .asks import AT_ONCE
+from .bring_back import DOWNLOADS, bring_back
+from .care import Care
+from .catalog import Catalog
+from .chores import Chore, Chores
+from .compose import compose, compose_remote, compose_retention
+from .fetch_api import BackFromBucket
+from .garbage import Garbage
+from .index_care import set_aside_if_damaged, settle_index
+from .instance import InstanceLock, Listening, announce, load_token
+from .logs import LOG_NAME, log_to_file
+from .mounts import refuse_network_home
+from .reconcile import reconcile
+from .remote import RemoteSide
+from .remote_settings import load_remote_settings, working_directory
+from .retention import Retention
+from .room import Room, open_room
+from .settings import Settings
+from .sync_report import state_of
+from .tokens import Tokens
+from .watches import Watches
+
+if TYPE_CHECKING:  # what takes long to import is imported when the daemon runs
+    from fastapi import FastAPI
+    from uvicorn import Config
+
+    from .observing import Observing
+    from .server import QuietServer
+
+log = logging.getLogger("torpor.daemon")
+HOUSEKEEPING_S = 3600.0
+CLOCK_S = 900.0  # so that the time of the last look is known, however the machine goes down
+
+OnReady = Callable[[dict[str, object]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a daemon consists of. `back` is None without S3."""
+
+    home: Home
+    settings: Settings
+    tokens: Tokens
+    catalog: Catalog
+    room: Room
+    side: RemoteSide
+    back: BackFromBucket | None
+    retention: Retention
+    garbage: Garbage
+    care: Care
+    watches: Watches
+
+    def stop(self) -> None:
+        """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
+        self.watches.stop()
+        self.care.stop()
+        if self.back is not None:
+            self.back.close()  # requests that wait for the bucket end now
+        self.side.stop()  # and those that speak with it
+        self.garbage.stop()
+        self.retention.stopping.set()
+
+
+def serve(home: Home, settings: Settings, on_ready: OnReady) -> None:
+    """Run the daemon until SIGTERM or SIGINT; `on_ready` gets the content of daemon.json.
+
+    A damaged index is made again from the files.
+    Raises: DaemonAlreadyRunning, UnsafeHome, NetworkHome, NewerIndex, StoreFull, StoreFailed, IndexDamaged when no
+    manifest is left.
+    """
+    os.umask(0o077)
+    if not settings.allow_network_home:
+        refuse_network_home(home.root)
+    settle(home)
+    home.create()
+    with ExitStack() as stack:
+        stack.callback(InstanceLock(home).close)
+        log_to_file(home.logs, settings.log_level, settings.log_format)
+        _run(_open(home, settings, stack), on_ready, stack)
+    log.info("stopped")
+
+
+def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
+    """Open everything of a home and make its index agree with its files; `stack` closes it."""
+    tokens = Tokens(home.tokens_json, load_token(home), time.time)
+    stack.callback(tokens.flush)
+    remote = load_remote_settings(os.environ, working_directory(), home.root)
+    aside = set_aside_if_damaged(home, time.time())
+    catalog = compose(home, settings, stack)
+    found = reconcile(catalog)
+    log.info("reconciled: %s", asdict(found))
+    settle_index(catalog, aside, found)
+    room = open_room(home, settings, catalog)
+    side = compose_remote(home, settings, remote, catalog)
+    retention = compose_retention(home, settings, catalog, side)
+    retention.excess_with(room.over_soft, freed=room.freed)
+    room.evict_with(retention.make_room)
+    back = _way_back(catalog, side, room) if side.on else None
+    watches = Watches(home, catalog.index)
+    watches.load(settings.watch)
+    parts = Parts(
+        home=home,
+        settings=settings,
+        tokens=tokens,
+        catalog=catalog,
+        room=room,
+        side=side,
+        back=back,
+        retention=retention,
+        garbage=Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0),
+        care=Care(home, catalog, side.memory, back, settings),
+        watches=watches,
+    )
+    stack.callback(parts.stop)
+    return parts
+
+
+def _way_back(catalog: Catalog, side: RemoteSide, room: Room) -> BackFromBucket:
+    return bring_back(
+        catalog,
+        side.opening.bucket_when_needed(),
+        side.known,
+        repository=side.repository,
+        ring=side.ring,
+        room=room,
+        threads=DaemonPool(DOWNLOADS, "download"),
+        lookers=DaemonPool(AT_ONCE, "look"),
+        away=side.trouble,
+    )
+
+
+def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
+    """Listen, and serve until a signal comes."""
+    import uvicorn
+
+    from .http_protocol import patient
+    from .metric_states import StateMetrics
+    from .observing import observe
+    from .security import Gate
+    from .server import SHUTDOWN_TIMEOUT_S, allowed_hosts, bind_tcp, bind_unix
+
+    home, settings, index = parts.home, parts.settings, parts.catalog.index
+    tcp, unix = bind_tcp(settings.port), bind_unix(home.socket)
+    stack.callback(home.daemon_json.unlink, missing_ok=True)
+    stack.callback(home.socket.unlink, missing_ok=True)
+    port = tcp.getsockname()[1]
+    listening = _listening(port, None if unix is None else str(home.socket))
+    states = StateMetrics(index, str(home.store), time.time, remote_state=lambda: state_of(parts.side))
+    observing = observe(index, states, version=listening.version, clock=time.time)
+    config = uvicorn.Config(
+        Gate(_api(parts, listening, observing), tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts)),
+        http=patient(settings.client_timeout_s),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+    )
+    chores = Chores(_chores(parts), ended=observing.metrics.chore)
+    chores.start()
+    try:
+        _server(config, parts, observing, listening, on_ready).run([s for s in (tcp, unix) if s is not None])
+    finally:
+        parts.stop()
+        chores.stop()
+
+
+def _listening(port: int, socket_path: str | None) -> Listening:
+    return Listening(
+        api_version=API_VERSION,
+        version=version("torpor"),
+        pid=os.getpid(),
+        url=f"http://127.0.0.1:{port}",
+        socket=socket_path,
+        started_at=time.time(),
+    )
+
+
+def _api(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
+    """Return the API with the routes of every part."""
+    from .app import About, create_app
+    from .pair_api import add_pairing, add_tokens
+    from .pairing import Pairing
+    from .retention_api import add_retention
+    from .verify_api import add_verify
+
+    about = About(
+        version=listening.version,
+        home=str(parts.home.root),
+        store=str(parts.home.store),
+        log=str(parts.home.logs / LOG_NAME),
+        started_at=listening.started_at,
+        url=listening.url,
+        max_recoverable_tokens=parts.settings.max_recoverable_tokens,
+    )
+    side, catalog = parts.side, parts.catalog
+    app = create_app(catalog, parts.watches, about, time.time, side, parts.room, parts.back, observing)
+
+    def collect(dry_run: bool) -> dict[str, object]:
+        return asdict(parts.garbage.collect(dry_run=dry_run))
+
+    add_tokens(app, parts.tokens)
+    add_pairing(app, Pairing(parts.tokens, time.time, time.monotonic))
+    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, collect)
+    add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
+    return app
+
+
+def _server(config: Config, parts: Parts, observing: Observing, listening: Listening, on_ready: OnReady) -> QuietServer:
+    """Return the server, which says where it listens once it does, and ends the parts before it ends itself."""
+    from .server import QuietServer
+
+    class Announcing(QuietServer):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            announce(parts.home, listening)
+            parts.watches.start()  # only now: what it imports is committed by a call to this server
+            await asyncio.to_thread(parts.side.start)
+            on_ready(asdict(listening))
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            observing.feed.close()
+            await asyncio.to_thread(parts.stop)
+            await super().shutdown(sockets)
+
+    return Announcing(config)
+
+
+def _chores(parts: Parts) -> list[Chore]:
+    """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
+
+    def sweep() -> None:
+        if swept := staging_folders.sweep(parts.home.store / "staging"):
+            log.info("removed %d staging folders of dead writers", swept)
+
+    def collect() -> None:
+        if (done := parts.garbage.collect()).anything():
+            log.info("collected: %s", asdict(done))
+
+    return [
+        Chore("staging", HOUSEKEEPING_S, sweep),
+        Chore("retention", HOUSEKEEPING_S, parts.retention.run),
+        Chore("clock", CLOCK_S, parts.retention.time.now, first_s=CLOCK_S),
+        Chore("garbage", HOUSEKEEPING_S, collect),
+        Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep),
+        Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
+        parts.care.chore(),
+    ]

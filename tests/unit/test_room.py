@@ -1,0 +1,231 @@
+"""Promises of room: together they never pass the quota, and end with those who hold them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.manifests import manifest
+from torpor.daemon.compose import compose
+from torpor.daemon.room import LEASE_S, Room, open_room
+from torpor.daemon.settings import load_settings
+from torpor.state.errors import QuotaFull, StoreFull
+from torpor.state.quota import Limits
+from torpor.store.home import Home
+
+HARD, RESERVE = 1_000_000, 50_000
+BACKUP = "01M81P35719XNDZ4R57NMVGR0P"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Figures:
+    """Stands for the walks: what is on the disk, and what the index would make of it between walks."""
+
+    def __init__(self) -> None:
+        self.on_disk, self.added, self.walks = 0, 0, 0
+
+    def estimate(self) -> int:
+        return self.on_disk + self.added
+
+    def add(self, kind: str, size_bytes: int) -> None:
+        self.added += size_bytes
+
+    def walk_unless_new(self) -> bool:
+        self.walks += 1
+        self.added = 0
+        return True
+
+
+@pytest.fixture
+def figures() -> Figures:
+    return Figures()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def room(tmp_path: Path, figures: Figures, clock: Clock) -> Room:
+    limits = Limits(HARD, 900_000, 0, RESERVE)
+    return Room(str(tmp_path), figures, lambda disk: limits, clock, clock.sleep, turn_s=0)  # type: ignore[arg-type]
+
+
+def test_what_is_promised_to_one_is_not_promised_to_another(room: Room, figures: Figures) -> None:
+    room.ask("a", 500_000)
+    room.ask("b", 400_000)
+    with pytest.raises(QuotaFull) as caught:
+        room.ask("c", 100_000)
+    assert "878.9 KiB are promised" in caught.value.detail
+    room.ask("c", 50_000)
+    room.ask("t", 50_000, text=True)  # the reserve
+    room.end("a")
+    room.ask("d", 450_000)
+
+
+def test_many_at_once_never_pass_the_quota(room: Room) -> None:
+    granted, lock = [], threading.Lock()
+
+    def ask(number: int) -> None:
+        try:
+            room.ask(f"s{number}", 40_000)
+        except QuotaFull:
+            return
+        with lock:
+            granted.append(number)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(64)))
+    assert len(granted) == (HARD - RESERVE) // 40_000
+
+
+def test_a_promise_ends_when_nobody_renews_it(room: Room, clock: Clock) -> None:
+    room.ask("dead", 900_000)
+    clock.now += LEASE_S - 1
+    room.ask("dead", 890_000)  # it lives
+    clock.now += LEASE_S - 1
+    with pytest.raises(QuotaFull):
+        room.ask("other", 900_000)
+    clock.now += 2
+    room.ask("other", 900_000)
+
+
+def test_what_was_written_of_a_promise_counts_as_used(room: Room, figures: Figures) -> None:
+    room.ask("a", 500_000)
+    room.ask("a", 100_000)  # 400,000 were written
+    assert (figures.estimate(), room.state()[1].promised_bytes) == (400_000, 100_000)
+    figures.on_disk = 400_000
+    with pytest.raises(QuotaFull):
+        room.ask("a", 700_000)  # more than it said at first, and more than there is
+    assert room.state()[1].promised_bytes == 100_000
+    room.ask("b", 450_000)
+
+
+def test_who_is_refused_waits_a_moment_for_those_who_write(tmp_path: Path, clock: Clock, figures: Figures) -> None:
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        room.end("a")
+
+    limits = Limits(HARD, 900_000, 0, RESERVE)
+    room = Room(str(tmp_path), figures, lambda disk: limits, clock, sleep)  # type: ignore[arg-type]
+    room.ask("a", 600_000)
+    figures.on_disk = 600_000  # all of it is written, and nobody has said so yet
+    room.ask("b", 300_000)
+    assert 0 < clock.now < 1
+
+
+def test_room_is_made_where_that_can_help(room: Room, figures: Figures) -> None:
+    asked: list[int] = []
+
+    def make_room(size_bytes: int) -> int:
+        asked.append(size_bytes)
+        figures.on_disk -= size_bytes
+        return size_bytes
+
+    room.evict_with(make_room)
+    figures.on_disk = 800_000
+    room.ask("a", 300_000)
+    assert asked == [150_000]
+    with pytest.raises(QuotaFull):
+        room.ask("b", 960_000)  # would not fit an empty home: nothing is let go for it
+    assert len(asked) == 1
+    room.evict_with(lambda size_bytes: 0)
+    with pytest.raises(QuotaFull):
+        room.ask("c", 1)
+
+
+def test_the_floor_is_left_to_others(tmp_path: Path, figures: Figures, clock: Clock) -> None:
+    limits = Limits(1 << 60, 1 << 60, 1 << 60, 0)
+    room = Room(str(tmp_path), figures, lambda disk: limits, clock, clock.sleep)  # type: ignore[arg-type]
+    with pytest.raises(StoreFull, match="left to others") as caught:
+        room.ask("a", 1)
+    assert not isinstance(caught.value, QuotaFull)
+    assert "TORPOR_FREE_FLOOR" in caught.value.hint
+    room.ask("t", 1, text=True)
+
+
+def test_a_file_of_unknown_length_asks_piece_by_piece(room: Room, figures: Figures) -> None:
+    with pytest.raises(QuotaFull), room.taking() as take:
+        for _ in range(100):
+            take(20_000)
+    assert (figures.estimate(), room.state()[1].promised_bytes) == (0, 0)
+    room.ask("save", 900_000)
+    with room.taking("save") as take:
+        take(600_000)
+    assert (figures.estimate(), room.state()[1].promised_bytes) == (600_000, 300_000)
+    figures.on_disk = 600_000
+    with room.taking("save") as take, pytest.raises(QuotaFull):
+        take(310_000)  # more than was promised
+    assert room.state()[1].promised_bytes == 300_000
+
+
+def test_a_commit_ends_its_promise(room: Room, figures: Figures) -> None:
+    room.ask(BACKUP, 500_000)
+    with room.committing([manifest(id=BACKUP, bytes_written=400_000)], 4_000):
+        assert room.state()[1].promised_bytes == 500_000
+    assert (figures.estimate(), room.state()[1].promised_bytes) == (404_096, 0)
+    room.ask(BACKUP, 500_000)
+    with pytest.raises(KeyError), room.committing([manifest(id=BACKUP)], 4_000):
+        raise KeyError
+    assert room.state()[1].promised_bytes == 500_000  # its save tries again, or gives it back
+
+
+def test_a_commit_that_nobody_asked_for_is_looked_at(room: Room, figures: Figures) -> None:
+    figures.on_disk = HARD - RESERVE
+    large, text = manifest(bytes_written=10), manifest(bytes_written=10, kv_cache=None, layers={"text_context": {}})
+    with pytest.raises(QuotaFull), room.committing([large], 4096):
+        raise AssertionError("not reached")
+    with room.committing([text], 4096):
+        pass
+    with room.committing([manifest(bytes_written=0)], 4096):  # a fork: nothing but its manifest is new
+        pass
+    figures.on_disk = HARD
+    with pytest.raises(QuotaFull), room.committing([text], 4096):
+        raise AssertionError("not reached")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 600_000), st.integers(0, 100)), max_size=25))
+def test_used_and_promised_never_pass_the_quota(steps: list[tuple[str, int, int]]) -> None:
+    clock, figures = Clock(), Figures()
+    limits = Limits(HARD, 900_000, 0, RESERVE)
+    room = Room("/tmp", figures, lambda disk: limits, clock, clock.sleep)  # type: ignore[arg-type]
+    left: dict[str, int] = {}
+    for name, size, done in steps:
+        try:
+            room.ask(name, size)
+        except QuotaFull:
+            continue
+        wrote = size * done // 100
+        figures.on_disk += wrote  # the disk knows at once, the promise when it is renewed
+        room.ask(name, size - wrote)
+        left[name] = size - wrote
+        figures.added = 0
+        assert figures.on_disk + sum(left.values()) <= HARD - RESERVE
+
+
+def test_homes_have_the_room_of_their_disk(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    with ExitStack() as stack:
+        given_settings = load_settings({"quota": "8M", "free_floor": "0"})
+        room = open_room(home, given_settings, compose(home, given_settings, stack))
+        limits, disk = room.state()
+        assert (limits.hard_bytes, room.unasked_bytes()) == (8 << 20, 0)
+        assert 0 < disk.used_bytes < 4 << 20
+        assert disk.free_bytes > 0
