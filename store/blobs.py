@@ -191,15 +191,10 @@ class BlobStore:
                 raise store_error(error, "open", path) from error
         raise BlobNotFound(f"blob {digest[:16]}… is not in the store")
 
-    def locate(self, digest: str) -> Path:
-        """Return where a blob lies that can be read. Raises: as `open`."""
-        os.close(self.open(digest))
-        return next((path for path in self._places(digest) if os.path.lexists(path)), self.path(digest))
-
     def find(self, ref: BlobRef) -> Path | None:
         """Return where a blob of the right size seems to lie, in the store or in the trash."""
         for path in self._places(ref.digest):
-            with suppress(OSError):
+            with suppress(OSError):  # what cannot even be looked at cannot be read
                 if os.lstat(path).st_size == ref.size_bytes:
                     return path
         return None
