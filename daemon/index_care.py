@@ -94,7 +94,7 @@ def settle_index(catalog: Catalog, aside: SetAside | None, found: Reconciled) ->
 
 def _choices(said: Sidecar) -> Choices:
     of_session = {name: getattr(said, name) for name in ("title", "no_sync", "ttl_s", "keep_newest")}
-    return Choices(said.session_id, of_session, said.pinned, said.expires_at)
+    return Choices(said.session_id, of_session, said.pinned, said.expires_at, said.dropped_at)
 
 
 def _tell(catalog: Catalog, aside: SetAside, found: Reconciled) -> Rebuilt:
@@ -121,9 +121,9 @@ def mend_sidecars(catalog: Catalog) -> int:
     with catalog.index.reading() as connection:
         known = [each for each in every_choice(connection) if catalog.sidecars.path(each.session_id) in damaged]
     for each in known:
-        catalog.sidecars.write(
-            Sidecar(each.session_id, pinned=set(each.pinned), expires_at=dict(each.expires_at), **each.of_session)
-        )
+        made = Sidecar(each.session_id, pinned=set(each.pinned), **each.of_session)
+        made.expires_at, made.dropped_at = dict(each.expires_at), dict(each.dropped_at)
+        catalog.sidecars.write(made)
     detail = f"{len(damaged)} damaged sidecars were moved aside, {len(known)} made again from the index"
     catalog.note("warning", "sidecars-mended", detail)
     return len(known)
