@@ -16,7 +16,7 @@ from ..state.manifest import REBUILDABLE as LAYERS
 from ..state.manifest import rebuildable
 from ..state.retention import Tenure
 
-_TRUSTED = ":bucket AND (r.checked OR r.machine <> :machine)"
+_TRUSTED = ":known AND (r.checked OR r.machine <> :machine)"
 REBUILDABLE = f"({', '.join(map(repr, LAYERS))})"
 
 
@@ -45,8 +45,11 @@ def safe(alias: str) -> str:
 
 
 def of_bucket(machine: str | None) -> dict[str, Any]:
-    """Return what statements are told of the bucket: this machine's name there, None without a bucket."""
-    return {"bucket": machine is not None, "machine": machine or ""}
+    """Return what statements are told of the bucket: this machine's name there, None without a bucket.
+
+    An empty name: there is one, and what is known of it does not count now.
+    """
+    return {"bucket": machine is not None, "known": bool(machine), "machine": machine or ""}
 
 
 _TENURES = f"""

@@ -142,6 +142,20 @@ def test_with_s3_off_nothing_is_in_the_bucket(kept: Kept) -> None:
     assert kept.here(made) == {"text": True, "kv": False}
 
 
+def test_what_a_bucket_had_counts_only_once_it_was_seen(kept: Kept) -> None:
+    """It may be another one by now, or an empty one."""
+    there, newer = kept.save(media=b"m" * 500), kept.save()
+    kept.synced(there)
+    kept.seen = False
+    kept.wait(7 * DAY_S)
+    everything(kept)
+    assert kept.here(there) == {"text": True, "media": True, "kv": False}
+    assert kept.ids() == [there.id, newer.id]
+    kept.seen = True
+    everything(kept)
+    assert kept.ids() == [newer.id]
+
+
 def test_what_is_being_restored_and_what_a_save_counts_on_stay(kept: Kept) -> None:
     restored, counted, other = kept.save("a"), kept.save("b"), kept.save("c")
     kept.retention.in_use.note([restored.id])
