@@ -159,9 +159,10 @@ def test_nobody_vouches_for_a_bucket_that_was_not_opened_yet(tmp_path: Path) -> 
         off = RemoteSide(home, RemoteSettings(None), catalog, Remembered(catalog.index))
         assert off.voucher is off.name_in_bucket is None
         side = RemoteSide(home, RemoteSettings(S3Settings(bucket="b")), catalog, Remembered(catalog.index))
-        stack.callback(side.pool.close)
+        stack.callback(side.stop)
         assert side.name_in_bucket
         assert side.voucher == ""
         side.opening._bucket = MemoryBucket(MemoryServer())  # type: ignore[assignment]
+        stack.callback(setattr, side.opening, "_bucket", None)
         side.repository()
         assert side.voucher == side.name_in_bucket
