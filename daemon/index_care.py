@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..db.choices import Choices, apply_choices, every_choice
+from ..db.choices import Choices, apply_choices, every_choice, stays_here
 from ..db.salvage import enter_salvage, salvage
 from ..db.soundness import check_index, log_of
 from ..store.files import sync_folder, translated
@@ -23,6 +23,7 @@ from .reconcile import Reconciled
 log = logging.getLogger("torpor.index")
 CHECK_S = 5.0  # of a start; what is larger is looked at by the scrub as well
 ASIDE = "index.damaged-"
+NAMED = 10  # sessions in an event
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,23 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
 
 def settle_index(catalog: Catalog, aside: SetAside | None, found: Reconciled) -> Rebuilt | None:
     """Behind `reconcile`: bring in what the sidecars say, and of an index that was moved aside what only it knew."""
-    mended = mend_sidecars(catalog)
+    mended = mend_sidecars(catalog, index_is_new=aside is not None)
     with catalog.index.writing() as connection:
-        said = (catalog.sidecars.read(session_id) for session_id in catalog.sidecars.sessions())
+        staying = set(stays_here(connection))
+        said = (_read(catalog, session_id, staying) for session_id in catalog.sidecars.sessions())
         changed = sum(apply_choices(connection, _choices(sidecar)) for sidecar in said)
     if changed or mended:
         log.info("%d rows follow their sidecars now, %d sidecars were written anew", changed, mended)
     return None if aside is None else _tell(catalog, aside, found)
+
+
+def _read(catalog: Catalog, session_id: str, staying: set[str]) -> Sidecar:
+    """Return a sidecar. A session that stays here by either of the two stays: only the user sends it away."""
+    said = catalog.sidecars.read(session_id)
+    if session_id in staying and not said.no_sync:  # it was written over a damaged one, or a crash came between the two
+        said.no_sync = True
+        catalog.sidecars.write(said)
+    return said
 
 
 def _choices(said: Sidecar) -> Choices:
@@ -110,8 +121,12 @@ def _tell(catalog: Catalog, aside: SetAside, found: Reconciled) -> Rebuilt:
     return Rebuilt(found.imported, found.unusable, removals, aside.path, aside.reason)
 
 
-def mend_sidecars(catalog: Catalog) -> int:
-    """Write sidecars that cannot be read anew from the index, the old ones aside; return how many there were."""
+def mend_sidecars(catalog: Catalog, *, index_is_new: bool = False) -> int:
+    """Write sidecars that cannot be read anew from the index, the old ones aside; return how many there were.
+
+    A new index knows no more than the sidecar did. Then nothing of the session leaves this machine until the user says
+    so, and its TTLs begin again: it may have been kept here, and pinned.
+    """
     damaged = set(catalog.sidecars.unreadable())
     if not damaged:
         return 0
@@ -121,9 +136,14 @@ def mend_sidecars(catalog: Catalog) -> int:
     with catalog.index.reading() as connection:
         known = [each for each in every_choice(connection) if catalog.sidecars.path(each.session_id) in damaged]
     for each in known:
-        catalog.sidecars.write(
-            Sidecar(each.session_id, pinned=set(each.pinned), expires_at=dict(each.expires_at), **each.of_session)
-        )
+        made = Sidecar(each.session_id, pinned=set(each.pinned), expires_at=dict(each.expires_at), **each.of_session)
+        if index_is_new:
+            soonest = catalog.now() + (made.ttl_s or catalog.ttl_s)
+            made.no_sync, made.expires_at = True, {id_: max(at, soonest) for id_, at in made.expires_at.items()}
+        catalog.sidecars.write(made)
     detail = f"{len(damaged)} damaged sidecars were moved aside, {len(known)} made again from the index"
+    if index_is_new:
+        detail += "; it is new, so these sessions stay on this machine until `torpor no-sync --off` says otherwise: "
+        detail += ", ".join(each.session_id for each in known[:NAMED])
     catalog.note("warning", "sidecars-mended", detail)
     return len(known)
