@@ -105,7 +105,7 @@ def _read(catalog: Catalog, session_id: str, staying: set[str]) -> Sidecar:
 
 def _choices(said: Sidecar) -> Choices:
     of_session = {name: getattr(said, name) for name in ("title", "no_sync", "ttl_s", "keep_newest")}
-    return Choices(said.session_id, of_session, said.pinned, said.expires_at)
+    return Choices(said.session_id, of_session, said.pinned, said.expires_at, said.dropped_at)
 
 
 def _tell(catalog: Catalog, aside: SetAside, found: Reconciled) -> Rebuilt:
@@ -136,7 +136,8 @@ def mend_sidecars(catalog: Catalog, *, index_is_new: bool = False) -> int:
     with catalog.index.reading() as connection:
         known = [each for each in every_choice(connection) if catalog.sidecars.path(each.session_id) in damaged]
     for each in known:
-        made = Sidecar(each.session_id, pinned=set(each.pinned), expires_at=dict(each.expires_at), **each.of_session)
+        made = Sidecar(each.session_id, pinned=set(each.pinned), **each.of_session)
+        made.expires_at, made.dropped_at = dict(each.expires_at), dict(each.dropped_at)
         if index_is_new:
             soonest = catalog.now() + (made.ttl_s or catalog.ttl_s)
             made.no_sync, made.expires_at = True, {id_: max(at, soonest) for id_, at in made.expires_at.items()}
