@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import orjson
 
 from ..db.choices import Choices, apply_choices, every_choice, stays_here
 from ..db.salvage import enter_salvage, salvage
 from ..db.soundness import check_index, log_of
-from ..store.files import sync_folder, translated
+from ..store.files import sync_folder, translated, write_private
 from ..store.home import Home
 from ..store.sidecars import Sidecar
 from .catalog import Catalog
@@ -22,16 +27,17 @@ from .reconcile import Reconciled
 
 log = logging.getLogger("torpor.index")
 CHECK_S = 5.0  # of a start; what is larger is looked at by the scrub as well
-ASIDE = "index.damaged-"
+ASIDE, MARK = "index.damaged-", "index.rebuilding"
 NAMED = 10  # sessions in an event
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """An index that was moved aside: why, and where it lies now (None: there was no file)."""
+    """An index that was moved aside: why, where it lies now (None: there was no file), and what marks that."""
 
     reason: str
     path: str | None
+    mark: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,25 @@ def set_aside_if_damaged(home: Home, now: float) -> SetAside | None:
     if found.faults:
         return set_aside(home, "; ".join(found.faults)[:500], now)
     if home.index.exists() or not _has_manifests(home):
+        return _left_by_a_crash(home)
+    return _marked(home, SetAside("it was gone", None, home.root / MARK))
+
+
+def _left_by_a_crash(home: Home) -> SetAside | None:
+    """Return the index whose rebuild did not come to its end: the one that is there knows only what it had got to."""
+    mark = home.root / MARK
+    if not mark.exists():
         return None
-    return SetAside("it was gone", None)
+    with translated("read", mark), suppress(orjson.JSONDecodeError):
+        said: Any = orjson.loads(mark.read_bytes())
+        if isinstance(said, dict) and isinstance(said.get("path"), (str, NoneType)):
+            return SetAside(str(said.get("reason")), said.get("path"), mark)
+    return SetAside("a rebuild was cut off", None, mark)
+
+
+def _marked(home: Home, made: SetAside) -> SetAside:
+    write_private(home.root / MARK, orjson.dumps({"reason": made.reason, "path": made.path}))
+    return made
 
 
 def _has_manifests(home: Home) -> bool:
@@ -71,6 +94,7 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
         if not (target.exists() or log_of(target).exists()):
             break
         target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
+    made = _marked(home, SetAside(reason, str(target), home.root / MARK))
     shared = home.index.with_name(home.index.name + "-shm")
     with translated("move aside", home.index):
         for old, new in ((home.index, target), (log_of(home.index), log_of(target))):
@@ -79,7 +103,7 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
         shared.unlink(missing_ok=True)  # memory that connections share: nothing is in it that is not in the log
         sync_folder(home.root)
     log.warning("the index is damaged and was moved to %s: %s", target, reason)
-    return SetAside(reason, str(target))
+    return made
 
 
 def settle_index(catalog: Catalog, aside: SetAside | None, found: Reconciled) -> Rebuilt | None:
@@ -91,7 +115,13 @@ def settle_index(catalog: Catalog, aside: SetAside | None, found: Reconciled) ->
         changed = sum(apply_choices(connection, _choices(sidecar)) for sidecar in said)
     if changed or mended:
         log.info("%d rows follow their sidecars now, %d sidecars were written anew", changed, mended)
-    return None if aside is None else _tell(catalog, aside, found)
+    if aside is None:
+        return None
+    made = _tell(catalog, aside, found)
+    if aside.mark is not None:
+        with translated("remove", aside.mark):
+            aside.mark.unlink(missing_ok=True)
+    return made
 
 
 def _read(catalog: Catalog, session_id: str, staying: set[str]) -> Sidecar:

@@ -261,6 +261,24 @@ def test_nothing_leaves_or_goes_when_index_and_sidecar_are_lost_together(tmp_pat
         assert "s0" in next(e["detail"] for e in catalog.index.recent_events() if e["kind"] == "sidecars-mended")
 
 
+def test_a_rebuild_that_was_cut_off_is_still_one_at_the_next_start(
+    stopped: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Else removals that wait for the bucket are forgotten, and a damaged sidecar is made of what nobody knows."""
+    mine = copy_of(stopped[0], tmp_path / "home", killed=False)
+    with ExitStack() as stack:
+        SidecarStore(mine.store / "sessions").path("s2").write_bytes(b"garbage")
+        set_aside(mine, "a test", NOW)
+        reconcile(compose(mine, load_settings(), stack))  # and then it is killed
+    with ExitStack() as stack:
+        catalog, rebuilt = opened(mine, stack)
+        assert rebuilt is not None
+        assert (rebuilt.reason, rebuilt.removals) == ("a test", 1)
+        assert catalog.index.stays_here("s2")
+    with ExitStack() as stack:
+        assert opened(mine, stack)[1] is None
+
+
 def test_a_sidecar_that_was_written_over_a_damaged_one_sends_nothing_away(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.create()
