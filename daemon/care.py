@@ -6,6 +6,7 @@ import time
 
 from ulid import ULID
 
+from ..db.soundness import check_index
 from ..store.home import Home
 from ..store.quarantine import Quarantine
 from .catalog import Catalog
@@ -20,6 +21,7 @@ from .sync_memory import SyncMemory
 from .verify import Verifier
 
 TURN_S, FIRST_TURN_S = 600.0, 300.0
+INDEX_S = 600.0  # for the whole of the index
 
 
 class Care:
@@ -34,7 +36,11 @@ class Care:
         self.repair = Repair(catalog, Quarantine(home.store / "quarantine", catalog.blobs), copies)
         rate = ScrubSettings(settings.scrub_mib_s * (1 << 20), settings.scrub_days * 86_400.0)
         self.manifests = ManifestCare(catalog, None if back is None else lambda ref: back.backups.record(ref).manifest)
-        self.scrub = Scrub(catalog, self.repair, self.manifests, memory, rate)
+
+        def index_faults() -> tuple[str, ...]:
+            return check_index(home.index, INDEX_S).faults
+
+        self.scrub = Scrub(catalog, self.repair, self.manifests, memory, rate, index_faults=index_faults)
 
         def in_bucket(digests: list[str]) -> set[str]:
             return set() if back is None else set(back.objects.objects(digests))

@@ -116,10 +116,16 @@ def check_token(patient: Patient) -> Iterator[Check]:
 def check_small_files(patient: Patient) -> Iterator[Check]:
     """Look whether the files that hold choices can be read."""
     home = patient.home
-    for path, words in ((home.sync_json, "pause, limits and policy"), (home.daemon_json, "where the daemon listens")):
+    said = {
+        home.sync_json: "pause, limits and policy",
+        home.tokens_json: "tokens that were given to others",
+        home.clock_json: "the last moment whose time was trusted",
+        home.daemon_json: "where the daemon listens",
+    }
+    for path, words in said.items():
         if path.exists() and not isinstance(_json(path), dict):
-            fix = partial(_aside, path) if path == home.sync_json or not patient.running else None
-            hint = "Move it away: the defaults count then."
+            fix = None if patient.running else partial(_aside, path)
+            hint = "Move it away while no daemon runs: the defaults count then."
             yield Check(path.name, "warning", f"{path} is damaged; it holds {words}", hint, fix)
     try:
         read_watch_list(home.watch_json)

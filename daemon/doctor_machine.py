@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,16 +15,18 @@ from pathlib import Path
 
 from ..db.soundness import check_index, facts_of
 from ..state.errors import StoreFailed, Timeout, TorporError
+from ..state.trusted_clock import judge
+from ..store.clock_anchor import read_anchor
 from .doctor import Check, Patient
 from .keys import KeyStore
 from .settings import load_settings
+from .trusted_time import read_clocks
 
 EARLIEST = 1_735_689_600.0  # 2025: no clock that is right says less
 AHEAD_S = 3600.0
 FEW_WATCHES, FEW_INSTANCES = 8192, 32
 TRAY_WATCHER = "org.kde.StatusNotifierWatcher"
 EXTRAS = {"daemon": ("fastapi", "sqlalchemy", "boto3"), "transformers": ("torch", "transformers"), "tray": ("pystray",)}
-_UNSYNCHRONISED, _NO_CLOCK = 0x40, 5
 
 
 def check_versions(patient: Patient) -> Iterator[Check]:
@@ -44,35 +45,27 @@ def check_versions(patient: Patient) -> Iterator[Check]:
 
 
 def check_clock(patient: Patient) -> Iterator[Check]:
-    """Look whether the clock can be right."""
+    """Look whether the clock can be right, and whether TTLs are judged by it."""
     newest = None
     if patient.home.index.exists() and not check_index(patient.home.index, 1.0).faults:
         newest = facts_of(patient.home.index).newest_at
-    yield judge_clock(patient.now, newest, _is_synchronised())
+    reading = replace(read_clocks(), wall=patient.now)
+    anchor = read_anchor(patient.home.clock_json)
+    distrust = None if anchor is None else judge(anchor, reading).distrust
+    yield judge_clock(patient.now, newest, distrust, synchronised=reading.synchronised)
 
 
-def judge_clock(now: float, newest_at: float | None, synchronised: bool | None) -> Check:
+def judge_clock(now: float, newest_at: float | None, distrust: str | None, *, synchronised: bool) -> Check:
     """Say whether a time can be right."""
     hint = "timedatectl set-ntp true"
     if now < EARLIEST:
         return Check("clock", "error", "the clock says a year that is over: no TTL can be judged by it", hint)
+    if distrust is not None:
+        return Check("clock", "warning", distrust, f"{hint}; `torpor gc --trust-clock` if the clock is right.")
     if newest_at is not None and newest_at > now + AHEAD_S:
         hours = (newest_at - now) / 3600
         return Check("clock", "warning", f"the newest backup is {hours:.0f} h ahead of the clock", hint)
-    words = {True: "synchronised", False: "not synchronised with a time server", None: "synchronisation is unknown"}
-    return Check("clock", "ok", words[synchronised])
-
-
-def _is_synchronised() -> bool | None:
-    """Ask the kernel. Source: adjtimex(2)."""
-    if not sys.platform.startswith("linux"):
-        return None
-    buffer = ctypes.create_string_buffer(512)  # struct timex is 208 bytes; with modes = 0 it is only filled
-    try:
-        state = ctypes.CDLL(None).adjtimex(buffer)
-    except (OSError, AttributeError):
-        return None
-    return None if state < 0 else state != _NO_CLOCK
+    return Check("clock", "ok", "synchronised" if synchronised else "not synchronised with a time server")
 
 
 def check_inotify(patient: Patient) -> Iterator[Check]:

@@ -52,9 +52,9 @@ def set_aside_if_damaged(home: Home, now: float) -> SetAside | None:
     found = check_index(home.index, CHECK_S)
     if found.faults:
         return set_aside(home, "; ".join(found.faults)[:500], now)
-    if home.index.exists() or not _has_manifests(home):
-        return None
-    return SetAside("it was gone", None)
+    with translated("look for", home.index):
+        gone = not home.index.exists() and _has_manifests(home)
+    return SetAside("it was gone", None) if gone else None
 
 
 def _has_manifests(home: Home) -> bool:
@@ -66,12 +66,12 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
     """Move the index and its log aside. A crash in between leaves what the next start moves aside too."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     target = home.root / f"{ASIDE}{stamp}.sqlite"
-    for count in range(2, 1000):
-        if not (target.exists() or log_of(target).exists()):
-            break
-        target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
     shared = home.index.with_name(home.index.name + "-shm")
     with translated("move aside", home.index):
+        for count in range(2, 1000):
+            if not (target.exists() or log_of(target).exists()):
+                break
+            target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
         for old, new in ((home.index, target), (log_of(home.index), log_of(target))):
             if os.path.lexists(old):
                 os.replace(old, new)
@@ -94,7 +94,7 @@ def settle_index(catalog: Catalog, aside: SetAside | None, found: Reconciled) ->
 
 def _choices(said: Sidecar) -> Choices:
     of_session = {name: getattr(said, name) for name in ("title", "no_sync", "ttl_s", "keep_newest")}
-    return Choices(said.session_id, of_session, said.pinned, said.expires_at)
+    return Choices(said.session_id, of_session, said.pinned, said.expires_at, said.dropped_at)
 
 
 def _tell(catalog: Catalog, aside: SetAside, found: Reconciled) -> Rebuilt:
@@ -121,9 +121,9 @@ def mend_sidecars(catalog: Catalog) -> int:
     with catalog.index.reading() as connection:
         known = [each for each in every_choice(connection) if catalog.sidecars.path(each.session_id) in damaged]
     for each in known:
-        catalog.sidecars.write(
-            Sidecar(each.session_id, pinned=set(each.pinned), expires_at=dict(each.expires_at), **each.of_session)
-        )
+        made = Sidecar(each.session_id, pinned=set(each.pinned), **each.of_session)
+        made.expires_at, made.dropped_at = dict(each.expires_at), dict(each.dropped_at)
+        catalog.sidecars.write(made)
     detail = f"{len(damaged)} damaged sidecars were moved aside, {len(known)} made again from the index"
     catalog.note("warning", "sidecars-mended", detail)
     return len(known)

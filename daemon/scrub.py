@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..db.damage import damaged_blobs, present_after, present_bytes
-from ..state.errors import BackupNotFound, StoreFailed, TorporError
+from ..state.errors import BackupNotFound, IndexDamaged, StoreFailed, TorporError
 from ..state.manifest import BlobRef
 from ..state.scrub import Pace, on_battery
 from ..store.gentle_reads import GentleReader, be_idle
@@ -70,12 +71,13 @@ class Scrub:
         memory: SyncMemory,
         settings: ScrubSettings,
         *,
+        index_faults: Callable[[], Sequence[str]] = tuple,
         powered: Callable[[], bool] = lambda: not on_battery(read_supplies()),
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog, self._repair, self._manifests = catalog, repair, manifests
         self._memory, self._settings = memory, settings
-        self._powered, self._steady = powered, steady
+        self._index_faults, self._powered, self._steady = index_faults, powered, steady
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._progress, self._resting = _read(memory), False
@@ -127,6 +129,11 @@ class Scrub:
             "trouble": None if self._trouble is None else self._trouble.detail,
         }
 
+    @property
+    def trouble(self) -> TorporError | None:
+        """Return what stopped the last turn."""
+        return self._trouble
+
     def _is_due(self) -> bool:
         """Tell whether there is something to read. A clock that was set back makes the next pass due."""
         at, now = self._progress, self._catalog.now()
@@ -156,12 +163,14 @@ class Scrub:
             self._trouble = error if isinstance(error, TorporError) else StoreFailed(str(error))
             log.warning("the scrub stopped and goes on later: %s", self._trouble.detail)
         finally:
-            self._remember()
+            with suppress(TorporError):  # a pass is begun anew then
+                self._remember()
 
     def _pass(self, reader: GentleReader) -> None:
         if self._progress.began_at is None or self._progress.ended_at is not None:
             self._progress = Progress(began_at=self._catalog.now())
         if self._progress.cursor == FIRST:
+            self._look_at_index()
             self._look_at_manifests()
         remembered_at = powered_at = float("-inf")
         bad = 0
@@ -180,6 +189,14 @@ class Scrub:
                     self._remember()
         self._progress = replace(self._progress, ended_at=self._catalog.now(), cursor=FIRST)
         self._tell()
+
+    def _look_at_index(self) -> None:
+        """Read the index whole: a start gives that a few seconds only."""
+        if faults := self._index_faults():
+            with suppress(TorporError):
+                detail = f"the index is damaged: {faults[0]}; a restart of the daemon makes it again from the files"
+                self._catalog.note("error", "index-damaged", detail)
+            raise IndexDamaged(f"the index is damaged: {faults[0]}")
 
     def _look_at_manifests(self) -> None:
         """Read every manifest; they are small beside the blobs."""

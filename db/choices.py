@@ -16,12 +16,16 @@ _BATCH = 500  # keys of one statement
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What was said of one session: `of_session` by the names of its columns; `pinned` are all that are."""
+    """What was said of one session: `of_session` by the names of its columns; `pinned` are all that are.
+
+    `expires_at` and `dropped_at` say something of those backups that are in them.
+    """
 
     session_id: str
     of_session: Mapping[str, Any]
     pinned: Collection[str]
     expires_at: Mapping[str, float]
+    dropped_at: Mapping[str, float]
 
 
 def apply_choices(connection: Connection, said: Choices) -> int:
@@ -35,9 +39,10 @@ def apply_choices(connection: Connection, said: Choices) -> int:
         for start in range(0, len(ids), _BATCH):
             batch = backups.c.id.in_(sorted(ids)[start : start + _BATCH])
             changed += connection.execute(update(backups).where(theirs, batch).values(pinned=wanted)).rowcount
-    for backup_id, at in said.expires_at.items():
-        late = (backups.c.id == backup_id, backups.c.expires_at != at)
-        changed += connection.execute(update(backups).where(theirs, *late).values(expires_at=at)).rowcount
+    for name, times in (("expires_at", said.expires_at), ("dropped_at", said.dropped_at)):
+        for backup_id, at in times.items():
+            late = (backups.c.id == backup_id, backups.c[name].is_distinct_from(at))
+            changed += connection.execute(update(backups).where(theirs, *late).values({name: at})).rowcount
     return changed
 
 
@@ -45,11 +50,12 @@ def every_choice(connection: Connection) -> Iterator[Choices]:
     """Yield what the index says of every session."""
     rows = list(connection.execute(select(sessions.c.id, *(sessions.c[name] for name in OF_SESSION))).mappings())
     for row in rows:
-        columns = (backups.c.id, backups.c.pinned, backups.c.expires_at)
+        columns = (backups.c.id, backups.c.pinned, backups.c.expires_at, backups.c.dropped_at)
         mine = connection.execute(select(*columns).where(backups.c.session_id == row["id"])).all()
         yield Choices(
             row["id"],
             {name: row[name] for name in OF_SESSION},
             {each.id for each in mine if each.pinned},
             {each.id: each.expires_at for each in mine if each.expires_at is not None},
+            {each.id: each.dropped_at for each in mine if each.dropped_at is not None},
         )

@@ -9,6 +9,7 @@ clock.json       the last moment whose time was trusted, 0600
 machine-id       what tells this home from others that use the same bucket
 tokens.json      tokens with scopes, by their hashes alone, 0600
 moved-to         in an old home, alone: where it is now
+earlier-places   where it was before, in a home that was moved
 moving-from      in a folder that a home is being copied to: not a home yet
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest

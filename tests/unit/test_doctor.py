@@ -24,7 +24,10 @@ from torpor.daemon.doctor_machine import check_tray, judge_clock
 from torpor.daemon.instance import InstanceLock, load_token
 from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import Settings, load_settings
+from torpor.daemon.trusted_time import read_clocks
 from torpor.db.damage import mark_damaged
+from torpor.state.trusted_clock import judge
+from torpor.store.clock_anchor import write_anchor
 from torpor.store.home import Home
 from torpor.store.staging import Staging
 
@@ -148,6 +151,8 @@ HURTS: dict[str, tuple[Any, dict[str, str], set[str]]] = {
     "open to others": (open_home, {"permissions": "error"}, {"permissions"}),
     "short token": (lambda h: h.token.write_bytes(b"short"), {"token": "error"}, {"token"}),
     "sync.json": (lambda h: h.sync_json.write_bytes(b"[1"), {"sync.json": "warning"}, {"sync.json"}),
+    "tokens.json": (lambda h: h.tokens_json.write_bytes(b"x"), {"tokens.json": "warning"}, {"tokens.json"}),
+    "clock.json": (lambda h: h.clock_json.write_bytes(b""), {"clock.json": "warning"}, {"clock.json"}),
     "watch.json": (lambda h: h.watch_json.write_bytes(b"{"), {"watch.json": "error"}, {"watch.json"}),
     "daemon.json": (lambda h: h.daemon_json.write_bytes(b"{}"), {"daemon.json": "warning"}, {"daemon.json"}),
     "old index": (lambda h: (h.root / "index.damaged-x.sqlite").write_bytes(b"x"), {"old indexes": "warning"}, set()),
@@ -214,9 +219,14 @@ def test_a_daemon_that_owns_the_home_and_does_not_answer(home: Home) -> None:
 
 
 def test_clocks_versions_and_trays_that_are_wrong(home: Home) -> None:
-    assert judge_clock(5.0, None, True).status == "error"
-    assert judge_clock(NOW, NOW + 7200, True).status == "warning"
-    assert judge_clock(NOW, NOW, None).status == "ok"
+    assert judge_clock(5.0, None, None, synchronised=True).status == "error"
+    assert judge_clock(NOW, NOW + 7200, None, synchronised=True).status == "warning"
+    assert judge_clock(NOW, NOW, None, synchronised=False).status == "ok"
+    reading = replace(read_clocks(), wall=NOW)
+    write_anchor(home.clock_json, judge(None, reading).anchor)
+    assert found(patient(home))["clock"].status == "ok"
+    check = found(patient(home, now=NOW + 400 * 86_400))["clock"]  # in the same boot
+    assert (check.status, "--trust-clock" in check.hint) == ("warning", True)
     assert [judge_sqlite(version).status for version in ((3, 34, 9), (3, 40, 1), (3, 51, 3))] == ["error", "ok", "ok"]
     desktop = {"DISPLAY": ":0", "PATH": os.environ["PATH"], "DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere"}
     assert [check.status for check in check_tray(patient(home, environment=desktop))] == ["warning"]

@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ from torpor.store.home import Home
 from torpor.store.sidecars import Sidecar
 from ulid import ULID
 
-NOW = 1.8e9
+NOW = float(int(time.time()))
 SESSIONS, EACH = 5, 12
 Hurt = Callable[[Home], None]
 
@@ -45,7 +46,7 @@ def opened(home: Home, stack: ExitStack) -> tuple[Catalog, Rebuilt | None]:
 
 
 def made(session: int, count: int) -> Manifest:
-    created_at = NOW - 1000.0 * (session * EACH + count + 1)
+    created_at = NOW - 40.0 * (session * EACH + count + 1)
     words = {"metadata": {"model_name": f"model {session}"}, "text_context": {"n": count}}
     backup_id = str(ULID.from_timestamp(created_at))
     return manifest(id=backup_id, session_id=f"s{session}", created_at=created_at, layers=words, kv_cache=None)
@@ -56,6 +57,7 @@ def fill(catalog: Catalog) -> None:
     catalog.queue_with(lambda: None)
     saved = [[made(session, count) for count in range(EACH)] for session in range(SESSIONS)]
     catalog.sidecars.write(Sidecar("s3", ttl_s=3600.0, keep_newest=4, expires_at={saved[3][1].id: NOW + 5}))
+    catalog.sidecars.write(Sidecar("s4", dropped_at={saved[4][2].id: NOW - 3}))
     catalog.commit_all([one for session in saved for one in session])
     catalog.set_title("s0", "a title, 標題")
     catalog.set_pinned(saved[0][3].id, True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torpor.db.remembered import Remembered
 from torpor.state.errors import BackupNotFound, Conflict, NotFound
 from torpor.state.manifest import BlobRef, Manifest, manifest_blobs
 from torpor.store.arriving import StoreBlobs
+from torpor.store.gentle_reads import GentleReader
 
 WAIT_S = 30.0
 
@@ -221,6 +224,35 @@ def test_a_store_that_vanished_does_not_mark_everything(world: World, tmp_path: 
     assert found["damaged_blobs"] <= IN_A_ROW
     (tmp_path / "elsewhere").rename(folder)
     assert done(scrub)["damaged_blobs"] == 0
+
+
+def test_a_crash_behind_the_move_leaves_what_the_next_look_heals(world: World) -> None:
+    made = world.save(1)
+    hurt = BlobRef(digests(made)[0], len(world.elsewhere.blobs[digests(made)[0]]))
+    world.hurt(hurt.digest)
+    seen = GentleReader(lambda count: None).examine(world.catalog.blobs.path(hurt.digest), hurt)
+    assert world.alone.repair.quarantine.take(hurt.digest, seen.identity)  # and the daemon is killed
+    assert world.alone.repair.tidy() == 0
+    assert done(world.scrub(world.alone))["damaged"] == 1
+    assert world.alone.repair.quarantine.path(hurt.digest).exists()
+    assert done(world.scrub())["damaged_blobs"] == 0
+    assert world.catalog.blobs.is_sound(hurt)
+    assert not world.alone.repair.quarantine.path(hurt.digest).exists()
+
+
+def test_an_index_that_rots_under_a_daemon_is_told(world: World) -> None:
+    for number in range(12):
+        world.save(number, in_bucket=False)
+    path = world.daemon.home.index
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw = bytearray(path.read_bytes())
+    raw[8192 : len(raw) - len(raw) % 4096] = os.urandom(len(raw) - len(raw) % 4096 - 8192)
+    path.write_bytes(raw)
+    world.care.scrub.begin()
+    until(lambda: world.care.scrub.trouble is not None)
+    assert world.care.scrub.trouble is not None
+    assert world.care.scrub.trouble.code == "index-damaged"
 
 
 def client(world: World, care: Care) -> Any:
