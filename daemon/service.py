@@ -226,6 +226,10 @@ def _api(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
         max_recoverable_tokens=parts.settings.max_recoverable_tokens,
     )
     side, catalog = parts.side, parts.catalog
+
+    def collect(dry_run: bool) -> dict[str, object]:
+        return asdict(parts.garbage.collect(dry_run=dry_run))
+
     app = create_app(catalog, parts.watches, about, time.time, side, parts.room, parts.back, observing)
 
     def collect(dry_run: bool) -> dict[str, object]:
