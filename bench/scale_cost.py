@@ -18,18 +18,28 @@ from pathlib import Path
 
 import large_home
 import orjson
-from rig import scratch
+from rig import daemon, scratch
+from torpor.client import connect
 from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
-from torpor.daemon.compose import compose
+from torpor.daemon.compose import compose, compose_remote, compose_retention
 from torpor.daemon.garbage import Garbage
 from torpor.daemon.groups import Groups
 from torpor.daemon.reconcile import reconcile
+from torpor.daemon.remote_settings import load_remote_settings
 from torpor.daemon.settings import load_settings
 from torpor.store.home import Home
 
 ROUNDS = 15
-LIMITS = {"newest 50": 0.020, "collect, nothing to do": 60.0, "collect, a tenth is garbage": 60.0, "RSS": 200.0}
+LIMITS = {
+    "newest 50": 0.020,
+    "plan of retention, all of it over": 30.0,
+    "plan of retention, none of it over": 30.0,
+    "collect, nothing to do": 60.0,
+    "collect, a tenth is garbage": 60.0,
+    "RSS": 200.0,
+}
+SETTLE_S = 20.0  # of a daemon that has just started: it counts what is there
 
 
 def main() -> int:
@@ -118,6 +128,33 @@ def _changes(home: Path) -> dict[str, float]:
         return {"commit": statistics.median(commits), "remove": statistics.median(removals), "RSS": _rss_mib()}
 
 
+def _plan(home: Path) -> dict[str, float]:
+    with _opened(home) as catalog:
+        place, settings = Home(home), load_settings()
+        side = compose_remote(place, settings, load_remote_settings({}, home, home), catalog)
+        retention, now = compose_retention(place, settings, catalog, side), time.time()
+        return {
+            "plan of retention, none of it over": _seconds(lambda: retention.plan(now)),
+            "plan of retention, all of it over": _seconds(lambda: retention.plan(now + 1000 * 86_400.0)),
+            "RSS": _rss_mib(),
+        }
+
+
+def _daemon(home: Path) -> dict[str, float]:
+    """Ask a daemon in a process of its own what a page or a tray asks again and again."""
+    with daemon(home) as running, connect(home=home) as keeper:
+        ready_s = running.ready_s
+        time.sleep(SETTLE_S)
+        figures = {
+            "exec to ready": ready_s,
+            "GET /v1/status": _median_s(keeper.api.status),
+            "GET /v1/backups, newest 50": _median_s(lambda: keeper.api.backups(limit=50)),
+        }
+        status = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+        used = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
+        return figures | {"RSS": used}
+
+
 def _collect(home: Path) -> dict[str, float]:
     with _opened(home) as catalog:
         garbage, figures = Garbage(catalog, grace_s=86_400.0, trash_s=0.0), dict[str, float]()
@@ -132,6 +169,8 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "start": _start,
     "queries": _queries,
     "changes": _changes,
+    "plan": _plan,
+    "daemon": _daemon,
     "collect": _collect,
 }
 

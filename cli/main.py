@@ -100,16 +100,17 @@ def serve(
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
     from ..store.home import Home
 
-    home = Home.from_environment(os.environ)
+    home, settings = Home.from_environment(os.environ), load_settings({"port": port})
 
     def ready(listening: dict[str, object]) -> None:
         if as_json:
             output.print_json(listening)
         else:
             print(f"torpor {listening['version']} listens on {listening['url']} for {home.root}")
+            print(storage.stated(home.store, settings.quota, settings.soft_quota, settings.free_floor))
         sys.stdout.flush()
 
-    run_daemon(home, load_settings({"port": port}), ready)
+    run_daemon(home, settings, ready)
 
 
 @app.command()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
+from ..state.quota import limits_of
 from .output import SafeTable, size
 
 _NAMES = {"other": "folders and settings", "sidecars": "titles and pins"}
-_SHOWN_SHARE = 0.001  # of the whole: less is not worth a word
+_SHOWN_SHARE = 0.01  # of the whole: less is not worth a word
 
 
 def add_status_rows(rows: SafeTable, found: dict[str, Any]) -> None:
@@ -25,6 +28,17 @@ def add_status_rows(rows: SafeTable, found: dict[str, Any]) -> None:
         rows.add_row("", "above the soft limit: what can be had again is let go; `torpor gc --dry-run` lists it")
 
 
+def stated(store: Path, quota: str, soft_quota: str, free_floor: str | None) -> str:
+    """Say what a home may take of its disk."""
+    disk = os.statvfs(store)
+    limits = limits_of(disk.f_blocks * disk.f_frsize, quota, soft_quota, free_floor)
+    share = f" ({quota} of the disk)" if "%" in quota else ""
+    return (
+        f"It keeps at most {size(limits.hard_bytes)} there{share}, and leaves {size(limits.floor_bytes)} of the disk "
+        "to others; TORPOR_QUOTA and TORPOR_FREE_FLOOR change that."
+    )
+
+
 def purged_line(purged: list[dict[str, Any]]) -> str:
     """Say what a purge did."""
     lines = [f"purged {len(purged)} backup(s), {size(sum(one['freed_bytes'] for one in purged))} are free"]
@@ -33,5 +47,5 @@ def purged_line(purged: list[dict[str, Any]]) -> str:
     if any(one["in_bucket"] == "queued" for one in purged):
         lines.append("being taken out of the bucket; `torpor sync collect` then removes what nobody needs there")
     if named := sorted({path for one in purged for path in one["named_in"]}):
-        lines.append(f"their ids still stand in {', '.join(named)}, which are overwritten in time")
+        lines.append(f"their ids still stand in {', '.join(named)}, logs are overwritten in time")
     return "\n".join(lines)

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
 from ..state.errors import DaemonNotRunning, Unauthorized
 from ..store.home import Home
+
+_LISTENS, _LOOPBACK, _ANY = "0A", "0100007F", "00000000"  # as /proc/net/tcp writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,32 @@ def find_endpoint(
     socket = listening.get("socket")
     if not isinstance(socket, str) or not os.path.exists(socket):
         socket = None
-    return Endpoint(str(listening.get("url")), token or _read_token(place), socket, place)
+    url = str(listening.get("url"))
+    if socket is None and not listener_is_ours(url, _read_tcp_table()):
+        raise DaemonNotRunning(f"the daemon of {place.root} has gone, and somebody else listens on {url}")
+    return Endpoint(url, token or _read_token(place), socket, place)
+
+
+def listener_is_ours(url: str, table: str | None) -> bool:
+    """Tell whether it is no other user who listens at an address of 127.0.0.1, as /proc/net/tcp has it.
+
+    A `daemon.json` that a killed daemon left names a port that any user of the machine may take, and wait for tokens.
+    """
+    port = urlsplit(url).port
+    for row in (table or "").splitlines()[1:]:
+        fields = row.split()
+        address, _, number = fields[1].partition(":")
+        if fields[3] == _LISTENS and int(number, 16) == port and address in (_LOOPBACK, _ANY):
+            return int(fields[7]) in (os.geteuid(), 0)
+    return True  # nobody listens, or nobody can tell
+
+
+def _read_tcp_table() -> str | None:
+    try:
+        with open("/proc/net/tcp", encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def _read_json(home: Home) -> dict[str, Any]:

@@ -22,8 +22,8 @@ SLACK_BYTES = 64 << 10  # for a manifest; where it takes more, the commit sees t
 class Promise:
     """What one save may still write. Its id is the save's, or the group's. Safe to use from several threads."""
 
-    def __init__(self, desk: RoomDesk, name: str) -> None:
-        self.name, self._desk = name, desk
+    def __init__(self, desk: RoomDesk, name: str, session_id: str | None) -> None:
+        self.name, self._desk, self._session_id = name, desk, session_id
         self._lock = threading.Lock()
         self._left_bytes, self._told_at, self._made = 0, 0.0, False
 
@@ -34,7 +34,7 @@ class Promise:
         """
         if size_bytes <= self._desk.unasked_bytes and not self._made:
             return
-        self._desk.tell(self.name, size_bytes + SLACK_BYTES, text=text)
+        self._desk.tell(self.name, size_bytes + SLACK_BYTES, text=text, session_id=self._session_id)
         with self._lock:
             self._left_bytes, self._told_at, self._made = size_bytes + SLACK_BYTES, self._desk.now(), True
 
@@ -59,7 +59,7 @@ class Promise:
                 return
             self._told_at = now
         with suppress(TorporError):  # a daemon that was restarted may have no room any more: the commit is told
-            self._desk.tell(self.name, left, text=False)
+            self._desk.tell(self.name, left)
 
     def end(self) -> None:
         """Give back what was not used."""
@@ -76,13 +76,13 @@ class RoomDesk:
         """Take the API; a save of up to `unasked_bytes` asks nobody."""
         self._api, self.unasked_bytes, self.now = api, unasked_bytes, clock
 
-    def promise(self, name: str) -> Promise:
-        """Return the promise of a save, which is not made yet."""
-        return Promise(self, name)
+    def promise(self, name: str, session_id: str | None = None) -> Promise:
+        """Return the promise of a save, which is not made yet. What that session's last backup holds stays for it."""
+        return Promise(self, name, session_id)
 
-    def tell(self, name: str, size_bytes: int, *, text: bool) -> None:
+    def tell(self, name: str, size_bytes: int, *, text: bool = False, session_id: str | None = None) -> None:
         """Ask for a promise, or renew it. Raises: QuotaFull, StoreFull, StoreFailed, DaemonNotRunning."""
-        wanted = {"size_bytes": size_bytes, "text": text}
+        wanted = {"size_bytes": size_bytes, "text": text, "session_id": session_id}
         self.unasked_bytes = int(self._api.json("PUT", f"/v1/room/{name}", json=wanted)["unasked_bytes"])
 
     def end(self, name: str) -> None:

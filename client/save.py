@@ -157,7 +157,7 @@ class SaveWorker:
 
     def _whole(self, jobs: Sequence[SaveJob]) -> tuple[list[Backup], list[Manifest]]:
         """Save all of some jobs, or leave nothing of them."""
-        promise = self._desk.promise(name_of(jobs))
+        promise = self._desk.promise(name_of(jobs), jobs[0].handle.session_id)
         try:
             return self._attempts(jobs, promise)
         except BaseException as error:

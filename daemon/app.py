@@ -122,7 +122,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, TorporError):
-        error = TorporError(f"{type(error).__name__}: {error}")
+        error = TorporError(f"a defect of ours: {type(error).__name__}")  # its text may hold anything; the log has it
     return Response(orjson.dumps(to_problem(error)), error.http_status, media_type=MEDIA_TYPE)
 
 

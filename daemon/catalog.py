@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from ..codec import manifest_file
 from ..db.index import Index
@@ -35,7 +37,9 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
+from .commits import Commit, each_its_outcome
 from .spared import Spared
+from .together import Together
 
 CANDIDATES = 5  # of a short id that is not unique
 OLD_STATE_S = 3600.0  # a save takes minutes at most: what is older comes from elsewhere
@@ -87,13 +91,14 @@ class Catalog:
         self.staging, self.ttl_s, self._clock, self._checkpoint = staging, ttl_s, clock, checkpoint
         self._trusted = clock
         self._lock = threading.Lock()
+        self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
-        self._admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
+        self._room_for: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
 
     def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
         """Ask this for room before manifests are committed: it gets them, and how many bytes they take."""
-        self._admit = admit
+        self._room_for = admit
 
     def queue_with(self, on_queued: Callable[[], None]) -> None:
         """Queue what is committed from now on for the bucket, and call this behind each commit."""
@@ -139,34 +144,51 @@ class Catalog:
         return self.index.backup(backup_id)
 
     def commit_all(self, manifests: Sequence[Manifest], *, new_session: bool = False) -> None:
-        """Commit manifests; they enter the index in one transaction.
+        """Commit manifests; they enter the index in one transaction, with what others commit in the same moment.
 
         Without a crash it is all or none. A group's commit sees to crashes too (daemon/groups.py).
         Raises: as `commit`.
         """
-        raws = {manifest.id: manifest_file.dump(manifest) for manifest in manifests}
-        with self._admit(manifests, sum(map(len, raws.values()))), self._lock:
-            new = [backup_id for backup_id, raw in raws.items() if not self._is_committed(backup_id, raw)]
-            taken = [m for m in manifests if new_session and m.id in new and self._has_backups(m.session_id)]
-            if taken:
-                raise Conflict(f"the session id {taken[0].session_id} is in use", hint="Choose another session id.")
-            self._require_blobs(manifests)
-            if len(new) < len(raws):
-                self.manifests.settle()
-            for manifest in manifests:
-                if manifest.id in new:
-                    self._keep_here_too(manifest)
+        commit = Commit(manifests, {each.id: manifest_file.dump(each) for each in manifests}, new_session)
+        with self._room_for(manifests, sum(map(len, commit.raws.values()))):
             try:
-                for backup_id in new:
-                    self.manifests.write(self.staging, backup_id, raws[backup_id])
-                for manifest in manifests:
-                    self._keep_old_state(manifest)
-                pairs = [(manifest, raws[manifest.id]) for manifest in manifests]
-                self._index(pairs, enqueue=self._on_queued is not None)
-            except BaseException:
-                self._take_back([manifest for manifest in manifests if manifest.id in new])  # not acknowledged
-                raise
+                for backup_id, raw in commit.raws.items():
+                    if not self.manifests.has(backup_id):
+                        commit.staged[backup_id] = self.manifests.stage(self.staging, backup_id, raw)
+                self._together.do(commit, commit.keys())
+            finally:
+                self.manifests.unstage(commit.staged.values())
         self._queued()
+
+    def _check(self, commit: Commit) -> None:
+        """See whether a commit may be made. Raises: as `commit`."""
+        commit.new = [each for each in commit.manifests if not self._is_committed(each.id, commit.raws[each.id])]
+        taken = [each for each in commit.new if commit.new_session and self._has_backups(each.session_id)]
+        if taken:
+            raise Conflict(f"the session id {taken[0].session_id} is in use", hint="Choose another session id.")
+        self._require_blobs(commit.manifests)
+        if len(commit.new) < len(commit.raws):
+            self.manifests.settle()
+        for manifest in commit.new:
+            self._keep_here_too(manifest)
+
+    def _write(self, commits: Sequence[Commit]) -> None:
+        """Write the manifests of commits, and then their rows: one fsync of the folder, and one transaction."""
+        new = {manifest.id: (commit, manifest) for commit in commits for manifest in commit.new}
+        try:
+            if new:
+                self.manifests.publish({each: self._staged(commit, each) for each, (commit, _) in new.items()})
+            pairs = [(manifest, commit.raws[manifest.id]) for commit in commits for manifest in commit.manifests]
+            for manifest, _ in pairs:
+                self._keep_old_state(manifest)
+            self._index(pairs, enqueue=self._on_queued is not None)
+        except BaseException:
+            self._take_back(manifest for _, manifest in new.values())  # not acknowledged
+            raise
+
+    def _staged(self, commit: Commit, backup_id: str) -> Path:
+        path = commit.staged.pop(backup_id, None)
+        return path or self.manifests.stage(self.staging, backup_id, commit.raws[backup_id])
 
     def take_in(self, manifest: Manifest, choose: Callable[[Sidecar, float, float], None]) -> Backup:
         """Enter a backup whose blobs lie elsewhere, as far as they are not here. Again changes nothing.
@@ -260,9 +282,9 @@ class Catalog:
 
     def _missing(self, refs: Iterable[BlobRef]) -> list[str]:
         """Return the blobs that are not in the store; what lies in the trash is taken back."""
-        lacking = [ref for ref in refs if not self.blobs.has(ref)]
-        taken = self.trash.take_back(ref.digest for ref in lacking)
-        return self.blobs.missing(lacking) if taken else [ref.digest for ref in lacking]
+        named = list(refs)
+        missing = self.blobs.missing(named)
+        return self.blobs.missing(named) if missing and self.trash.take_back(missing) else missing
 
     def _index(
         self,
@@ -285,7 +307,7 @@ class Catalog:
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
-        record = record_of(
+        return record_of(
             manifest,
             manifest_digest=manifest_file.digest_of(canonical),
             manifest_bytes=self.manifests.size_bytes(manifest.id),
@@ -293,7 +315,6 @@ class Catalog:
             expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self.ttl_s)),
             title=sidecar.title,
         )
-        return replace(record, used_at=min(manifest.created_at, self._trusted()))
 
     def resolve(self, ref: str) -> Backup:
         """Return a backup by its id, the newest of a session, or the only backup whose id ends so.

@@ -156,17 +156,16 @@ class _Pass:
 
     def _aged(self, path: Path, now: float, age_s: float) -> os.stat_result | None:
         """Return the state of a file that is old enough to go. One from the future begins to age now."""
-        try:
+        with translated("look at", path), suppress(FileNotFoundError):
             status = os.lstat(path)
             if status.st_mtime > now + FUTURE_S and not self._dry_run:
                 os.utime(path, (now, now), follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        return status if now - status.st_mtime >= age_s else None
+            return status if now - status.st_mtime >= age_s else None
+        return None
 
     def _not_there(self, batch: list[str]) -> None:
         """Note what is not on this machine although the index says so; it may lie in the trash."""
-        gone = [digest for digest in batch if not os.path.lexists(self._catalog.blobs.path(digest))]
+        gone = [digest for digest in batch if self._size(digest) is None]
         if gone and not self._dry_run:
             back = set(self._catalog.trash.take_back(gone))
             self.done.taken_back += len(back)
@@ -182,8 +181,9 @@ class _Pass:
         self.done.found += self._note([d for d in batch if self._size(d) == needed.get(d, -1)], present=True)
 
     def _size(self, digest: str) -> int | None:
-        with suppress(FileNotFoundError):
-            return os.lstat(self._catalog.blobs.path(digest)).st_size
+        path = self._catalog.blobs.path(digest)
+        with translated("look at", path), suppress(FileNotFoundError):
+            return os.lstat(path).st_size
         return None
 
     def _note(self, digests: list[str], *, present: bool) -> int:

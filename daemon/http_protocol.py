@@ -14,7 +14,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 BODY_BYTES = 10 << 10  # by which a body grows while the daemon is patient with it
-READ_S = 60.0  # in which a client takes something of an answer
+READERS_PATIENCE = 6  # times as long a client may take nothing of its answer: it may be busy with what it has
 LINGER_S = 1.0  # in which a client that still sends what nobody wants can read its answer
 MAX_CONNECTIONS = 256  # of TCP, and as many of the Unix socket, so that strangers do not keep the owner out
 
@@ -114,7 +114,7 @@ class GuardedProtocol(H11Protocol):
             else:
                 self.transport.abort()
 
-        self._reader = self.loop.call_later(READ_S, check)
+        self._reader = self.loop.call_later(READERS_PATIENCE * self.patience_s, check)
 
     def _wait(self, what: Literal["head", "body", "rest"], seconds: float, then: Callable[[], None]) -> None:
         self._wait_no_more()

@@ -59,8 +59,9 @@ def set_aside_if_damaged(home: Home, now: float) -> SetAside | None:
     found = check_index(home.index, CHECK_S)
     if found.faults:
         return set_aside(home, "; ".join(found.faults)[:500], now)
-    if home.index.exists() or not _has_manifests(home):
-        return _left_by_a_crash(home)
+    with translated("look for", home.index):
+        if home.index.exists() or not _has_manifests(home):
+            return _left_by_a_crash(home)
     return _marked(home, SetAside("it was gone", None, home.root / MARK))
 
 
@@ -90,13 +91,13 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
     """Move the index and its log aside. A crash in between leaves what the next start moves aside too."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     target = home.root / f"{ASIDE}{stamp}.sqlite"
-    for count in range(2, 1000):
-        if not (target.exists() or log_of(target).exists()):
-            break
-        target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
-    made = _marked(home, SetAside(reason, str(target), home.root / MARK))
     shared = home.index.with_name(home.index.name + "-shm")
     with translated("move aside", home.index):
+        for count in range(2, 1000):
+            if not (target.exists() or log_of(target).exists()):
+                break
+            target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
+        made = _marked(home, SetAside(reason, str(target), home.root / MARK))
         for old, new in ((home.index, target), (log_of(home.index), log_of(target))):
             if os.path.lexists(old):
                 os.replace(old, new)

@@ -55,6 +55,9 @@ class LettingGo:
             backup, now = self._catalog.index.backup(backup_id), self._catalog.trusted()
             if not rebuildable(backup.layers):
                 return 0
+            with self._catalog.index.reading() as connection:
+                if retention.being_sent(connection, [backup_id]):
+                    return None
             if not is_removed_next:
                 self._note_dropped([(backup_id, backup.session_id)], now)
             with self._catalog.index.writing() as connection:

@@ -42,6 +42,7 @@ class Metrics:
         self._requests = self._counter("http_requests", "Answers of the API.", "method", "status")
         self._request_s = self._seconds("http_request", "Answers of the API.", _LONG_S, "route")
         self._chores = self._seconds("chore", "What is done by the way.", _LONG_S, "chore")
+        self._freed = self._counter("freed_bytes", "Let go of by TTL, for room, or unlinked as garbage.", "by")
         self._chore_failures = self._counter("chore_failures", "Chores that failed.", "chore")
         self._chore_success = self._gauge(
             "chore_last_success_timestamp_seconds", "When a chore last ended well.", "chore"
@@ -88,6 +89,10 @@ class Metrics:
             self._chore_success.labels(name).set_to_current_time()
         else:
             self._chore_failures.labels(name).inc()
+
+    def freed(self, by: str, size_bytes: int) -> None:
+        """Count what was let go of, or unlinked."""
+        self._freed.labels(by).inc(max(size_bytes, 0))
 
     def page(self) -> bytes:
         """Return everything in Prometheus's text format."""

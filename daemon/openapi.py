@@ -71,6 +71,15 @@ _ANSWERS: dict[str, Schema] = {
     "DELETE /v1/fetches/{fetch_id}": _BATCH,
     "GET /v1/remote/backups": _object(backups=_list(_ANY_OBJECT), unreadable=_list(_ANY_OBJECT), reading=_BOOL),
     "POST /v1/remote/backups/{backup_id}/adopt": _ANY_OBJECT,
+    "PUT /v1/room/{save_id}": _ANY_OBJECT,
+    "POST /v1/verify": _ANY_OBJECT,
+    "GET /v1/verify/{run_id}": _ANY_OBJECT,
+    "DELETE /v1/verify/{run_id}": _ANY_OBJECT,
+    "GET /v1/scrub": _ANY_OBJECT,
+    "POST /v1/scrub": _ANY_OBJECT,
+    "POST /v1/gc": _ANY_OBJECT,
+    "PATCH /v1/backups/{backup_id}/retention": _ref("Backup"),
+    "PATCH /v1/sessions/{session_id}/retention": _ANY_OBJECT,
     "GET /v1/watches": _object(watches=_list(_WATCH)),
     "POST /v1/watches": _WATCH,
     "DELETE /v1/watches": _WATCH,
@@ -88,7 +97,11 @@ _ANSWERS: dict[str, Schema] = {
     "POST /v1/key/rotate": _ANY_OBJECT,
     "POST /v1/key/recovery": _object(recovery=_STR),
 }
-_FURTHER = {("POST /v1/blobs/{digest}/fetch", "202"): _BLOB}  # second ways of being well
+# Second ways of being well.
+_FURTHER: dict[str, tuple[str, str, Schema]] = {
+    "POST /v1/blobs/{digest}/fetch": ("202", "It is not there yet", _BLOB),
+    "DELETE /v1/backups/{backup_id}": ("200", "What was removed, with `purge`", _ANY_OBJECT),
+}
 # Bodies that routes read by themselves.
 _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/backups/{backup_id}": ("application/json", _ANY_OBJECT),
@@ -96,8 +109,12 @@ _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
     "PUT /v1/blobs/{digest}": ("application/octet-stream", {"type": "string", "format": "binary"}),
 }
-_PATTERNS = {"backup_id": BACKUP_PATTERN, "group_id": BACKUP_PATTERN, "digest": DIGEST_PATTERN} | {
-    "session_id": SESSION_PATTERN
+_PATTERNS = {
+    "backup_id": BACKUP_PATTERN,
+    "save_id": BACKUP_PATTERN,
+    "group_id": BACKUP_PATTERN,
+    "digest": DIGEST_PATTERN,
+    "session_id": SESSION_PATTERN,
 }
 # What the gate answers, and what any route may; the rest of the error tree is `default`.
 _ANYWHERE = ("401", "403", "413", "415", "422", "426", "429")
@@ -157,11 +174,13 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         }
         answers["416"] = {"description": "No such range", "content": {"text/plain": {"schema": _STR}}}
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
+    elif route == "GET /metrics":
+        answers["200"]["content"] = {"text/plain; version=0.0.4; charset=utf-8": {"schema": _STR}}
     elif route in _ANSWERS:
         answers[well]["content"] = {"application/json": {"schema": _ANSWERS[route]}}
-    for (further, status), schema in _FURTHER.items():
-        if further == route:
-            answers[status] = {"description": "Not yet", "content": {"application/json": {"schema": schema}}}
+    if route in _FURTHER:
+        status, description, schema = _FURTHER[route]
+        answers[status] = {"description": description, "content": {"application/json": {"schema": schema}}}
     problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": _ref("Problem")}}}
     for status in (*_ANYWHERE, "default"):
         answers[status] = problem

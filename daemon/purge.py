@@ -19,6 +19,7 @@ from ..state.errors import BackupNotFound, InvalidManifest, ManifestDamaged
 from ..state.manifest import manifest_blobs
 from ..store.files import sync_folder, translated
 from ..store.home import Home
+from ..store.sidecars import Sidecar
 from ..sync.spool import Spool
 from .catalog import Catalog
 from .garbage import discard
@@ -31,7 +32,7 @@ class Purged:
     """What became of a purged backup: bytes of blobs that are free now, of blobs that others share, and its copy.
 
     `in_bucket` is `queued` when it is being taken out of the bucket, `off` without one. `named_in` are files of this
-    home that still hold its id: logs, which are overwritten in time.
+    home that still hold its id: logs, which are overwritten in time, and a damaged index that was put aside.
     """
 
     backup_id: str
@@ -52,17 +53,22 @@ class Purge:
 
         Durability: on return nothing of it comes back. Raises: BackupNotFound, StoreFailed.
         """
+        with translated("purge", self._home.root):
+            return self._run(backup_id)
+
+    def _run(self, backup_id: str) -> Purged:
         sizes = self._blobs(backup_id)
         session_id = self._session(backup_id)
         with self._catalog.index.erasing():
             self._side.remove(backup_id, purge=self._side.on)
             with self._catalog.index.writing() as connection:
-                forget_events(connection, backup_id, session_id if self._is_gone(session_id) else None)
+                forget_events(connection, backup_id, self._forget_session(session_id))
         freed, shared = self._free(sizes)
         for copy in self._home.root.glob(f"{self._home.index.name}.before-*"):
             with translated("remove", copy):
                 copy.unlink(missing_ok=True)
-        named = tuple(sorted(str(path) for path in self._home.logs.iterdir() if _holds(path, backup_id)))
+        texts = [*self._home.logs.iterdir(), *self._home.root.glob("index.damaged-*")]
+        named = tuple(sorted(str(path) for path in texts if _holds(path, backup_id)))
         return Purged(backup_id, freed, shared, "queued" if self._side.on else "off", named)
 
     def _blobs(self, backup_id: str) -> dict[str, int]:
@@ -78,8 +84,15 @@ class Purge:
             return self._catalog.index.backup(backup_id).session_id
         return None
 
-    def _is_gone(self, session_id: str | None) -> bool:
-        return session_id is not None and not self._catalog.index.list_backups(session_id=session_id, limit=1)
+    def _forget_session(self, session_id: str | None) -> str | None:
+        """Drop what was said of a session whose last backup is gone, and return it. That it stays here is kept."""
+        if session_id is None or self._catalog.index.list_backups(session_id=session_id, limit=1):
+            return None
+        with self._catalog.locked():
+            if not self._catalog.sidecars.read(session_id).no_sync:
+                self._catalog.sidecars.write(Sidecar(session_id))
+                self._catalog.sidecars.forget(session_id)
+        return session_id
 
     def _free(self, sizes: dict[str, int]) -> tuple[int, int]:
         """Unlink what nobody needs any more, wherever it lies; return the bytes freed, and those that others share."""

@@ -23,7 +23,7 @@ Ttl = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
 class Run(BaseModel):
     """Whether only to tell what would go, and whether the user says that the clock is right."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     dry_run: bool = False
     trust_clock: bool = False
 
@@ -31,7 +31,7 @@ class Run(BaseModel):
 class SessionKept(BaseModel):
     """How long a session's backups are kept, in seconds, and how many outlive that; null for the setting."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     ttl_s: Ttl | None = None
     keep_newest: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
 
@@ -39,7 +39,7 @@ class SessionKept(BaseModel):
 class BackupKept(BaseModel):
     """How long a backup is kept from now on, in seconds; null for as long as its session says."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     ttl_s: Ttl | None
 
 

@@ -7,11 +7,12 @@ For little nobody asks; it is looked at when it is committed.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 
@@ -36,11 +37,14 @@ from .catalog import Catalog
 from .settings import Settings
 from .usage import Usage
 
+log = logging.getLogger("torpor.room")
+
 LEASE_S = 120.0  # a writer renews it every second
-TURN_S = 3.0  # of those who write, before others are refused
+TURN_S, WAITING = 3.0, 8  # how long, and how many at once, who does not fit waits for those who write
 _FLOOR_HINT = "Free space on the disk of the home folder, remove backups (`torpor rm`), or lower TORPOR_FREE_FLOOR."
 
-MakeRoom = Callable[[int], int]  # lets go of at least so many bytes, or of nothing; returns how many
+# Lets go of at least so many bytes, or of nothing, and returns how many; what a save of the session counts on stays.
+MakeRoom = Callable[[int, str | None], int]
 
 
 @dataclass(slots=True)
@@ -69,8 +73,9 @@ class Room:
         self._store, self.usage, self._limits = store, usage, limits
         self._steady, self._sleep, self._turn_s = steady, sleep, turn_s
         self._lock, self._numbers = threading.Lock(), count()
+        self._waiting = threading.BoundedSemaphore(WAITING)
         self._promises: dict[str, _Promise] = {}
-        self._make_room: MakeRoom = lambda size_bytes: 0
+        self._make_room: MakeRoom = lambda size_bytes, session_id: 0
 
     def evict_with(self, make_room: MakeRoom) -> None:
         """Let go of things by this when something does not fit."""
@@ -78,12 +83,14 @@ class Room:
 
     def state(self) -> tuple[Limits, Disk]:
         """Return the limits on the present disk, and how full it is. Raises: StoreFailed."""
+        with self._lock:
+            limits, free_bytes = self._disk()
+            return limits, Disk(self.usage.estimate(), self._promised(), free_bytes)
+
+    def _disk(self) -> tuple[Limits, int]:
         with translated("look at the disk of", self._store):
             disk = os.statvfs(self._store)
-        limits = self._limits(disk.f_blocks * disk.f_frsize)
-        used = self.usage.estimate()
-        with self._lock:
-            return limits, Disk(used, self._promised(), disk.f_bavail * disk.f_frsize)
+        return self._limits(disk.f_blocks * disk.f_frsize), disk.f_bavail * disk.f_frsize
 
     def over_soft(self) -> int:
         """Return by how many bytes the home is above the soft limit; 0 below it. Raises: StoreFailed."""
@@ -98,8 +105,10 @@ class Room:
         """Return how many new bytes a save may write without asking first. Raises: StoreFailed."""
         return unasked_bytes(*self.state())
 
-    def ask(self, name: str, size_bytes: int, *, text: bool = False) -> None:
+    def ask(self, name: str, size_bytes: int, *, text: bool = False, session_id: str | None = None) -> None:
         """Promise a writer what it still has to write, in place of what it was promised before.
+
+        What was let go of for it is never of the last backup of `session_id`, whose blobs a save reuses.
 
         Raises: QuotaFull, StoreFull, StoreFailed; what was promised before stays then.
         """
@@ -108,7 +117,7 @@ class Room:
             if found is not None and size_bytes <= found.left_bytes:
                 self._count(found, found.left_bytes - size_bytes)
                 return
-        self._admit(name, size_bytes, text=text)
+        self._admit(name, size_bytes, text=text, session_id=session_id)
 
     def end(self, name: str) -> None:
         """Take a promise back."""
@@ -148,9 +157,10 @@ class Room:
         written = max(sum(m.bytes_written for m in manifests) - (held.written_bytes if held else 0), 0)
         own = name if held is not None else f"#{next(self._numbers)}"
         if held is None:
-            self._admit(own, size, text=all(map(_is_text, manifests)), there_bytes=written)
+            text = all(map(_is_text, manifests))
+            self._admit(own, size, text=text, there_bytes=written, session_id=first.session_id)
         elif size > held.left_bytes:
-            self._admit(own, size, text=True)
+            self._admit(own, size, text=True, session_id=first.session_id)
         try:
             yield
         except BaseException:
@@ -161,35 +171,51 @@ class Room:
         self.usage.add("manifests", size)
         self.end(own)
 
-    def _admit(self, name: str, size_bytes: int, *, text: bool, there_bytes: int = 0) -> None:
+    def _admit(
+        self, name: str, size_bytes: int, *, text: bool, there_bytes: int = 0, session_id: str | None = None
+    ) -> None:
         """Promise bytes, if need be behind a walk or an eviction. `there_bytes` are there, and perhaps not counted."""
-        short = self._try(name, size_bytes, text, there_bytes)
+        short = self._try(name, size_bytes + there_bytes, size_bytes, text)
         if short is not None and self.usage.walk_unless_new():
             there_bytes = 0
-            short = self._try(name, size_bytes, text, there_bytes)
-            until = self._steady() + self._turn_s
-            while short is not None and self._others(name) and self._steady() < until:
-                self._sleep(self._turn_s / 10)  # what others write is counted twice until they say so
-                self.usage.walk_unless_new()
-                short = self._try(name, size_bytes, text, there_bytes)
-        if short is not None and self._let_go(short, size_bytes, text):
-            short = self._try(name, size_bytes, text, there_bytes)
+            short = self._try(name, size_bytes, size_bytes, text)
+        if short is not None:
+            short = self._wait(name, size_bytes + there_bytes, size_bytes, text, short)
+        if short is not None and self._let_go(short, size_bytes, text, session_id):
+            short = self._try(name, size_bytes + there_bytes, size_bytes, text)
         if short is not None:
             raise self._refusal(short, size_bytes)
 
-    def _let_go(self, short: Shortfall, size_bytes: int, text: bool) -> bool:
+    def _wait(self, name: str, needed_bytes: int, size_bytes: int, text: bool, short: Shortfall) -> Shortfall | None:
+        """Let those have their turn who are writing: what they wrote is counted twice until they say so."""
+        if not self._waiting.acquire(blocking=False):  # too many wait already: others need the threads
+            return short
+        try:
+            until, last = self._steady() + self._turn_s, short
+            while self._others(name) and self._steady() < until:
+                self._sleep(self._turn_s / 10)
+                self.usage.walk_unless_new()
+                found = self._try(name, needed_bytes, size_bytes, text)
+                if found is None:
+                    return None
+                last = found
+            return last
+        finally:
+            self._waiting.release()
+
+    def _let_go(self, short: Shortfall, size_bytes: int, text: bool, session_id: str | None) -> bool:
         """Make room; not for what would not fit an empty home."""
         hopeless = short.trouble == "quota" and not can_ever_fit(self.state()[0], size_bytes, text=text)
-        return not hopeless and self._make_room(short.size_bytes) > 0
+        return not hopeless and self._make_room(short.size_bytes, session_id) > 0
 
-    def _try(self, name: str, size_bytes: int, text: bool, there_bytes: int) -> Shortfall | None:
-        limits, disk = self.state()
+    def _try(self, name: str, needed_bytes: int, size_bytes: int, text: bool) -> Shortfall | None:
+        """Promise `size_bytes` if `needed_bytes` fit; else tell what is missing."""
         with self._lock:
-            before = self._promises.get(name)
-            promised = self._promised(text=text, but=name)
-            now = Disk(disk.used_bytes, promised, disk.free_bytes)
-            short = shortfall(limits, now, size_bytes + there_bytes, text=text)
+            limits, free_bytes = self._disk()
+            now = Disk(self.usage.estimate(), self._promised(text=text, but=name), free_bytes)
+            short = shortfall(limits, now, needed_bytes, text=text)
             if short is None:
+                before = self._promises.get(name)
                 written = before.written_bytes if before is not None else 0
                 self._promises[name] = _Promise(size_bytes, written, self._steady() + LEASE_S, text)
             return short
@@ -250,7 +276,15 @@ def open_room(home: Home, settings: Settings, catalog: Catalog) -> Room:
     usage = Usage(DiskUsage(home), guess)
     usage.refresh()
     room = Room(str(home.store), usage, limits)
-    catalog.admit_with(room.committing)
+
+    def admit(manifests: Sequence[Manifest], manifest_bytes: int) -> AbstractContextManager[None]:
+        if all(catalog.manifests.has(manifest.id) for manifest in manifests):  # once more: nothing is written
+            return nullcontext()
+        return room.committing(manifests, manifest_bytes)
+
+    allowed, disk = room.state()
+    log.info("the home takes %s of at most %s", in_words(disk.used_bytes), in_words(allowed.hard_bytes))
+    catalog.admit_with(admit)
     return room
 
 

@@ -9,18 +9,19 @@ import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..state.ids import parse_backup_id
+from ..state.ids import parse_backup_id, parse_session_id
 from ..state.manifest import MAX_COUNT
 from ..state.quota import unasked_bytes
 from .room import LEASE_S, Room
 
 
 class Wanted(BaseModel):
-    """What a save still has to write: bytes, and whether that is text and tokens alone."""
+    """What a save still has to write: bytes, whether that is text and tokens alone, and of which session."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     size_bytes: int = Field(ge=0, le=MAX_COUNT)
     text: bool = False
+    session_id: str | None = None
 
 
 def add_room(app: FastAPI, room: Room) -> None:
@@ -29,7 +30,8 @@ def add_room(app: FastAPI, room: Room) -> None:
     @app.put("/v1/room/{save_id}")
     def put_room(save_id: str, wanted: Wanted) -> Response:
         """Promise a save (or a group: by its id) room for what it still has to write; again renews the promise."""
-        room.ask(parse_backup_id(save_id), wanted.size_bytes, text=wanted.text)
+        session_id = None if wanted.session_id is None else parse_session_id(wanted.session_id)
+        room.ask(parse_backup_id(save_id), wanted.size_bytes, text=wanted.text, session_id=session_id)
         return _json({"lease_s": LEASE_S, "unasked_bytes": room.unasked_bytes()})
 
     @app.delete("/v1/room/{save_id}", status_code=204)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # what takes long to import is imported when the daemon runs
     from fastapi import FastAPI
     from uvicorn import Config
 
+    from .metrics import Metrics
     from .observing import Observing
     from .server import QuietServer
 
@@ -165,7 +166,15 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
     stack.callback(home.socket.unlink, missing_ok=True)
     port = tcp.getsockname()[1]
     listening = _listening(port, None if unix is None else str(home.socket))
-    states = StateMetrics(index, str(home.store), time.time, remote_state=lambda: state_of(parts.side))
+    states = StateMetrics(
+        index,
+        str(home.store),
+        time.time,
+        remote_state=lambda: state_of(parts.side),
+        usage=lambda: parts.room.usage.figure().classes,
+        limits=lambda: _limits(parts.room),
+        scrub=parts.care.scrub.describe,
+    )
     observing = observe(index, states, version=listening.version, clock=time.time)
     config = uvicorn.Config(
         Gate(_api(parts, listening, observing), tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts)),
@@ -179,7 +188,7 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
         headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
-    chores = Chores(_chores(parts), ended=observing.metrics.chore)
+    chores = Chores(_chores(parts, observing.metrics), ended=observing.metrics.chore)
     chores.start()
     try:
         _server(config, parts, observing, listening, on_ready).run([s for s in (tcp, unix) if s is not None])
@@ -218,13 +227,9 @@ def _api(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
     )
     side, catalog = parts.side, parts.catalog
     app = create_app(catalog, parts.watches, about, time.time, side, parts.room, parts.back, observing)
-
-    def collect(dry_run: bool) -> dict[str, object]:
-        return asdict(parts.garbage.collect(dry_run=dry_run))
-
     add_tokens(app, parts.tokens)
     add_pairing(app, Pairing(parts.tokens, time.time, time.monotonic))
-    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, collect)
+    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     return app
 
@@ -249,7 +254,12 @@ def _server(config: Config, parts: Parts, observing: Observing, listening: Liste
     return Announcing(config)
 
 
-def _chores(parts: Parts) -> list[Chore]:
+def _limits(room: Room) -> dict[str, int]:
+    limits, _ = room.state()
+    return {"hard": limits.hard_bytes, "soft": limits.soft_bytes, "floor": limits.floor_bytes}
+
+
+def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
     """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
 
     def sweep() -> None:
@@ -259,10 +269,16 @@ def _chores(parts: Parts) -> list[Chore]:
     def collect() -> None:
         if (done := parts.garbage.collect()).anything():
             log.info("collected: %s", asdict(done))
+        metrics.freed("garbage", done.freed_bytes)
+
+    def retain() -> None:
+        done = parts.retention.run()
+        metrics.freed("retention", done.freed_bytes - done.evicted_bytes)
+        metrics.freed("eviction", done.evicted_bytes)
 
     return [
         Chore("staging", HOUSEKEEPING_S, sweep),
-        Chore("retention", HOUSEKEEPING_S, parts.retention.run),
+        Chore("retention", HOUSEKEEPING_S, retain),
         Chore("clock", CLOCK_S, parts.retention.time.now, first_s=CLOCK_S),
         Chore("garbage", HOUSEKEEPING_S, collect),
         Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep),

@@ -55,7 +55,7 @@ class TrustedTime:
         self._lock = threading.Lock()
         self._anchor = read_anchor(path)
         self._kept_at: float | None = None  # in seconds of the machine's run
-        self._told: str | None = None
+        self._told = False
 
     def now(self, server_at: float | None = None) -> float:
         """Return the trusted time; `server_at` is what the bucket's clock says now, if somebody has just asked it."""
@@ -84,7 +84,10 @@ class TrustedTime:
             log.warning("the time cannot be kept: %s", error.detail)
 
     def _tell(self, found: Judged) -> None:
-        distrust = None if found.distrust is None else "no"
+        distrust = found.distrust is not None
         if distrust != self._told:
-            log.warning("TTLs stand still: %s", found.distrust) if distrust else log.info("the clock is trusted again")
+            if distrust:
+                log.warning("TTLs go on by the time since the machine's start: %s", found.distrust)
+            else:
+                log.info("the clock is trusted again")
         self._told = distrust

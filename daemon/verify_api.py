@@ -16,7 +16,7 @@ from .verify import Verifier
 class Verify(BaseModel):
     """What to verify: a backup by its id, the end of it or its session; everything without one."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     ref: str | None = None
 
 

@@ -16,7 +16,10 @@ _BATCH = 500  # keys of one statement
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What was said of one session: `of_session` by the names of its columns; `pinned` are all that are."""
+    """What was said of one session: `of_session` by the names of its columns; `pinned` are all that are.
+
+    `expires_at` and `dropped_at` say something of those backups that are in them.
+    """
 
     session_id: str
     of_session: Mapping[str, Any]
@@ -36,10 +39,10 @@ def apply_choices(connection: Connection, said: Choices) -> int:
         for start in range(0, len(ids), _BATCH):
             batch = backups.c.id.in_(sorted(ids)[start : start + _BATCH])
             changed += connection.execute(update(backups).where(theirs, batch).values(pinned=wanted)).rowcount
-    for column, times in ((backups.c.expires_at, said.expires_at), (backups.c.dropped_at, said.dropped_at)):
+    for name, times in (("expires_at", said.expires_at), ("dropped_at", said.dropped_at)):
         for backup_id, at in times.items():
-            late = (theirs, backups.c.id == backup_id, column.is_distinct_from(at))
-            changed += connection.execute(update(backups).where(*late).values({column: at})).rowcount
+            late = (backups.c.id == backup_id, backups.c[name].is_distinct_from(at))
+            changed += connection.execute(update(backups).where(theirs, *late).values({name: at})).rowcount
     return changed
 
 

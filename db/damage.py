@@ -68,6 +68,8 @@ def needed_by(connection: Connection, digest: str, limit: int) -> tuple[int, lis
 def damaged_bytes(connection: Connection, backup_ids: Sequence[str]) -> dict[str, int]:
     """Return the bytes of damaged blobs, for those of some backups that have such; where none is damaged, for free."""
     found: dict[str, int] = {}
+    if connection.scalar(select(blobs.c.digest).where(blobs.c.damaged_at.is_not(None)).limit(1)) is None:
+        return found
     for at in range(0, len(backup_ids), _BATCH):
         rows = connection.execute(
             select(backup_blobs.c.backup_id, func.sum(blobs.c.size_bytes))

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, text
 from ..state.eviction import KINDS, NEWEST, ORDINARY, PINNED, Kind, Standing
 from .retention import REBUILDABLE, has, lone, of_bucket, safe, scratch, unqueue
 
-_COLUMNS = """id TEXT PRIMARY KEY, place INTEGER, tier INTEGER, used_at REAL,
+_COLUMNS = """id TEXT PRIMARY KEY, place INTEGER UNIQUE, tier INTEGER, used_at REAL,
     dropped INTEGER, safe INTEGER, vision INTEGER, kv INTEGER, lone INTEGER, busy INTEGER"""
 # 0 to 2: the kinds, as KINDS has them; 9: it stays.
 _KIND = f"""

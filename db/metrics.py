@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from .schema import backups, blobs, outbox, remote_objects, sessions
+from .schema import backups, blobs, outbox, remote_objects, sessions, tallies
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,9 @@ def logical_bytes(connection: Connection) -> int:
 
 def blob_bytes_by_layer(connection: Connection) -> dict[str, tuple[int, int]]:
     """Return how many blobs of each layer are on this machine, and their bytes."""
-    counts = select(blobs.c.layer, func.count(), func.sum(blobs.c.size_bytes)).where(blobs.c.present)
-    return {layer: (count, size) for layer, count, size in connection.execute(counts.group_by(blobs.c.layer))}
+    here = (tallies.c.present, tallies.c.count > 0)
+    counts = select(tallies.c.layer, tallies.c.count, tallies.c.size_bytes).where(*here)
+    return {layer: (count, size) for layer, count, size in connection.execute(counts)}
 
 
 def damaged_blobs(connection: Connection) -> int:

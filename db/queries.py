@@ -61,7 +61,8 @@ def list_backups(connection: Connection, session_id: str | None, limit: int, bef
 
 def _with_absent(connection: Connection, rows: list[Backup]) -> list[Backup]:
     ids = [row.id for row in rows]
-    absent, damaged = absent_bytes(connection, ids), damaged_bytes(connection, ids)
+    absent = absent_bytes(connection, ids)
+    damaged = damaged_bytes(connection, list(absent))  # what is damaged is absent
     return [
         replace(row, absent_bytes=absent[row.id], damaged_bytes=damaged.get(row.id, 0)) if row.id in absent else row
         for row in rows

@@ -147,7 +147,7 @@ def drop(connection: Connection, backup_id: str, now: float) -> bool:
 
     Returns False where they are being sent: then another time.
     """
-    if _being_sent(connection, [backup_id]):
+    if being_sent(connection, [backup_id]):
         return False
     note = text("UPDATE backups SET dropped_at = :now WHERE id = :id AND dropped_at IS NULL")
     connection.execute(note, {"now": now, "id": backup_id})
@@ -155,7 +155,8 @@ def drop(connection: Connection, backup_id: str, now: float) -> bool:
     return True
 
 
-def _being_sent(connection: Connection, backup_ids: Sequence[str]) -> bool:
+def being_sent(connection: Connection, backup_ids: Sequence[str]) -> bool:
+    """Tell whether KV cache or embeddings of one of some backups are on their way to the bucket."""
     statement = _of_ids(
         "SELECT 1 FROM outbox WHERE backup_id IN :ids AND kind = 'push' AND state = 'leased'"
         " AND stage IN ('kv', 'vision') LIMIT 1"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..state.errors import StoreFailed
-from .engine import BUSY_TIMEOUT_S
+from .engine import connect
 from .schema import REVISION, metadata
 
 _TURN = 1_000  # instructions of SQLite between two looks at the clock
@@ -66,7 +66,7 @@ def _bytes_of(path: Path) -> int:
 
 @contextmanager
 def _reading(path: Path, until: float, clock: Callable[[], float]) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+    connection = connect(path, read_only=True)
     try:
         connection.set_progress_handler(lambda: int(clock() > until), _TURN)
         yield connection

@@ -38,11 +38,12 @@ class Tenure:
     second_copy: SecondCopy
     keep_newest: int | None = None
 
-    def due_at(self) -> float | None:
-        """Return when its TTL is over; None for never. One that was restored lately gets a day, or its TTL."""
-        if self.expires_at is None:
-            return None
-        return max(self.expires_at, self.used_at + min(USED_S, max(self.expires_at - self.created_at, 0.0)))
+    def is_over(self, now: float) -> bool:
+        """Tell whether its TTL is over. One that was restored lately gets a day, or its TTL."""
+        if self.expires_at is None or self.expires_at > now:
+            return False
+        used_until = self.used_at + min(USED_S, max(self.expires_at - self.created_at, 0.0))
+        return used_until <= now or self.used_at > now + AHEAD_S  # which a wrong clock said
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,7 @@ def _of_session(backups: list[Tenure], policy: Policy, now: float) -> Iterable[A
     kept = {each.id for each in (*backups[:kept_count], *today[:kept_count])}
     newest = {each.id for each in (*backups[:1], *today[:1])}
     for each in reversed(backups):
-        due_at = each.due_at()
-        if each.pinned or each.id in kept or due_at is None or due_at > now:
+        if each.pinned or each.id in kept or not each.is_over(now):
             continue
         if each.id not in newest and each.second_copy != "waits":
             yield Action("remove", each.id, each.session_id, _WHY[each.second_copy])

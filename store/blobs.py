@@ -191,15 +191,10 @@ class BlobStore:
                 raise store_error(error, "open", path) from error
         raise BlobNotFound(f"blob {digest[:16]}… is not in the store")
 
-    def locate(self, digest: str) -> Path:
-        """Return where a blob lies that can be read. Raises: as `open`."""
-        os.close(self.open(digest))
-        return next((path for path in self._places(digest) if path.exists()), self.path(digest))
-
     def find(self, ref: BlobRef) -> Path | None:
-        """Return where a blob of the right size lies that can be read, in the store or in the trash."""
+        """Return where a blob of the right size seems to lie, in the store or in the trash."""
         for path in self._places(ref.digest):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # what cannot even be looked at cannot be read
                 if os.lstat(path).st_size == ref.size_bytes:
                     return path
         return None
@@ -252,8 +247,8 @@ class BlobStore:
     def shard(self, number: int) -> list[str]:
         """Return the digests of the blobs whose first byte is `number`. Raises: StoreFailed."""
         folder = self.folder / f"{number:02x}"
-        if folder.is_symlink():
-            return []
-        with translated("list", folder), suppress(FileNotFoundError), os.scandir(folder) as files:
-            return [file.name for file in files if is_digest(file.name)]
+        with translated("list", folder), suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.lstat(folder).st_mode):
+                with os.scandir(folder) as files:
+                    return [file.name for file in files if is_digest(file.name)]
         return []

@@ -96,7 +96,7 @@ class DiskUsage:
     def _set_database_apart(self, found: dict[str, int]) -> None:
         """Count the index by itself: it lies beside what is small."""
         for entry in os.scandir(self._home.root):
-            if entry.name.startswith(self._home.index.name) and entry.is_file(follow_symlinks=False):
+            if entry.name.startswith("index.") and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):
                     size = entry.stat(follow_symlinks=False).st_blocks * _BLOCK
                     found["database"] += size

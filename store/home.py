@@ -9,6 +9,7 @@ clock.json       the last moment whose time was trusted, 0600
 machine-id       what tells this home from others that use the same bucket
 tokens.json      tokens with scopes, by their hashes alone, 0600
 moved-to         in an old home, alone: where it is now
+earlier-places   where it was before, in a home that was moved
 moving-from      in a folder that a home is being copied to: not a home yet
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
@@ -140,11 +141,12 @@ class Home:
         refuse_foreign_folder(self.root)
         above = self._nearest()
         make_private_folder(self.root)
-        self._close_files()
+        self._close_files(self.root)
         make_private_folder(self.store)
         for name in ("blobs", "manifests", "sessions", "groups", "staging", "trash", "quarantine"):
             make_private_folder(self.store / name)
         make_private_folder(self.logs)
+        self._close_files(self.logs)
         self._create_shards()
         for folder in above:
             with translated("sync", folder), suppress(PermissionError):  # it may be somebody else's, and closed
@@ -156,23 +158,28 @@ class Home:
             missing = list(takewhile(lambda folder: not folder.exists(), self.root.parents))
         return [*missing, (missing[-1] if missing else self.root).parent]
 
-    def _close_files(self) -> None:
+    def _close_files(self, folder: Path) -> None:
         """Close files of the home to others, whatever umask they were made under. Raises: UnsafeHome, StoreFailed."""
-        with translated("look into", self.root), os.scandir(self.root) as entries:
+        with translated("look into", folder), os.scandir(folder) as entries:
             for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
-                    continue
-                if entry.is_symlink() or status.st_uid != os.geteuid():
-                    raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
-                if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
-                    os.chmod(entry.path, 0o600)
+                with suppress(FileNotFoundError):  # of a daemon that runs: its files come and go
+                    self._close(entry)
+
+    @staticmethod
+    def _close(entry: os.DirEntry[str]) -> None:
+        status = entry.stat(follow_symlinks=False)
+        if entry.name in _SETTINGS and (entry.is_symlink() or status.st_uid != os.geteuid()):
+            return
+        if entry.is_symlink() or status.st_uid != os.geteuid():
+            raise UnsafeHome(f"{entry.path} is a symbolic link, or not yours")
+        if entry.is_file(follow_symlinks=False) and status.st_mode & 0o077:
+            os.chmod(entry.path, 0o600)
 
     def _create_shards(self) -> None:
         """Make all 256 shards at once and durably, so that no writer has to see to another's folder."""
-        shards = [self.store / "blobs" / f"{i:02x}" for i in range(256)]
         with translated("look into", self.store / "blobs"):
-            missing = [shard for shard in shards if shard.is_symlink() or not shard.is_dir()]  # a link is refused there
+            shards = [self.store / "blobs" / f"{i:02x}" for i in range(256)]
+            missing = [shard for shard in shards if shard.is_symlink() or not shard.is_dir()]  # a link is refused
         for shard in missing:
             make_private_folder(shard)
         with translated("sync", self.store):  # always: a process before may have been killed between the two

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +29,10 @@ class ManifestStore:
 
     def write(self, staging: Staging, backup_id: str, raw: bytes) -> None:
         """Commit a manifest's JSON. Durability: on return it survives power loss. Raises: StoreFull, StoreFailed."""
+        self.publish({backup_id: self.stage(staging, backup_id, raw)})
+
+    def stage(self, staging: Staging, backup_id: str, raw: bytes) -> Path:
+        """Write a manifest, synced, to a file that does not count yet. Raises: StoreFull, StoreFailed."""
         target, temporary = self.path(backup_id), staging.new_path()
         try:
             fd = create_exclusive(temporary)
@@ -40,15 +44,33 @@ class ManifestStore:
                 self._checkpoint("manifest.synced")
             finally:
                 os.close(fd)
-            os.replace(temporary, target)
-            self._checkpoint("manifest.replaced")
+        except OSError as error:
+            self.unstage([temporary])
+            raise store_error(error, "write manifest", target) from error
+        return temporary
+
+    def publish(self, staged: Mapping[str, Path]) -> None:
+        """Commit staged manifests. Durability: on return they survive power loss; where it fails, none is there.
+
+        Raises: StoreFull, StoreFailed.
+        """
+        try:
+            for backup_id, temporary in staged.items():
+                os.replace(temporary, self.path(backup_id))
+                self._checkpoint("manifest.replaced")
             sync_folder(self._folder)
             self._checkpoint("manifest.directory-synced")
         except OSError as error:
-            for path in (temporary, target):  # not acknowledged, so it must not be found at the next start
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-            raise store_error(error, "write manifest", target) from error
+            self.unstage(staged.values())
+            self.unstage(map(self.path, staged))  # not acknowledged, so they must not be found at the next start
+            raise store_error(error, "write manifest", self._folder) from error
+
+    @staticmethod
+    def unstage(paths: Iterable[Path]) -> None:
+        """Remove staged files, as far as they are there."""
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def read(self, backup_id: str) -> bytes:
         """Return a manifest's JSON. Raises: BackupNotFound, ManifestDamaged, StoreFailed."""

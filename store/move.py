@@ -22,12 +22,13 @@ from typing import Literal
 from blake3 import blake3
 
 from ..state.crash_points import Checkpoint, no_checkpoint
-from ..state.errors import BadInput, Conflict, FileDamaged, StoreFull, UnsafeHome
+from ..state.errors import BadInput, Conflict, FileDamaged, StoreFailed, StoreFull, UnsafeHome
 from .files import create_exclusive, make_private_folder, sync_folder, translated, write_private
 from .home import Home
 from .moved import NOTE, leave_note, read_note
 
 MARK = "moving-from"
+PLACES = "earlier-places"
 _LEFT_OUT = frozenset({NOTE, MARK, "daemon.json", "daemon.lock", "torpor.sock"})  # of a running daemon, or of a move
 _COPY_BYTES = 1 << 20
 _RENAME_EXCHANGE = 2
@@ -69,7 +70,7 @@ def move_home(
             with translated("sync", target):
                 for folder in {home.root.parent, target.parent}:
                     sync_folder(folder)
-            (target / NOTE).unlink(missing_ok=True)
+            _lead_here(target, home.root)
             return Moved(target, "renamed", 0)
         (target / NOTE).unlink()
     write_private(target / MARK, os.fsencode(home.root) + b"\n")
@@ -79,6 +80,7 @@ def move_home(
     leave_note(home.root, target)
     checkpoint("move.committed")
     settle(Home(target))
+    _lead_here(target, home.root)
     return Moved(target, "copied", copied)
 
 
@@ -145,6 +147,19 @@ def settle(home: Home) -> None:
                 os.unlink(entry.path)
         mark.unlink()
         sync_folder(home.root)
+
+
+def _lead_here(root: Path, old: Path) -> None:
+    """Let all earlier places lead to where the home is now, not to one another: a disk between may be gone."""
+    path = root / PLACES
+    with translated("read", path):
+        known = os.fsdecode(path.read_bytes()).split("\n") if path.exists() else []
+    places = [place for place in dict.fromkeys([*known, str(old)]) if place and place != str(root)]
+    for place in places:
+        with suppress(UnsafeHome, StoreFailed):  # a place that cannot be reached leads nobody astray
+            if read_note(Path(place)) is not None:
+                leave_note(Path(place), root)
+    write_private(path, os.fsencode("\n".join(places)) + b"\n")
 
 
 def _marked(root: Path) -> Path:

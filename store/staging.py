@@ -55,8 +55,22 @@ def sweep(parent: Path) -> int:
 def writers(parent: Path) -> list[str]:
     """Return the processes that hold staging folders now, as the folders' names say. Raises: StoreFailed."""
     with translated("look into", parent), os.scandir(parent) as entries:
-        held = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not _is_dead(Path(e.path))]
+        held = [e.name for e in entries if e.is_dir(follow_symlinks=False) and _is_held(Path(e.path))]
     return sorted({name.removeprefix("w").partition("-")[0] for name in held})
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _is_dead(folder: Path) -> bool:

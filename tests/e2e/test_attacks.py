@@ -393,7 +393,8 @@ def test_a_link_as_home_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["token", "index.sqlite", "tokens.json", "store", "store/blobs/ab", "store/staging", "logs"]
+    "name",
+    ["token", "index.sqlite", "tokens.json", "store", "store/blobs/ab", "store/staging", "logs", "logs/daemon.log"],
 )
 def test_a_link_in_the_home_is_refused(tmp_path: Path, name: str) -> None:
     home, outside = Home(tmp_path / "home"), tmp_path / "outside"

@@ -199,7 +199,7 @@ def test_a_blob_that_goes_before_the_commit_is_written_again(daemon: Daemon, mon
     with daemon.keeper() as keeper:
         real, tries = keeper.api.commit_group, 0
 
-        def losing(group_id: str, raws: list[bytes]) -> Any:
+        def losing(group_id: str, raws: list[bytes], **options: Any) -> Any:
             nonlocal tries
             tries += 1
             if tries == 1:
@@ -207,7 +207,7 @@ def test_a_blob_that_goes_before_the_commit_is_written_again(daemon: Daemon, mon
                 assert last is not None
                 digest = last.blocks[0].digest
                 (daemon.home / "store" / "blobs" / digest[:2] / digest).unlink()
-            return real(group_id, raws)
+            return real(group_id, raws, **options)
 
         monkeypatch.setattr(keeper.api, "commit_group", losing)
         agents = sessions("a", "b")
@@ -218,7 +218,7 @@ def test_a_blob_that_goes_before_the_commit_is_written_again(daemon: Daemon, mon
 
 
 def test_a_failed_group_leaves_nothing(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(group_id: str, raws: list[bytes]) -> Any:
+    def lost(group_id: str, raws: list[bytes], **options: Any) -> Any:
         raise MissingBlobs("gone", digests=())
 
     with daemon.keeper() as keeper:

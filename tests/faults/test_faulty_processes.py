@@ -87,6 +87,13 @@ class Pair:
         self.daemon.__exit__()
 
 
+@pytest.fixture(autouse=True)
+def _well_again(pair: Pair) -> Iterator[None]:
+    yield
+    pair.theirs.disarm()
+    pair.ours.disarm()
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     found = Pair(tmp_path_factory.mktemp("pair"))
@@ -142,7 +149,8 @@ def test_a_restore_from_a_disk_that_cannot_be_read(pair: Pair, where: str) -> No
     for disk in (pair.ours, pair.theirs):
         disk.arm(frozenset({Op.READ, Op.OPEN}), errno.EIO, times=0, path=where)
     found = pair.ask(do="restore", ref=pair.kept[0])
-    assert found.get("error") in STORE or "mode" in found, found
+    damaged = {"index-damaged"} if where == "index.sqlite" else set()  # so SQLite calls what it cannot read
+    assert found.get("error") in STORE | damaged or "mode" in found, found
     assert where != "/blobs/" or found["mode"] != "full", "a session whose KV cache cannot be read wakes without it"
     pair.well_again()
     assert pair.ask(do="restore", ref=pair.kept[0], require="full") == {"mode": "full"}

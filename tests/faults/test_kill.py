@@ -92,6 +92,22 @@ def test_the_daemon_is_killed(ledger: Ledger, point: str, times: int) -> None:
         ledger.verify(daemon)
 
 
+@pytest.mark.parametrize("point", ["manifest.replaced:5", "manifest.directory-synced:3", "index.inserted:3"])
+def test_the_daemon_is_killed_among_commits_of_several(home: Path, point: str) -> None:
+    """Commits that wait for each other are made together: what was acknowledged of them is there, and all end well."""
+    ledger = Ledger(home)
+    with Daemon(home, crash_at=point) as daemon:
+        workers = [start_worker(home, "", seed=seed, saves=3) for seed in range(3)]
+        assert daemon.join(60) == -9
+    with Daemon(home) as daemon:
+        for process, pipe in workers:
+            said = messages(pipe, process, 60)
+            assert said[-1] == ("done", "")
+            ledger.note(said)
+        assert len(ledger.acknowledged) == 9
+        ledger.verify(daemon)
+
+
 @pytest.mark.parametrize("point", REMOVAL_POINTS)
 @pytest.mark.parametrize("others", [0, 2])
 def test_the_daemon_is_killed_while_it_removes(home: Path, point: str, others: int) -> None:

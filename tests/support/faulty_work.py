@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +19,47 @@ from torpor.state.errors import TorporError
 from support.faulty_fs import KILL, KILL_TORN, FaultyDisk, Op
 from support.faulty_world import World
 
-LIMIT = 5000  # calls of one operation: more would mean that it never ends
-
 
 class Work:
     """One home and one disk; every case begins with what the one before left, healed."""
 
     def __init__(self, root: Path) -> None:
         self.disk, self.world = FaultyDisk.of_this_process(), World(root)
+        self._calls: dict[str, dict[Op, int]] = {}
         with self.world.opened():
             for session in "aab":
                 self.world.save(session)
             self.world.save_group()
 
     def run(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Do one operation again and again, failing at another call each time."""
+        """Do one operation again and again, failing at another call each time: `cases` of them, or at every `every`th."""
         operation: Any = getattr(self.world, asked["operation"])
         ops, action = frozenset(Op(number) for number in asked["ops"]), asked["action"]
-        kills = action in (KILL, KILL_TORN)
-        cases = fired = 0
-        wrong: list[str] = []
-        for skip in self._turns(asked["every"], asked["first"]):
-            options = {"path": asked["path"], "skip": skip, "times": asked["times"]}
+        calls = sum(self._calls_of(operation)[op] for op in ops)
+        step = asked["every"] or max(calls // asked["cases"], 1)
+        fired, wrong = 0, []
+        for skip in range(asked["first"] % step, max(calls, 1), step):
+            options = {"skip": skip, "times": asked["times"]}
+            case = self._killed if action in (KILL, KILL_TORN) else self._failed
             try:
-                came = (self._killed if kills else self._failed)(operation, ops, action, options)
+                fired += case(operation, ops, action, options)
             except Exception:
                 wrong.append(f"call {skip}: {traceback.format_exc()}")
-                came = True
                 if len(wrong) > 4:
                     break
-            cases, fired = cases + 1, fired + came
-            if not came:
-                break  # the operation has no more calls
-        return {"cases": cases, "fired": fired, "wrong": wrong}
+        return {"calls": calls, "fired": fired, "wrong": wrong}
 
-    def _turns(self, every: int, first: int) -> Iterator[int]:
-        yield from range(first, LIMIT, every)
-        raise AssertionError("this goes on for ever")
+    def _calls_of(self, operation: Any) -> dict[Op, int]:
+        """Return how many calls of each kind an operation makes, more or less; it is tried once."""
+        if operation.__name__ not in self._calls:
+            with self.world.opened():
+                self._prepare(operation)
+                before = self.disk.calls()
+                operation()
+                after = self.disk.calls()
+                self.world.settle()
+            self._calls[operation.__name__] = {op: after[op] - before[op] for op in Op}
+        return self._calls[operation.__name__]
 
     def _failed(self, operation: Any, ops: frozenset[Op], action: int, options: Any) -> bool:
         """Fail at a call, look, do it again without a fault, start anew, look again."""

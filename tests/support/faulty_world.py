@@ -21,8 +21,9 @@ from torpor.client.blob_access import SharedFiles
 from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
-from torpor.daemon.garbage import remove_orphans
+from torpor.daemon.garbage import Garbage
 from torpor.daemon.groups import Groups
+from torpor.daemon.index_care import set_aside_if_damaged, settle_index
 from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import Settings
 from torpor.state.backup import Backup
@@ -118,9 +119,10 @@ class World:
         """Start, as `torpor serve` does."""
         with ExitStack() as stack:
             self.home.create()
+            aside = set_aside_if_damaged(self.home, time.time())
             catalog = compose(self.home, Settings(), stack)
             catalog.queue_with(lambda: None)
-            reconcile(catalog)
+            settle_index(catalog, aside, reconcile(catalog))
             files = SharedFiles(self.home, no_checkpoint)
             stack.callback(files.close)
             self._stack = stack.pop_all()
@@ -260,12 +262,27 @@ class World:
 
     def collect(self) -> None:
         """Collect what nobody needs: blobs that were written and never committed, some of them long ago."""
-        orphans = self.write_blobs(3)[1:]
+        self.age_blobs(self.write_blobs(3)[1:])
         self.files.settle()
-        for ref in orphans:
+        garbage = Garbage(self.daemon, grace_s=OLD_S / 2, trash_s=0.0)
+        garbage.collect()  # to the trash
+        garbage.collect()  # and out of it
+
+    def reuse(self) -> None:
+        """Save a session whose blobs were collected between their writing and the commit."""
+        blobs = self.write_blobs(3)
+        self.files.settle()
+        self.age_blobs(blobs)
+        Garbage(self.daemon, grace_s=OLD_S / 2).collect()
+        backup_id, raw = self.body("reused", blobs)
+        self.begun([(backup_id, raw)])
+        self.daemon.commit(backup_id, raw)
+        self.say(f"saved {backup_id}")
+
+    def age_blobs(self, refs: list[BlobRef]) -> None:
+        for ref in refs:
             with suppress(OSError):  # the disk may fail here too
                 os.utime(self.daemon.blobs.path(ref.digest), (time.time() - OLD_S,) * 2)
-        remove_orphans(self.daemon, OLD_S / 2)
 
     def start(self) -> None:
         """Stop and start again."""
@@ -330,4 +347,4 @@ class World:
             self.save()
         if len(self._data) > 200:
             self._data.clear()
-            remove_orphans(self.daemon, -1.0)
+            Garbage(self.daemon, grace_s=-1.0, trash_s=-1.0).collect()

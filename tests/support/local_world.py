@@ -189,8 +189,13 @@ class World:
         self.catalog._lock = cast(threading.Lock, self.lock)
         reconcile(self.catalog)
         self.garbage = Garbage(self.catalog, grace_s=GRACE_S)
-        self.files = SharedFiles(self.home, no_checkpoint)
-        self._stack.callback(self.files.close)
+        self.files = self._open_files()
+
+    def _open_files(self) -> SharedFiles:
+        """Open the store as a process of its own does."""
+        files = SharedFiles(self.home, no_checkpoint)
+        self._stack.callback(files.close)
+        return files
 
     def close(self) -> None:
         """Kill everybody."""
@@ -294,7 +299,7 @@ class World:
         handle = SaveHandle(backup_id, f"s{self.sessions.index(session)}")
         job = SaveJob(handle, "test", self.now, tokens + 1, {}, lambda: FULL, {}, kv=kv)
         threads = cast(ThreadPoolExecutor, AtOnce())
-        worker = SaveWorker(cast(Api, SdkApi(self)), self.files, threads, DigestMemo(), no_checkpoint)
+        worker = SaveWorker(cast(Api, SdkApi(self)), self._open_files(), threads, DigestMemo(), no_checkpoint)
         session.saving = self._begin("save", lambda: worker.run([job]), backup_id)
         session.saving.commit_fails = commit_fails
         session.saving.unread = frozenset(ref.digest for ref in kv.reusable())

@@ -27,7 +27,15 @@ def work(home: Path, seed: int, steps: int) -> None:
     """Do this and that; every kind of operation at least once."""
     world = World(home, seed, lambda text: note(home, text))
     world.open()
-    operations = [world.save] * 3 + [world.save_group, world.remove, world.pin, world.stay, world.collect, world.start]
+    operations = [world.save] * 3 + [
+        world.save_group,
+        world.remove,
+        world.pin,
+        world.stay,
+        world.collect,
+        world.reuse,
+        world.start,
+    ]
     order = [*operations, *(world.rng.choice(operations) for _ in range(steps))]
     for operation in order:
         operation()

@@ -13,7 +13,7 @@ from torpor.daemon.mounts import is_network, refuse_network_home
 from torpor.state.errors import BadInput, Conflict, FileDamaged, NetworkHome, StoreFailed, UnsafeHome
 from torpor.store import move
 from torpor.store.home import Home
-from torpor.store.move import MARK, change_places, move_home, settle
+from torpor.store.move import MARK, PLACES, change_places, move_home, settle
 from torpor.store.moved import NOTE, follow
 from torpor.store.staging import Staging, writers
 
@@ -49,7 +49,7 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def content(root: Path) -> dict[str, tuple[bytes, int]]:
-    left_out = {NOTE, MARK}
+    left_out = {NOTE, MARK, PLACES}
     files = [p for p in root.rglob("*") if p.is_file() and p.name not in left_out]
     return {str(p.relative_to(root)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
@@ -167,6 +167,18 @@ def test_what_cannot_be_a_home_is_refused_and_nothing_is_changed(home: Home, tmp
     with pytest.raises(UnsafeHome, match="planted"):
         move_home(home, tmp_path / "new", exchange=lambda one, other: False)
     assert Home.at(home.root) == home
+
+
+def test_all_earlier_places_lead_to_the_last(home: Home, tmp_path: Path) -> None:
+    before = content(home.root)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        between = Path(folder) / "between"
+        move_home(home, between)
+        move_home(Home(between), tmp_path / "last")
+    assert Home.at(home.root).root == tmp_path / "last"
+    move_home(Home(tmp_path / "last"), home.root)  # and back
+    assert content(home.root) == before
+    assert Home.at(home.root) == home == Home.at(tmp_path / "last")
 
 
 def test_a_note_is_followed_only_where_it_is_ours(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def full(index: Index, tmp_path: Path, **readings: Any) -> Metrics:
     metrics.answered("PUT", "/v1/backups/{backup_id}", 201, 0.02)
     metrics.chore("garbage", 0.1, True)
     metrics.chore("scrub", 0.1, False)
+    metrics.freed("garbage", 100)
     return metrics
 
 

@@ -58,6 +58,7 @@ def test_pins_and_the_newest_that_are_to_be_kept_stay() -> None:
 def test_what_was_restored_lately_is_left_alone() -> None:
     assert plan(tenure("a", used_at=NOW - USED_S + 60), NEW) == []
     assert plan(tenure("a", used_at=NOW - USED_S - 60), NEW) == [("remove", "a")]
+    assert plan(tenure("a", used_at=NOW + 10 * USED_S), NEW) == [("remove", "a")]  # as a wrong clock had it
 
 
 def test_a_backup_from_the_future_does_not_stand_for_the_newest() -> None:

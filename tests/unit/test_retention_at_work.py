@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 from support.kept import BLOCK_BYTES, DAY_S, MACHINE, Kept
+from torpor.daemon.index_care import settle_index
 from torpor.daemon.keeping import keep_backup, keep_session, note_used
-from torpor.daemon.reconcile import reconcile
+from torpor.daemon.reconcile import Reconciled, reconcile
 from torpor.state.manifest import BlobRef
 
 WEEK_S = 7 * DAY_S
@@ -102,6 +103,7 @@ def test_a_kv_cache_that_is_being_sent_stays_until_it_was(synced: Kept) -> None:
         connection.exec_driver_sql("UPDATE outbox SET state = 'leased' WHERE stage = 'kv'")
     assert synced.retention.run().dropped == 0
     assert synced.here(old)["kv"]
+    assert synced.catalog.sidecars.read("s").dropped_at == {}
     with synced.catalog.index.writing() as connection:
         connection.exec_driver_sql("UPDATE outbox SET state = 'pending'")
     assert synced.retention.run().dropped == 1
@@ -189,6 +191,7 @@ def test_what_a_crash_left_is_found_again(kept: Kept, monkeypatch: pytest.Monkey
         with pytest.raises(KeyboardInterrupt):
             kept.retention.run()
     reconcile(kept.catalog)
+    settle_index(kept.catalog, None, Reconciled(0, 0, 0, 0))
     path = kept.catalog.blobs.path(old.kv_cache.blocks[0].digest)  # type: ignore[union-attr]
     assert path.exists()
     assert kept.retention.run().removed == 1

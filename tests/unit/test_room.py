@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.manifests import manifest
+from torpor.codec import manifest_file
 from torpor.daemon.compose import compose
 from torpor.daemon.room import LEASE_S, Room, open_room
 from torpor.daemon.settings import load_settings
@@ -132,7 +133,7 @@ def test_who_is_refused_waits_a_moment_for_those_who_write(tmp_path: Path, clock
 def test_room_is_made_where_that_can_help(room: Room, figures: Figures) -> None:
     asked: list[int] = []
 
-    def make_room(size_bytes: int) -> int:
+    def make_room(size_bytes: int, session_id: str | None) -> int:
         asked.append(size_bytes)
         figures.on_disk -= size_bytes
         return size_bytes
@@ -144,7 +145,7 @@ def test_room_is_made_where_that_can_help(room: Room, figures: Figures) -> None:
     with pytest.raises(QuotaFull):
         room.ask("b", 960_000)  # would not fit an empty home: nothing is let go for it
     assert len(asked) == 1
-    room.evict_with(lambda size_bytes: 0)
+    room.evict_with(lambda size_bytes, session_id: 0)
     with pytest.raises(QuotaFull):
         room.ask("c", 1)
 
@@ -224,8 +225,17 @@ def test_homes_have_the_room_of_their_disk(tmp_path: Path) -> None:
     home.create()
     with ExitStack() as stack:
         given_settings = load_settings({"quota": "8M", "free_floor": "0"})
-        room = open_room(home, given_settings, compose(home, given_settings, stack))
+        catalog = compose(home, given_settings, stack)
+        room = open_room(home, given_settings, catalog)
         limits, disk = room.state()
         assert (limits.hard_bytes, room.unasked_bytes()) == (8 << 20, 0)
         assert 0 < disk.used_bytes < 4 << 20
         assert disk.free_bytes > 0
+        large = manifest(kv_cache=None, layers={"text_context": {"said": "word " * 20_000}})
+        catalog.commit(large.id, manifest_file.dump(large))
+        room._limits = lambda disk_bytes: Limits(0, 0, 0, 0)
+        catalog.commit(large.id, manifest_file.dump(large))  # once more: nothing is written
+        other = manifest(id=BACKUP, kv_cache=None, layers={})
+        with pytest.raises(QuotaFull):
+            catalog.commit(BACKUP, manifest_file.dump(other))
+        assert not catalog.manifests.has(BACKUP)

@@ -55,7 +55,7 @@ def test_it_is_what_du_says(home: Home) -> None:
     os.link(large, home.store / "manifests" / "twice.qwnbak")
     (home.store / "trash" / "ab").mkdir()
     (home.store / "trash" / "ab" / "thrown").write_bytes(os.urandom(50_000))
-    (home.store / "quarantine").mkdir()
+    (home.store / "quarantine").mkdir(exist_ok=True)
     (home.store / "quarantine" / "bad").write_bytes(os.urandom(9_000))
     (home.store / "staging" / "w1").mkdir()
     (home.store / "staging" / "w1" / "1.tmp").write_bytes(os.urandom(70_000))

@@ -14,7 +14,7 @@ from support.s3_servers import Place
 from support.second_copy import eventually, in_bucket, machine
 from torpor.state.manifest import manifest_blobs
 
-AT_ONCE = {"TORPOR_TTL_DAYS": "0.000001"}  # a tenth of a second
+AT_ONCE = {"TORPOR_TTL_DAYS": "0.00000001"}  # a millisecond
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def folder() -> Iterator[Path]:
         yield Path(made) / "home"
 
 
-def grown(tokens: int = 300) -> CacheSession:
+def grown(tokens: int = 300, seed: int = 1) -> CacheSession:
     session = CacheSession()
-    session.grow(tokens, 1)
+    session.grow(tokens, seed)
     return session
 
 
@@ -74,6 +74,23 @@ def test_without_a_bucket_the_plan_says_rebuild(folder: Path) -> None:
         named = manifest_blobs(keeper.manifest(again.id)[1])
         assert {path.name for path in daemon.blob_files()} >= named.keys()
         assert keeper.restore("s", CacheTarget(), require="full").session.digest() == session.digest()
+
+
+def test_a_quota_lets_go_of_the_kv_cache_that_was_used_least_lately(folder: Path) -> None:
+    with Daemon(folder, settings={"TORPOR_QUOTA": "12MB"}) as daemon, daemon.keeper() as keeper:
+        saved = [keeper.save(f"s{n}", grown(20_000, n)).wait(60) for n in range(2)]
+        keeper.restore("s0", CacheTarget(), require="full")
+        eventually(lambda: keeper.api.backup("s0").used_at > saved[1].used_at, "the restore counts")
+        third = grown(20_000, 3)
+        keeper.save("s2", third).wait(60)
+        rows = {each.session_id: each for each in keeper.api.backups(limit=10)}
+        assert {name: row.dropped_at is not None for name, row in rows.items()} == {
+            "s0": False,
+            "s1": True,
+            "s2": False,
+        }
+        assert keeper.restore("s2", CacheTarget(), require="full").session.digest() == third.digest()
+        assert [keeper.plan(f"s{n}", CacheTarget()).mode for n in range(3)] == ["full", "embeddings", "full"]
 
 
 def test_commands(folder: Path) -> None:
