@@ -51,7 +51,8 @@ class Report:
 class Retention:
     """Keeps to the TTLs, and makes room. Safe to call from several threads.
 
-    `machine` returns this machine's name in the bucket, None without one; `server_at` what the bucket's clock says.
+    `machine` returns this machine's name in the bucket, None without one, empty while what is known of the bucket does
+    not count; `server_at` returns what its clock says.
     """
 
     def __init__(

@@ -226,10 +226,15 @@ def _api(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
         max_recoverable_tokens=parts.settings.max_recoverable_tokens,
     )
     side, catalog = parts.side, parts.catalog
+
+    def collect(dry_run: bool) -> dict[str, object]:
+        return asdict(parts.garbage.collect(dry_run=dry_run))
+
     app = create_app(catalog, parts.watches, about, time.time, side, parts.room, parts.back, observing)
+
     add_tokens(app, parts.tokens)
     add_pairing(app, Pairing(parts.tokens, time.time, time.monotonic))
-    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
+    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, collect)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     return app
 

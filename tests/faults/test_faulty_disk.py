@@ -22,7 +22,20 @@ import pytest
 from support.faulty_fs import CHANGES, EVERY, GROWS, HALF_EIO, KILL, KILL_TORN, SHORT, FaultyDisk, Op
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
-OPERATIONS = ("save", "save_group", "restore", "remove", "pin", "stay", "collect", "reuse", "start", "migrate")
+OPERATIONS = (
+    "save",
+    "save_group",
+    "restore",
+    "remove",
+    "pin",
+    "stay",
+    "collect",
+    "reuse",
+    "scrub",
+    "retain",
+    "start",
+    "migrate",
+)
 SLOW = {"start": 3, "migrate": 3, "collect": 23, "reuse": 23}  # they look at 256 folders: at every so manyth call
 WRITES = frozenset({Op.WRITE})
 NAMES = frozenset({Op.RENAME, Op.UNLINK, Op.MKDIR, Op.LINK})
