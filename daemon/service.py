@@ -232,9 +232,6 @@ def _api(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
 
     app = create_app(catalog, parts.watches, about, time.time, side, parts.room, parts.back, observing)
 
-    def collect(dry_run: bool) -> dict[str, object]:
-        return asdict(parts.garbage.collect(dry_run=dry_run))
-
     add_tokens(app, parts.tokens)
     add_pairing(app, Pairing(parts.tokens, time.time, time.monotonic))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, collect)
