@@ -116,6 +116,8 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
     retention = compose_retention(home, settings, catalog, side)
     retention.excess_with(room.over_soft, freed=room.freed)
     room.evict_with(retention.make_room)
+    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
+    retention.reclaim_with(garbage.reclaim)
     back = _way_back(catalog, side, room) if side.on else None
     watches = Watches(home, catalog.index)
     watches.load(settings.watch)
@@ -128,7 +130,7 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
         side=side,
         back=back,
         retention=retention,
-        garbage=Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0),
+        garbage=garbage,
         care=Care(home, catalog, side.memory, back, settings),
         watches=watches,
     )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.kept import BLOCK_BYTES, DAY_S, MACHINE, Kept
+from torpor.daemon.garbage import Garbage
 from torpor.daemon.keeping import note_used
 from torpor.db import eviction
 from torpor.db.presence import note_present
@@ -65,6 +66,31 @@ def test_least_recently_used_first_then_the_newest_then_pins(kept: Kept) -> None
         gone = {each.id for each in (a1, a2, b1, b2, c) if not kept.here(each)["kv"]}
         order += sorted(gone - set(order))
     assert order == [b1.id, b2.id, c.id, a2.id, a1.id]
+
+
+def test_what_nobody_needs_goes_before_anything_that_somebody_may_want(kept: Kept) -> None:
+    garbage, freed = Garbage(kept.catalog, grace_s=-1.0), list[int]()
+    kept.retention.reclaim_with(garbage.reclaim)
+    kept.retention.excess_with(lambda: 0, freed=freed.append)
+    removed, wanted = kept.save("a"), kept.save("b")
+    kept.catalog.remove(removed.id)
+    garbage.collect()
+    assert kept.retention.make_room(BLOCK_BYTES + 300) == BLOCK_BYTES + 300  # with its text and tokens
+    assert kept.here(wanted)["kv"]
+    assert freed == [BLOCK_BYTES + 300]
+    assert kept.retention.make_room(BLOCK_BYTES) == BLOCK_BYTES
+    assert not kept.here(wanted)["kv"]
+
+
+def test_what_is_needed_again_is_not_reclaimed(kept: Kept) -> None:
+    block_of_both = block()
+    garbage = Garbage(kept.catalog, grace_s=-1.0)
+    removed = kept.save("a", kv=[block_of_both])
+    kept.catalog.remove(removed.id)
+    garbage.collect()
+    again = kept.save("b", kv=[block_of_both])
+    garbage.reclaim(ALL)
+    assert kept.here(again) == {"text": True, "kv": True}
 
 
 def test_nothing_goes_when_all_of_it_is_not_enough(kept: Kept) -> None:
