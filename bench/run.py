@@ -22,6 +22,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import daemon_cost
 import growth_cost
+import load_cost
 import machine
 import orjson
 import remote_cost
@@ -41,6 +42,7 @@ TITLES = {
     "growth": f"a growing session: {growth_cost.TOKENS:,} tokens, {growth_cost.MORE_TOKENS} more before each later one",
     "switch": "a switch of the model, and back",
     "daemon": "the daemon: its start, and at rest",
+    "load": "many clients at once: each save timed from the moment at which it was due",
     "remote": "the second copy, on a SeaweedFS of this machine: up and down against plain boto3",
 }
 
@@ -94,6 +96,7 @@ def _groups(loaded: Any, folder: Path, quick: bool) -> dict[str, Callable[[], li
         "growth": lambda: growth_cost.measure(loaded, folder, long_rounds),
         "switch": lambda: switch_cost.measure(folder, long_rounds),
         "daemon": lambda: daemon_cost.measure(loaded, folder, starts, idle_s),
+        "load": lambda: load_cost.measure(folder, 10.0 if quick else 60.0),
         "remote": lambda: remote_cost.measure(loaded, folder, rounds=2 if quick else 5, quick=quick),
     }
 

@@ -18,7 +18,7 @@ from ..state.errors import (
     StoreFull,
     TorporError,
 )
-from ..state.manifest import REBUILDABLE, Manifest, manifest_blobs
+from ..state.manifest import Manifest, manifest_blobs, rebuildable
 
 LET_GO = "no longer kept here (its TTL was over, or the room was short)"
 NOT_THERE = "missing or damaged here, and not in S3"
@@ -37,8 +37,8 @@ def why_let_go(backup: Backup, manifest: Manifest) -> dict[str, str]:
     """Say of the KV cache and embeddings of a backup that they were let go of, where they were, by their blobs."""
     if backup.dropped_at is None:
         return {}
-    blobs = manifest_blobs(manifest).items()
-    return {digest: LET_GO for digest, (_, layer) in blobs if layer in REBUILDABLE}
+    blobs, went = manifest_blobs(manifest).items(), rebuildable(manifest.present_layers())
+    return {digest: LET_GO for digest, (_, layer) in blobs if layer in went}
 
 
 def is_loss(error: BaseException) -> bool:

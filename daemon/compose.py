@@ -97,4 +97,4 @@ def compose_retention(home: Home, settings: Settings, catalog: Catalog, side: Re
 
     trusted = TrustedTime(home.clock_json, newest_made)
     catalog.judge_time_by(trusted.now)
-    return Retention(catalog, trusted, Policy(settings.keep_newest), lambda: side.name_in_bucket, server_at=server_at)
+    return Retention(catalog, trusted, Policy(settings.keep_newest), lambda: side.voucher, server_at=server_at)

@@ -84,6 +84,34 @@ class Garbage:
             self._catalog.note("warning", "blobs-absent", f"{work.done.gone} blobs of backups are not on this machine")
         return work.done
 
+    def reclaim(self, size_bytes: int) -> int:
+        """Unlink so many bytes of what lies in the trash, however new: room is short, and others would lose by that.
+
+        Who counts on one of these blobs is a save, which is told by its commit and writes it again, or the restore of a
+        backup that was removed meanwhile. Returns the bytes that were freed. Raises: StoreFailed, IndexDamaged.
+        """
+        freed = 0
+        with translated("empty", self._catalog.blobs.folder):
+            for folder in self._catalog.trash.shards():
+                if freed >= size_bytes or self._stopping.is_set():
+                    break
+                for batch in _batches(self._catalog.trash.digests(folder), BATCH):
+                    with self._catalog.locked():
+                        freed += _drop_unneeded(self._catalog, batch)
+        return freed
+
+
+def _drop_unneeded(catalog: Catalog, batch: list[str]) -> int:
+    with catalog.index.reading() as connection:
+        needed = blob_sizes(connection, batch)
+    freed = 0
+    for digest in batch:
+        with suppress(FileNotFoundError):
+            size = os.lstat(catalog.trash.path(digest)).st_size
+            if digest not in needed and not catalog.spared.has(digest) and catalog.trash.drop(digest):
+                freed += size
+    return freed
+
 
 class _Pass:
     """One pass over trash and store."""

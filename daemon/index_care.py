@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
-from ..db.choices import Choices, apply_choices, every_choice
+import orjson
+
+from ..db.choices import Choices, apply_choices, every_choice, stays_here
 from ..db.salvage import enter_salvage, salvage
 from ..db.soundness import check_index, log_of
-from ..store.files import sync_folder, translated
+from ..store.files import sync_folder, translated, write_private
 from ..store.home import Home
 from ..store.sidecars import Sidecar
 from .catalog import Catalog
@@ -22,15 +27,17 @@ from .reconcile import Reconciled
 
 log = logging.getLogger("torpor.index")
 CHECK_S = 5.0  # of a start; what is larger is looked at by the scrub as well
-ASIDE = "index.damaged-"
+ASIDE, MARK = "index.damaged-", "index.rebuilding"
+NAMED = 10  # sessions in an event
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """An index that was moved aside: why, and where it lies now (None: there was no file)."""
+    """An index that was moved aside: why, where it lies now (None: there was no file), and what marks that."""
 
     reason: str
     path: str | None
+    mark: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,26 @@ def set_aside_if_damaged(home: Home, now: float) -> SetAside | None:
         return set_aside(home, "; ".join(found.faults)[:500], now)
     with translated("look for", home.index):
         gone = not home.index.exists() and _has_manifests(home)
-    return SetAside("it was gone", None) if gone else None
+    if not gone:
+        return _left_by_a_crash(home)
+    return _marked(home, SetAside("it was gone", None, home.root / MARK))
+
+
+def _left_by_a_crash(home: Home) -> SetAside | None:
+    """Return the index whose rebuild did not come to its end: the one that is there knows only what it had got to."""
+    mark = home.root / MARK
+    with translated("read", mark), suppress(orjson.JSONDecodeError):
+        if not mark.exists():
+            return None
+        said: Any = orjson.loads(mark.read_bytes())
+        if isinstance(said, dict) and isinstance(said.get("path"), (str, NoneType)):
+            return SetAside(str(said.get("reason")), said.get("path"), mark)
+    return SetAside("a rebuild was cut off", None, mark)
+
+
+def _marked(home: Home, made: SetAside) -> SetAside:
+    write_private(home.root / MARK, orjson.dumps({"reason": made.reason, "path": made.path}))
+    return made
 
 
 def _has_manifests(home: Home) -> bool:
@@ -72,24 +98,41 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
             if not (target.exists() or log_of(target).exists()):
                 break
             target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
+        made = _marked(home, SetAside(reason, str(target), home.root / MARK))
         for old, new in ((home.index, target), (log_of(home.index), log_of(target))):
             if os.path.lexists(old):
                 os.replace(old, new)
         shared.unlink(missing_ok=True)  # memory that connections share: nothing is in it that is not in the log
         sync_folder(home.root)
     log.warning("the index is damaged and was moved to %s: %s", target, reason)
-    return SetAside(reason, str(target))
+    return made
 
 
 def settle_index(catalog: Catalog, aside: SetAside | None, found: Reconciled) -> Rebuilt | None:
     """Behind `reconcile`: bring in what the sidecars say, and of an index that was moved aside what only it knew."""
-    mended = mend_sidecars(catalog)
+    mended = mend_sidecars(catalog, index_is_new=aside is not None)
     with catalog.index.writing() as connection:
-        said = (catalog.sidecars.read(session_id) for session_id in catalog.sidecars.sessions())
+        staying = set(stays_here(connection))
+        said = (_read(catalog, session_id, staying) for session_id in catalog.sidecars.sessions())
         changed = sum(apply_choices(connection, _choices(sidecar)) for sidecar in said)
     if changed or mended:
         log.info("%d rows follow their sidecars now, %d sidecars were written anew", changed, mended)
-    return None if aside is None else _tell(catalog, aside, found)
+    if aside is None:
+        return None
+    made = _tell(catalog, aside, found)
+    if aside.mark is not None:
+        with translated("remove", aside.mark):
+            aside.mark.unlink(missing_ok=True)
+    return made
+
+
+def _read(catalog: Catalog, session_id: str, staying: set[str]) -> Sidecar:
+    """Return a sidecar. A session that stays here by either of the two stays: only the user sends it away."""
+    said = catalog.sidecars.read(session_id)
+    if session_id in staying and not said.no_sync:  # it was written over a damaged one, or a crash came between the two
+        said.no_sync = True
+        catalog.sidecars.write(said)
+    return said
 
 
 def _choices(said: Sidecar) -> Choices:
@@ -110,8 +153,12 @@ def _tell(catalog: Catalog, aside: SetAside, found: Reconciled) -> Rebuilt:
     return Rebuilt(found.imported, found.unusable, removals, aside.path, aside.reason)
 
 
-def mend_sidecars(catalog: Catalog) -> int:
-    """Write sidecars that cannot be read anew from the index, the old ones aside; return how many there were."""
+def mend_sidecars(catalog: Catalog, *, index_is_new: bool = False) -> int:
+    """Write sidecars that cannot be read anew from the index, the old ones aside; return how many there were.
+
+    A new index knows no more than the sidecar did. Then nothing of the session leaves this machine until the user says
+    so, and its TTLs begin again: it may have been kept here, and pinned.
+    """
     damaged = set(catalog.sidecars.unreadable())
     if not damaged:
         return 0
@@ -123,7 +170,13 @@ def mend_sidecars(catalog: Catalog) -> int:
     for each in known:
         made = Sidecar(each.session_id, pinned=set(each.pinned), **each.of_session)
         made.expires_at, made.dropped_at = dict(each.expires_at), dict(each.dropped_at)
+        if index_is_new:
+            soonest = catalog.now() + (made.ttl_s or catalog.ttl_s)
+            made.no_sync, made.expires_at = True, {id_: max(at, soonest) for id_, at in made.expires_at.items()}
         catalog.sidecars.write(made)
     detail = f"{len(damaged)} damaged sidecars were moved aside, {len(known)} made again from the index"
+    if index_is_new:
+        detail += "; it is new, so these sessions stay on this machine until `torpor no-sync --off` says otherwise: "
+        detail += ", ".join(each.session_id for each in known[:NAMED])
     catalog.note("warning", "sidecars-mended", detail)
     return len(known)

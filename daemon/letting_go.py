@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from ..db import eviction, retention
 from ..db.eviction import Gone, Terms
 from ..state.eviction import ORDINARY
-from ..state.manifest import REBUILDABLE
+from ..state.manifest import rebuildable
 from .catalog import Catalog
 from .in_use import InUse
 
@@ -53,7 +53,7 @@ class LettingGo:
             if not provided() or backup_id in self._in_use.ids():
                 return None
             backup, now = self._catalog.index.backup(backup_id), self._catalog.trusted()
-            if not set(REBUILDABLE) & set(backup.layers):
+            if not rebuildable(backup.layers):
                 return 0
             with self._catalog.index.reading() as connection:
                 if retention.being_sent(connection, [backup_id]):

@@ -146,6 +146,15 @@ class RemoteSide:
         """Return this machine's name in the bucket; None without one."""
         return self.machine if self.on else None
 
+    @property
+    def voucher(self) -> str | None:
+        """Return the same; empty while the bucket was not opened in this run of the daemon.
+
+        Until then what is known of it may be of another bucket, of one that was emptied, or sealed with lost keys: on
+        such a word nothing leaves this machine.
+        """
+        return self.name_in_bucket if not self.on or self.opened is not None else ""
+
     def start(self) -> None:
         """Derive the queue again, and begin to send. Raises: StoreFull, StoreFailed, IndexDamaged."""
         if self._network is None:

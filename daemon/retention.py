@@ -17,7 +17,7 @@ from typing import Any
 
 from ..db import eviction, retention
 from ..db.eviction import Terms
-from ..state.errors import BackupNotFound, SessionNotFound
+from ..state.errors import BackupNotFound, SessionNotFound, StoreFailed
 from ..state.eviction import ORDINARY, Eviction, plan_eviction
 from ..state.retention import AHEAD_S, Action, Policy, newest_needed, plan_retention
 from .catalog import Catalog
@@ -29,6 +29,7 @@ log = logging.getLogger("torpor.retention")
 SWEEP_EVERY_S = 86_400.0  # what a crash left of dropped backups
 MOST_AT_ONCE = 5000  # actions of one plan; then another is made
 SHOWN = 1000  # actions in a report
+IN_A_ROW = 16  # backups that cannot go: it is the disk, not the backups
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Report:
 class Retention:
     """Keeps to the TTLs, and makes room. Safe to call from several threads.
 
-    `machine` returns this machine's name in the bucket, None without one; `server_at` what the bucket's clock says.
+    `machine` returns this machine's name in the bucket, None without one, empty while what is known of the bucket does
+    not count; `server_at` returns what its clock says.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Retention:
         self._server_at, self._steady = server_at, steady
         self._letting_go = LettingGo(catalog, machine, self.in_use, sleep)
         self._excess: Callable[[], int] = lambda: 0
+        self._freed: Callable[[int], None] = lambda size_bytes: None
+        self._reclaim: Callable[[int], int] = lambda size_bytes: 0
         self._running, self._making_room = threading.Lock(), threading.Lock()
         self._swept_at: float | None = None
         self.stopping = threading.Event()
@@ -78,15 +82,19 @@ class Retention:
 
     def excess_with(self, excess: Callable[[], int], freed: Callable[[int], None] = lambda size_bytes: None) -> None:
         """Learn how much is too much: `excess` returns the bytes above the soft limit; `freed` is told what went."""
-        self._excess = excess
+        self._excess, self._freed = excess, freed
         self._letting_go.tell(freed)
+
+    def reclaim_with(self, reclaim: Callable[[int], int]) -> None:
+        """Free by this what nobody needs any more, before anything goes that somebody may want."""
+        self._reclaim = reclaim
 
     # -- TTLs --------------------------------------------------------------------------------------------------------
 
     def run(self, *, dry_run: bool = False, believe_clock: bool = False) -> Report:
         """Let go of what is over, and make room down to the soft limit. With `dry_run` only tell.
 
-        Raises: StoreFull, StoreFailed, IndexDamaged.
+        What cannot be removed stays for another time. Raises: StoreFull, StoreFailed, IndexDamaged.
         """
         with self._running:
             judged = self.time.judged(believe=believe_clock)
@@ -128,13 +136,19 @@ class Retention:
         )
 
     def _done(self, report: Report) -> Report:
-        before = -1
+        before, in_a_row = -1, 0
         while before != report.dropped + report.removed and not self.stopping.is_set():  # as long as something goes
             before = report.dropped + report.removed
             for action in self.plan(report.at):
                 if self.stopping.is_set():
                     break
-                report = self._apply(action, report)
+                try:
+                    report, in_a_row = self._apply(action, report), 0
+                except StoreFailed as error:  # one file that cannot be removed keeps no other, and no quota
+                    in_a_row += 1
+                    log.warning("%s cannot go now: %s", action.backup_id, error.detail)
+                    if in_a_row >= IN_A_ROW:
+                        raise
         swept = self._sweep()
         evicted = self._evict(self._excess())
         return replace(report, freed_bytes=report.freed_bytes + swept + evicted, evicted_bytes=evicted)
@@ -212,6 +226,13 @@ class Retention:
         return ids | {each.id for each in newest}
 
     def _evict(self, excess_bytes: int, *, whole: bool = False, session_id: str | None = None) -> int:
+        """Let go of what nobody needs, then of what somebody may want; return the bytes that were freed."""
+        unneeded = self._reclaim(excess_bytes) if excess_bytes > 0 else 0
+        if unneeded:
+            self._freed(unneeded)
+        return unneeded + self._evict_wanted(excess_bytes - unneeded, whole=whole, session_id=session_id)
+
+    def _evict_wanted(self, excess_bytes: int, *, whole: bool, session_id: str | None) -> int:
         plan, digests, last_row = self._plan_eviction(excess_bytes, whole=whole, session_id=session_id)
         freed = 0
         for each, mine in zip(plan, digests, strict=True):

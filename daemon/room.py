@@ -105,19 +105,31 @@ class Room:
         """Return how many new bytes a save may write without asking first. Raises: StoreFailed."""
         return unasked_bytes(*self.state())
 
-    def ask(self, name: str, size_bytes: int, *, text: bool = False, session_id: str | None = None) -> None:
-        """Promise a writer what it still has to write, in place of what it was promised before.
+    def ask(
+        self,
+        name: str,
+        size_bytes: int,
+        *,
+        written_bytes: int = 0,
+        text: bool = False,
+        session_id: str | None = None,
+    ) -> None:
+        """Promise a writer what it still has to write, having written so much in all, in place of what it was promised.
 
-        What was let go of for it is never of the last backup of `session_id`, whose blobs a save reuses.
-
+        What is let go of for it is never of the last backup of `session_id`, whose blobs a save reuses.
         Raises: QuotaFull, StoreFull, StoreFailed; what was promised before stays then.
         """
         with self._lock:
             found = self._promises.get(name)
-            if found is not None and size_bytes <= found.left_bytes:
-                self._count(found, found.left_bytes - size_bytes)
-                return
+            if found is not None:
+                self._count(found, max(written_bytes - found.written_bytes, 0))
+                if size_bytes <= found.left_bytes:
+                    found.left_bytes = size_bytes
+                    return
         self._admit(name, size_bytes, text=text, session_id=session_id)
+        with self._lock:
+            if (made := self._promises.get(name)) is not None:
+                made.written_bytes = max(made.written_bytes, written_bytes)
 
     def end(self, name: str) -> None:
         """Take a promise back."""
@@ -230,7 +242,7 @@ class Room:
             return True
 
     def _count(self, found: _Promise, size_bytes: int) -> None:
-        found.left_bytes -= size_bytes
+        found.left_bytes = max(found.left_bytes - size_bytes, 0)
         found.written_bytes += size_bytes
         found.ends_at = self._steady() + LEASE_S
         self.usage.add("blobs", size_bytes)

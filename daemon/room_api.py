@@ -16,10 +16,11 @@ from .room import LEASE_S, Room
 
 
 class Wanted(BaseModel):
-    """What a save still has to write: bytes, whether that is text and tokens alone, and of which session."""
+    """What a save still has to write, and has written, in bytes; whether it is text and tokens alone; its session."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     size_bytes: int = Field(ge=0, le=MAX_COUNT)
+    written_bytes: int = Field(0, ge=0, le=MAX_COUNT)
     text: bool = False
     session_id: str | None = None
 
@@ -31,7 +32,13 @@ def add_room(app: FastAPI, room: Room) -> None:
     def put_room(save_id: str, wanted: Wanted) -> Response:
         """Promise a save (or a group: by its id) room for what it still has to write; again renews the promise."""
         session_id = None if wanted.session_id is None else parse_session_id(wanted.session_id)
-        room.ask(parse_backup_id(save_id), wanted.size_bytes, text=wanted.text, session_id=session_id)
+        room.ask(
+            parse_backup_id(save_id),
+            wanted.size_bytes,
+            written_bytes=wanted.written_bytes,
+            text=wanted.text,
+            session_id=session_id,
+        )
         return _json({"lease_s": LEASE_S, "unasked_bytes": room.unasked_bytes()})
 
     @app.delete("/v1/room/{save_id}", status_code=204)

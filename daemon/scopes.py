@@ -64,6 +64,7 @@ ROUTES: dict[str, str] = {
     "DELETE /v1/verify/{run_id}": "manage",
     "GET /v1/scrub": "read",
     "POST /v1/scrub": "manage",
+    "GET /metrics": "metrics",
     "GET /v1/key": "owner",
     "POST /v1/key/init": "owner",
     "POST /v1/key/rotate": "owner",

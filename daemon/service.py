@@ -116,6 +116,8 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
     retention = compose_retention(home, settings, catalog, side)
     retention.excess_with(room.over_soft, freed=room.freed)
     room.evict_with(retention.make_room)
+    garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
+    retention.reclaim_with(garbage.reclaim)
     back = _way_back(catalog, side, room) if side.on else None
     watches = Watches(home, catalog.index)
     watches.load(settings.watch)
@@ -128,7 +130,7 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
         side=side,
         back=back,
         retention=retention,
-        garbage=Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0),
+        garbage=garbage,
         care=Care(home, catalog, side.memory, back, settings),
         watches=watches,
     )
@@ -226,10 +228,15 @@ def _api(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
         max_recoverable_tokens=parts.settings.max_recoverable_tokens,
     )
     side, catalog = parts.side, parts.catalog
+
+    def collect(dry_run: bool) -> dict[str, object]:
+        return asdict(parts.garbage.collect(dry_run=dry_run))
+
     app = create_app(catalog, parts.watches, about, time.time, side, parts.room, parts.back, observing)
+
     add_tokens(app, parts.tokens)
     add_pairing(app, Pairing(parts.tokens, time.time, time.monotonic))
-    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
+    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, collect)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     return app
 

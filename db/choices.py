@@ -46,6 +46,11 @@ def apply_choices(connection: Connection, said: Choices) -> int:
     return changed
 
 
+def stays_here(connection: Connection) -> Iterator[str]:
+    """Yield the sessions of which nothing leaves this machine."""
+    yield from connection.scalars(select(sessions.c.id).where(sessions.c.no_sync))
+
+
 def every_choice(connection: Connection) -> Iterator[Choices]:
     """Yield what the index says of every session."""
     rows = list(connection.execute(select(sessions.c.id, *(sessions.c[name] for name in OF_SESSION))).mappings())

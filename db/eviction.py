@@ -14,13 +14,14 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 
 from ..state.eviction import KINDS, NEWEST, ORDINARY, PINNED, Kind, Standing
-from .retention import REBUILDABLE, has, of_bucket, safe, scratch, unqueue
+from .retention import REBUILDABLE, has, lone, of_bucket, safe, scratch, unqueue
 
 _COLUMNS = """id TEXT PRIMARY KEY, place INTEGER UNIQUE, tier INTEGER, used_at REAL,
-    dropped INTEGER, safe INTEGER, vision INTEGER, kv INTEGER, busy INTEGER"""
+    dropped INTEGER, safe INTEGER, vision INTEGER, kv INTEGER, lone INTEGER, busy INTEGER"""
 # 0 to 2: the kinds, as KINDS has them; 9: it stays.
 _KIND = f"""
     CASE WHEN max(p.busy) THEN 9
+         WHEN b.layer = 'vision_cache' AND max(p.lone) THEN CASE WHEN min(p.vision OR NOT p.lone) THEN 1 ELSE 9 END
          WHEN b.layer IN {REBUILDABLE} THEN
               CASE WHEN min(p.dropped) THEN 0
                    WHEN max(CASE b.layer WHEN 'kv_cache' THEN p.kv ELSE p.vision END) THEN 1
@@ -60,13 +61,14 @@ def survey(connection: Connection, machine: str | None, busy: Collection[str]) -
         text(f"""
             INSERT INTO temp.standing
             SELECT id, row_number() OVER (ORDER BY tier, used_at, id), tier, used_at,
-                   dropped, safe, vision, kv, id IN :busy
+                   dropped, safe, vision, kv, lone, id IN :busy
             FROM (
                 SELECT k.id, k.used_at, k.dropped_at IS NOT NULL AS dropped,
                        CASE WHEN k.pinned THEN {PINNED}
                             WHEN row_number() OVER (PARTITION BY k.session_id ORDER BY k.created_at DESC, k.id DESC) = 1
                             THEN {NEWEST} ELSE {ORDINARY} END AS tier,
-                       {safe("k")} AS safe, {has("vision", "k.id")} AS vision, {has("kv", "k.id")} AS kv
+                       {safe("k")} AS safe, {has("vision", "k.id")} AS vision, {has("kv", "k.id")} AS kv,
+                       {lone("k")} AS lone
                 FROM backups k
             )
         """).bindparams(bindparam("busy", expanding=True)),  # noqa: S608
@@ -111,8 +113,9 @@ def leftovers(connection: Connection, backup_id: str) -> list[str]:
 
     Those that name a blob are asked from the newest on: if one keeps it, it is most likely that one.
     """
-    keeper = """SELECT 1 FROM backup_blobs l JOIN backups k ON k.id = l.backup_id
-                WHERE l.digest = b.digest AND k.dropped_at IS NULL ORDER BY l.backup_id DESC LIMIT 1"""
+    keeper = f"""SELECT 1 FROM backup_blobs l JOIN backups k ON k.id = l.backup_id
+                WHERE l.digest = b.digest AND (k.dropped_at IS NULL OR (b.layer = 'vision_cache' AND {lone("k")}))
+                ORDER BY l.backup_id DESC LIMIT 1"""  # noqa: S608
     rows = connection.execute(
         text(f"""
             SELECT b.digest FROM backup_blobs m CROSS JOIN blobs b ON b.digest = m.digest
@@ -194,7 +197,9 @@ def _of(statement: str) -> Any:
 _SENT = """EXISTS (SELECT 1 FROM outbox o WHERE o.backup_id = k.id AND o.kind = 'push' AND o.state = 'leased'
                    AND o.stage IN ('kv', 'vision'))"""
 _FETCHABLE = f"""
-    CASE b.layer WHEN 'kv_cache' THEN max({has("kv", "k.id")}) WHEN 'vision_cache' THEN max({has("vision", "k.id")})
+    CASE b.layer WHEN 'kv_cache' THEN max({has("kv", "k.id")}) WHEN 'vision_cache' THEN
+                 CASE WHEN max({lone("k")}) THEN min({has("vision", "k.id")} OR NOT {lone("k")})
+                      ELSE max({has("vision", "k.id")}) END
                  ELSE min({safe("k")}) END"""
 
 
@@ -206,11 +211,11 @@ def _still(condition: str) -> str:
         HAVING NOT max(k.id IN :busy) AND {condition}"""  # noqa: S608
 
 
+_MADE_AGAIN = f"b.layer IN {REBUILDABLE} AND NOT (b.layer = 'vision_cache' AND max({lone('k')}))"
 _STILL: dict[Kind, str] = {
-    "leftover": _still(f"b.layer IN {REBUILDABLE} AND min(k.dropped_at IS NOT NULL) AND NOT max({_SENT})"),
+    "leftover": _still(f"{_MADE_AGAIN} AND min(k.dropped_at IS NOT NULL) AND NOT max({_SENT})"),
     "fetchable": _still(_FETCHABLE),
     "rebuildable": _still(
-        f"b.layer IN {REBUILDABLE} AND NOT max({_SENT}) AND max(k.rowid) <= :last_row"
-        " AND (:pins_too OR NOT max(k.pinned))"
+        f"{_MADE_AGAIN} AND NOT max({_SENT}) AND max(k.rowid) <= :last_row AND (:pins_too OR NOT max(k.pinned))"
     ),
 }

@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, TextClause, bindparam, text
 
 from ..state.manifest import REBUILDABLE as LAYERS
+from ..state.manifest import rebuildable
 from ..state.retention import Tenure
 
-_TRUSTED = ":bucket AND (r.checked OR r.machine <> :machine)"
+_TRUSTED = ":known AND (r.checked OR r.machine <> :machine)"
 REBUILDABLE = f"({', '.join(map(repr, LAYERS))})"
 
 
@@ -27,15 +28,28 @@ def has(stage: str, backup: str) -> str:
     )
 
 
+def lone(alias: str) -> str:
+    """Return the condition that a backup has embeddings without their pictures: nothing can make them again."""
+    layers = f"' ' || {alias}.layers || ' '"
+    return f"({layers} LIKE '% vision_cache %' AND {layers} NOT LIKE '% media %')"
+
+
 def safe(alias: str) -> str:
-    """Return the condition that the bucket has all of a backup that nothing can rebuild: text, tokens and media."""
+    """Return the condition that the bucket has all of a backup that nothing can rebuild: text, tokens and media.
+
+    And embeddings without their pictures.
+    """
     no_media = f"' ' || {alias}.layers || ' ' NOT LIKE '% media %'"
-    return f"({has('text', alias + '.id')} AND ({no_media} OR {has('media', alias + '.id')}))"
+    text, media, vision = (has(stage, alias + ".id") for stage in ("text", "media", "vision"))
+    return f"({text} AND ({no_media} OR {media}) AND (NOT {lone(alias)} OR {vision}))"
 
 
 def of_bucket(machine: str | None) -> dict[str, Any]:
-    """Return what statements are told of the bucket: this machine's name there, None without a bucket."""
-    return {"bucket": machine is not None, "machine": machine or ""}
+    """Return what statements are told of the bucket: this machine's name there, None without a bucket.
+
+    An empty name: there is one, and what is known of it does not count now.
+    """
+    return {"bucket": machine is not None, "known": bool(machine), "machine": machine or ""}
 
 
 _TENURES = f"""
@@ -77,7 +91,7 @@ def _tenure(row: Row[Any]) -> Tenure:
         row.expires_at,
         row.used_at,
         bool(row.pinned),
-        any(layer in LAYERS for layer in layers),
+        bool(rebuildable(layers)),
         bool(row.dropped),
         row.second_copy,
         row.keep_newest,
@@ -153,8 +167,9 @@ def being_sent(connection: Connection, backup_ids: Sequence[str]) -> bool:
 def unqueue(connection: Connection, backup_ids: Sequence[str]) -> None:
     """Take KV caches and embeddings out of the queue that are no longer here."""
     statement = _of_ids(
-        "DELETE FROM outbox WHERE backup_id IN :ids AND kind = 'push' AND state <> 'leased'"
-        " AND stage IN ('kv', 'vision')"
+        "DELETE FROM outbox WHERE backup_id IN :ids AND kind = 'push' AND state <> 'leased'"  # noqa: S608
+        " AND (stage = 'kv' OR (stage = 'vision' AND NOT EXISTS ("
+        f"SELECT 1 FROM backups k WHERE k.id = outbox.backup_id AND {lone('k')})))"
     )
     connection.execute(statement, {"ids": list(backup_ids)})
 
@@ -176,14 +191,15 @@ def bytes_that_go(connection: Connection, dropped: Iterable[str], removed: Itera
 
 _FREED = f"""
     SELECT sum(size_bytes) FROM (
-        SELECT b.size_bytes, b.layer, min(coalesce(v.level, k.dropped_at IS NOT NULL)) AS level
+        SELECT b.size_bytes, b.layer, min(coalesce(v.level, k.dropped_at IS NOT NULL)) AS level,
+               b.layer = 'vision_cache' AND max({lone("k")}) AS stays
         FROM (SELECT DISTINCT digest FROM temp.verdict v JOIN backup_blobs l ON l.backup_id = v.id) d
         CROSS JOIN blobs b ON b.digest = d.digest AND b.present
         CROSS JOIN backup_blobs l ON l.digest = b.digest
         CROSS JOIN backups k ON k.id = l.backup_id
         LEFT JOIN temp.verdict v ON v.id = l.backup_id
         GROUP BY b.digest
-    ) WHERE level = 2 OR (level = 1 AND layer IN {REBUILDABLE})
+    ) WHERE level = 2 OR (level = 1 AND layer IN {REBUILDABLE} AND NOT stays)
 """  # noqa: S608
 
 

@@ -6,7 +6,7 @@ A manifest is immutable and written last. Layers other than `kv_cache` are JSON 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ LayerName = Literal["metadata", "text_context", "tokens", "media", "vision_cache
 LAYER_NAMES: tuple[LayerName, ...] = (
     "metadata", "text_context", "tokens", "media", "vision_cache", "kv_cache", "config_snapshot",
 )  # fmt: skip
-REBUILDABLE: tuple[LayerName, ...] = ("kv_cache", "vision_cache")  # out of tokens and media, by the model
+REBUILDABLE: tuple[LayerName, ...] = ("kv_cache", "vision_cache")  # out of tokens and media, where they are there
 
 MAX_COUNT = 1 << 50  # of tokens or bytes: a petabyte, and far below where SQLite's integers end
 MAX_GROUP = 1024  # sessions that are saved as one
@@ -190,6 +190,14 @@ def layer_blobs(tree: Any) -> Iterator[BlobRef]:
                 if isinstance(body, dict) and "blocks" in body:
                     yield from leaf_refs(body["blocks"])
             stack.extend(reversed(list(node.values())))
+
+
+def rebuildable(layers: Collection[str]) -> tuple[LayerName, ...]:
+    """Return those of a backup's layers that a model can make again out of the others.
+
+    Embeddings without their pictures are all that is left of these: a plain state, or a session that was given none.
+    """
+    return tuple(n for n in REBUILDABLE if n in layers and (n != "vision_cache" or "media" in layers))
 
 
 def leaf_refs(blocks: Any) -> Iterator[BlobRef]:

@@ -22,8 +22,9 @@ AHEAD_S = 86_400.0  # a backup from so far in the future was made under a wrong 
 class Tenure:
     """A backup as far as it matters here. Times in seconds since the epoch.
 
-    `rebuildable`: it has a KV cache or embeddings; `dropped`: they were let go. `second_copy` is that of its text,
-    tokens and media; it is off where nothing of the session leaves this machine. `keep_newest` is the session's own.
+    `rebuildable`: it has a KV cache or embeddings that can be made again; `dropped`: they were let go. `second_copy` is
+    that of its text, tokens and media; it is off where nothing of the session leaves this machine. `keep_newest` is the
+    session's own.
     """
 
     id: str

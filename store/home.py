@@ -20,6 +20,7 @@ store/staging/<writer>/           files not yet published; garbage as soon as th
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
 store/quarantine/<digest>         damaged blobs, put aside until they are healed or nobody needs them
 index.damaged-<time>.sqlite       an index that was damaged, kept when it was made again; it may be removed
+index.rebuilding                  that an index is being made again, and where the old one lies
 store/trash/                      removed manifests, until the index has let go of them too
 store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """

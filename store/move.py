@@ -178,6 +178,7 @@ def _copy(root: Path, target: Path, progress: Progress) -> int:
         raise StoreFull(f"{needed} bytes do not fit the disk of {target}", hint="Name a folder on a larger disk.")
     for folder in folders:
         make_private_folder(target / folder)
+    _clear_others(target, {*folders, *(path for path, _ in files)})
 
     def told(count: int) -> None:
         nonlocal done
@@ -200,6 +201,18 @@ def _copy(root: Path, target: Path, progress: Progress) -> int:
                 raise FileDamaged(f"{target / path} came out with other bytes", hint="Check the new disk. Try again.")
         told(status.st_size)
     return sum(status.st_size for _, status in files)
+
+
+def _clear_others(target: Path, moved: set[Path]) -> None:
+    """Remove what an earlier try copied and the home has no more: removed backups, or a log that SQLite would apply."""
+    for folder, entry in list(_walk(target, Path())):
+        if folder / entry.name in moved:
+            continue
+        with translated("clear", entry.path):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def _contents(root: Path) -> tuple[list[Path], list[tuple[Path, os.stat_result]]]:

@@ -14,6 +14,7 @@ from blake3 import blake3
 from ..state.errors import BadInput, StoreFailed
 from ..state.ids import parse_session_id
 from .files import translated, write_private
+from .gentle_reads import DISK_ERRORS
 
 
 @dataclass(slots=True)
@@ -110,14 +111,18 @@ class SidecarStore:
 
 
 def _session_in(path: Path) -> str | None:
-    """Return which session a sidecar says that it is of."""
+    """Return which session a sidecar says that it is of. Raises: StoreFailed."""
     try:
         with translated("read", path):
             raw: Any = orjson.loads(path.read_bytes())
         named = raw.get("session_id") if isinstance(raw, dict) else None
         return parse_session_id(named) if isinstance(named, str) else None
-    except (orjson.JSONDecodeError, BadInput, StoreFailed):
+    except (orjson.JSONDecodeError, BadInput):
         return None
+    except StoreFailed as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_ERRORS:
+            return None
+        raise  # too many open files, no memory: nothing is wrong with the sidecar
 
 
 def _times(raw: Any) -> dict[str, float]:

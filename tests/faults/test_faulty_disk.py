@@ -22,7 +22,20 @@ import pytest
 from support.faulty_fs import CHANGES, EVERY, GROWS, HALF_EIO, KILL, KILL_TORN, SHORT, FaultyDisk, Op
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
-OPERATIONS = ("save", "save_group", "restore", "remove", "pin", "stay", "collect", "reuse", "start", "migrate")
+OPERATIONS = (
+    "save",
+    "save_group",
+    "restore",
+    "remove",
+    "pin",
+    "stay",
+    "collect",
+    "reuse",
+    "scrub",
+    "retain",
+    "start",
+    "migrate",
+)
 SLOW = {"start": 3, "migrate": 3, "collect": 23, "reuse": 23}  # they look at 256 folders: at every so manyth call
 WRITES = frozenset({Op.WRITE})
 NAMES = frozenset({Op.RENAME, Op.UNLINK, Op.MKDIR, Op.LINK})
@@ -42,10 +55,10 @@ class Fault:
 
 
 FAULTS = {
-    "EIO": Fault(EVERY, errno.EIO, cases=4),
-    "EIO from then on": Fault(EVERY, errno.EIO, ALWAYS, cases=4, slow=1),
+    "EIO": Fault(EVERY, errno.EIO, cases=3),
+    "EIO from then on": Fault(EVERY, errno.EIO, ALWAYS, cases=3, slow=1),
     "ENOSPC": Fault(GROWS, errno.ENOSPC),
-    "ENOSPC from then on": Fault(GROWS, errno.ENOSPC, ALWAYS, cases=2, slow=1),
+    "ENOSPC from then on": Fault(GROWS, errno.ENOSPC, ALWAYS, cases=2),
     "EDQUOT from then on": Fault(GROWS, errno.EDQUOT, ALWAYS),
     "remounted read-only": Fault(CHANGES - SYNCS, errno.EROFS, ALWAYS),
     "short write": Fault(WRITES, SHORT),

@@ -19,6 +19,7 @@ from support.caches import CacheTarget
 from support.daemon import Daemon
 from support.workers import messages, start_mixed
 from torpor.state.crash_points import DAEMON_POINTS, GROUP_POINTS, REMOVAL_POINTS, SDK_POINTS
+from torpor.state.errors import BackupNotFound
 
 ROUNDS = 1000 if os.environ.get("TORPOR_SOAK") else 10
 KEPT = 40  # more are removed, so that a round costs the same at the end
@@ -30,6 +31,7 @@ class Ledger:
     def __init__(self) -> None:
         self.saved: set[str] = set()
         self.removed: set[str] = set()
+        self.begun_to_go: set[str] = set()
         self.pinned: set[str] = set()
         self.checked: set[str] = set()
         self.counts: Counter[str] = Counter()
@@ -45,6 +47,7 @@ class Ledger:
                 case "removing":  # whether it is gone is not sure from here on
                     self.saved.discard(text)
                     self.pinned.discard(text)
+                    self.begun_to_go.add(text)
                 case "removed":
                     self.removed.add(text)
 
@@ -55,7 +58,11 @@ class Ledger:
             assert not self.removed & listed.keys(), f"back: {self.removed & listed.keys()}"
             assert all(listed[backup_id].pinned for backup_id in self.pinned)
             for backup_id in sorted(listed.keys() - self.checked):
-                woken = keeper.restore(backup_id, CacheTarget(), require="full").session
+                try:
+                    woken = keeper.restore(backup_id, CacheTarget(), require="full").session
+                except BackupNotFound:  # who asked for its removal is dead, but the daemon was still at it
+                    assert backup_id in self.begun_to_go
+                    continue
                 assert woken.note["kv"] == woken.digest()
                 assert woken.note["tokens"] == woken.tokens
                 self.checked.add(backup_id)

@@ -100,11 +100,22 @@ def all_moments(record: list[Entry], count: int, seed: int) -> list[Moment]:
     return [Moment(at, lucks[turn % len(lucks)], turn) for turn, at in enumerate(chosen)]
 
 
+def within_a_group(record: list[Entry], count: int) -> list[Moment]:
+    """Moments at which all members of a group have their names, and none of these is synced."""
+    begun = next(at for at, e in enumerate(record) if e.kind == Kind.NOTE and e.path.startswith("group "))
+    named = (
+        at for at in range(begun, len(record)) if record[at].kind == Kind.RENAME and b"/manifests/" in record[at].data
+    )
+    next(named)
+    last = next(named)
+    return [Moment(last + 1, "half", seed) for seed in range(count)]
+
+
 def test_nothing_is_lost_when_the_power_goes(record: list[Entry], place: Path) -> None:
     if SOAK:
         moments = [Moment(at, luck, at) for at in range(len(record) + 1) for luck in LUCKS]
     else:
-        moments = [*all_moments(record, 40, 3), Moment(len(record), "nothing", 0)]
+        moments = [*all_moments(record, 40, 3), *within_a_group(record, 8), Moment(len(record), "nothing", 0)]
     found = [(moment, said) for moment, world in states(record, moments, Disk(), place) if (said := wrong(world))]
     print(f"\npower loss: {len(moments)} moments of {len(record)} entries, {len(found)} with a loss")
     assert not found, found[:5]
@@ -127,7 +138,6 @@ def test_a_forgotten_sync_is_noticed(record: list[Entry], place: Path, what: str
     moments = [Moment(at, "nothing", 0) for at in range(len(record), 0, -len(record) // 6)]
     moments += [Moment(len(record), "names without bytes", 0)]
     if "group" in what:
-        begun = next(at for at, e in enumerate(record) if e.kind == Kind.NOTE and e.path.startswith("group "))
-        moments = [Moment(at, "nothing", 0) for at in range(begun, begun + 40)]
+        moments = within_a_group(record, 30)
     found = (said for _, world in states(record, moments, Disk(FORGOTTEN[what]), place) if (said := wrong(world)))
     assert next(found, None) is not None

@@ -25,12 +25,21 @@ from torpor.daemon.garbage import Garbage
 from torpor.daemon.groups import Groups
 from torpor.daemon.index_care import set_aside_if_damaged, settle_index
 from torpor.daemon.reconcile import reconcile
+from torpor.daemon.repair import Repair
+from torpor.daemon.retention import Retention
+from torpor.daemon.scrub import FIRST
 from torpor.daemon.settings import Settings
+from torpor.daemon.trusted_time import TrustedTime
+from torpor.db.damage import present_after
+from torpor.db.retention import set_expiry
 from torpor.state.backup import Backup
 from torpor.state.crash_points import no_checkpoint
 from torpor.state.errors import BackupNotFound
 from torpor.state.manifest import BlobRef, GroupRef, KVCache, manifest_blobs
+from torpor.state.retention import Policy
+from torpor.store.gentle_reads import GentleReader
 from torpor.store.home import Home
+from torpor.store.quarantine import Quarantine
 
 from support.manifests import LAYOUT, manifest
 from support.old_indexes import age
@@ -279,6 +288,41 @@ class World:
         self.daemon.commit(backup_id, raw)
         self.say(f"saved {backup_id}")
 
+    def scrub(self) -> None:
+        """Read every blob again. A disk that fails once is no damage."""
+        reader = GentleReader(lambda count: None, lambda seconds: None)
+        repair = Repair(self.daemon, Quarantine(self.home.store / "quarantine", self.daemon.blobs), [])
+        with self.daemon.index.reading() as connection:
+            refs = present_after(connection, FIRST, 10_000)
+        for ref in refs:
+            seen = reader.examine(self.daemon.blobs.path(ref.digest), ref)
+            if seen.verdict != "sound":
+                repair.put_right(ref, seen, reader)
+        repair.try_again(reader)
+        repair.tidy()
+
+    def retain(self) -> None:
+        """Let the TTL of a backup be over that is not the newest of its session, and keep to the TTLs."""
+        if self._removing is None:
+            listed = sorted(self.listed().items())
+            newest = {record.session_id: backup_id for backup_id, record in listed}
+            old = [b for b, record in listed if b not in newest.values() and not record.pinned]
+            if not old:
+                return
+            self._removing = old[0]
+            self.say(f"removing {old[0]}")
+        session = self.ledger.sessions[self._removing]
+        sidecar = self.daemon.sidecars.read(session)
+        sidecar.expires_at[self._removing] = 1.0
+        self.daemon.sidecars.write(sidecar)
+        with self.daemon.index.writing() as connection:
+            set_expiry(connection, self._removing, 1.0)
+        trusted = TrustedTime(self.home.clock_json, lambda: None)
+        Retention(self.daemon, trusted, Policy(0), lambda: None, sleep=lambda seconds: None).run()
+        if not self.daemon.index.has_backup(self._removing):  # a failure is told in the log, and tried again
+            self.say(f"removed {self._removing}")
+            self._removing = None
+
     def age_blobs(self, refs: list[BlobRef]) -> None:
         for ref in refs:
             with suppress(OSError):  # the disk may fail here too
@@ -322,6 +366,8 @@ class World:
             assert blake3(raw).hexdigest() == (ledger.kept | ledger.unsure)[backup_id] == record.manifest_digest
             for digest, (size, _) in manifest_blobs(manifest_file.load(raw)).items():
                 ref = BlobRef(digest, size)
+                if backup_id in ledger.unsure and record.dropped_at is not None:
+                    continue  # its TTL is over, and all of it may go
                 assert self.daemon.blobs.has(ref), f"{backup_id} lacks {digest[:8]}"
                 assert self.daemon.blobs.is_sound(ref), f"{backup_id} has a damaged {digest[:8]}"
             if not ledger.vague & {backup_id, record.session_id}:
@@ -335,6 +381,9 @@ class World:
     def settle(self) -> None:
         """Take what is there for what was meant: from now on it is sure. Keep the home small, and not too small."""
         ledger, listed = self.ledger, self.listed()
+        for backup_id in [b for b in ledger.unsure if b in listed and listed[b].dropped_at is not None]:
+            self.daemon.remove(backup_id)  # what is left of it
+            del listed[backup_id]
         ledger.kept |= {backup_id: digest for backup_id, digest in ledger.unsure.items() if backup_id in listed}
         ledger.pinned = {backup_id for backup_id, record in listed.items() if record.pinned}
         ledger.titles = {record.session_id: record.title for record in listed.values() if record.title is not None}

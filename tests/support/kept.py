@@ -36,7 +36,7 @@ class Kept:
     """A home with a catalog and its retention."""
 
     def __init__(self, folder: Path, *, bucket: bool = False, keep: int = 0, ttl_days: float = 7.0) -> None:
-        self.stack, self.home, self.on = ExitStack(), Home(folder / "home"), bucket
+        self.stack, self.home, self.on, self.seen = ExitStack(), Home(folder / "home"), bucket, True
         self.home.create()
         self.now, self.up_s, self.count = T, 1000.0, 0
         self.catalog = compose(self.home, load_settings({"ttl_days": ttl_days}), self.stack)
@@ -50,7 +50,7 @@ class Kept:
             self.catalog,
             self.time,
             Policy(keep),
-            lambda: MACHINE if self.on else None,
+            lambda: (MACHINE if self.seen else "") if self.on else None,
             steady=lambda: self.steady,
             sleep=lambda seconds: None,
         )

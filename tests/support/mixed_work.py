@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 SESSIONS = 3  # which all processes share
+CONNECT_S = 30.0
 
 
 class Mixed:
@@ -85,7 +87,19 @@ def work(home: str, crash_at: str, seed: int, out: Connection) -> None:
 
     os.environ["TORPOR_CRASH_AT"] = crash_at
     torch.set_num_threads(1)
-    with connect(home=Path(home)) as keeper:
+
+    def connected() -> Any:
+        """Connect, as soon as a daemon is there: one may have been killed a moment ago."""
+        until = time.monotonic() + CONNECT_S
+        while True:
+            try:
+                return connect(home=Path(home))
+            except TorporError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+
+    with connected() as keeper:
         mixed = Mixed(keeper, seed, out.send)
         while True:
             try:

@@ -34,6 +34,8 @@ def work(home: Path, seed: int, steps: int) -> None:
         world.stay,
         world.collect,
         world.reuse,
+        world.scrub,
+        world.retain,
         world.start,
     ]
     order = [*operations, *(world.rng.choice(operations) for _ in range(steps))]

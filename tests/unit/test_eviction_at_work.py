@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.kept import BLOCK_BYTES, DAY_S, MACHINE, Kept
+from torpor.daemon.garbage import Garbage
 from torpor.daemon.keeping import note_used
 from torpor.db import eviction
 from torpor.db.presence import note_present
@@ -67,6 +68,31 @@ def test_least_recently_used_first_then_the_newest_then_pins(kept: Kept) -> None
     assert order == [b1.id, b2.id, c.id, a2.id, a1.id]
 
 
+def test_what_nobody_needs_goes_before_anything_that_somebody_may_want(kept: Kept) -> None:
+    garbage, freed = Garbage(kept.catalog, grace_s=-1.0), list[int]()
+    kept.retention.reclaim_with(garbage.reclaim)
+    kept.retention.excess_with(lambda: 0, freed=freed.append)
+    removed, wanted = kept.save("a"), kept.save("b")
+    kept.catalog.remove(removed.id)
+    garbage.collect()
+    assert kept.retention.make_room(BLOCK_BYTES + 300) == BLOCK_BYTES + 300  # with its text and tokens
+    assert kept.here(wanted)["kv"]
+    assert freed == [BLOCK_BYTES + 300]
+    assert kept.retention.make_room(BLOCK_BYTES) == BLOCK_BYTES
+    assert not kept.here(wanted)["kv"]
+
+
+def test_what_is_needed_again_is_not_reclaimed(kept: Kept) -> None:
+    block_of_both = block()
+    garbage = Garbage(kept.catalog, grace_s=-1.0)
+    removed = kept.save("a", kv=[block_of_both])
+    kept.catalog.remove(removed.id)
+    garbage.collect()
+    again = kept.save("b", kv=[block_of_both])
+    garbage.reclaim(ALL)
+    assert kept.here(again) == {"text": True, "kv": True}
+
+
 def test_nothing_goes_when_all_of_it_is_not_enough(kept: Kept) -> None:
     made = kept.save()
     assert kept.retention.make_room(BLOCK_BYTES + 1) == 0
@@ -86,11 +112,30 @@ def test_a_shared_block_goes_with_the_last_that_names_it(kept: Kept) -> None:
 
 def test_embeddings_that_are_a_picture_of_another_backup_stay(kept: Kept) -> None:
     same = b"the same bytes" * 50
-    kept.save("a", vision=same)
+    kept.save("a", vision=same, media=b"of it")
     picture = kept.save("b", media=same)
-    kept.save("c", vision=same)
+    kept.save("c", vision=same, media=b"of it")
     everything(kept)
     assert kept.here(picture) == {"text": True, "media": True, "kv": False}
+
+
+def test_embeddings_without_their_pictures_stay_until_the_bucket_has_them(kept: Kept) -> None:
+    """A plain state has no pictures: without its embeddings it is refused."""
+    same = b"all that is left" * 50
+    lone, other = kept.save("a", vision=same), kept.save("b", vision=same, media=b"m" * 500)
+    kept.synced(lone, "text", "kv")
+    kept.synced(other)
+    kept.wait(7 * DAY_S)
+    everything(kept)
+    assert kept.here(lone) == {"text": True, "vision": True, "kv": False}
+    assert (lone.id, "vision") in kept.waiting()
+    newer = kept.save("a", kv=0)
+    assert kept.retention.run().removed == 0  # it waits for S3
+    kept.synced(lone, "vision")
+    everything(kept)
+    assert not kept.here(lone)["vision"]
+    assert newer.id in kept.ids()
+    assert lone.id not in kept.ids()
 
 
 def test_text_in_the_bucket_stays_while_another_backup_of_it_is_not_there(kept: Kept) -> None:
@@ -121,6 +166,20 @@ def test_with_s3_off_nothing_is_in_the_bucket(kept: Kept) -> None:
     kept.on = False
     everything(kept)
     assert kept.here(made) == {"text": True, "kv": False}
+
+
+def test_what_a_bucket_had_counts_only_once_it_was_seen(kept: Kept) -> None:
+    """It may be another one by now, or an empty one."""
+    there, newer = kept.save(media=b"m" * 500), kept.save()
+    kept.synced(there)
+    kept.seen = False
+    kept.wait(7 * DAY_S)
+    everything(kept)
+    assert kept.here(there) == {"text": True, "media": True, "kv": False}
+    assert kept.ids() == [there.id, newer.id]
+    kept.seen = True
+    everything(kept)
+    assert kept.ids() == [newer.id]
 
 
 def test_what_is_being_restored_and_what_a_save_counts_on_stay(kept: Kept) -> None:
@@ -232,6 +291,8 @@ def test_whatever_was_saved_what_nothing_can_rebuild_stays(
         layers = {layer for each, _ in namers for layer in blobs_of(kept, each)[digest]}
         if layers - {*REBUILDABLE}:
             assert all(stages_needed(each) <= there for each, there in namers)
+        elif "vision_cache" in layers and any(is_lone(each) for each, _ in namers):
+            assert all("vision" in there for each, there in namers if is_lone(each))
         elif not any(stage_of(layer) in there for each, there in namers for layer in blobs_of(kept, each)[digest]):
             assert all(kept.catalog.index.backup(each.id).dropped_at is not None for each, _ in namers)
     reachable = may_go(kept, manifests, before)
@@ -254,7 +315,13 @@ def blobs_of(kept: Kept, made: Manifest) -> dict[str, set[str]]:
 
 
 def stages_needed(made: Manifest) -> set[str]:
-    return {"text", "media"} & {"text", *(stage_of(layer) for layer in made.present_layers())}
+    needed = {"text", "media", *(["vision"] if is_lone(made) else [])}
+    return needed & {"text", *(stage_of(layer) for layer in made.present_layers())}
+
+
+def is_lone(made: Manifest) -> bool:
+    """Embeddings without their pictures."""
+    return "vision_cache" in made.layers and "media" not in made.layers
 
 
 def may_go(kept: Kept, manifests: dict[str, tuple[Manifest, set[Stage]]], before: dict[str, int]) -> dict[str, int]:
@@ -262,7 +329,11 @@ def may_go(kept: Kept, manifests: dict[str, tuple[Manifest, set[Stage]]], before
     for digest, size in before.items():
         namers = [(each, there) for each, there in manifests.values() if digest in blobs_of(kept, each)]
         layers = {layer for each, _ in namers for layer in blobs_of(kept, each)[digest]}
-        if not layers - {*REBUILDABLE} or all(stages_needed(each) <= there for each, there in namers):
+        if layers - {*REBUILDABLE}:
+            may = all(stages_needed(each) <= there for each, there in namers)
+        else:
+            may = "kv_cache" in layers or all("vision" in there for each, there in namers if is_lone(each))
+        if may:
             found[digest] = size
     return found
 

@@ -96,6 +96,26 @@ def test_a_crash_leaves_one_whole_home_and_it_can_be_done_again(home: Home, else
     assert [p.name for p in home.root.iterdir()] == [NOTE]
 
 
+def test_what_an_earlier_try_copied_and_the_home_lost_since_does_not_come_along(home: Home, elsewhere: Path) -> None:
+    """Else backups that were removed in between are back, and an old log of SQLite is applied to a newer index."""
+
+    def crash(name: str) -> None:
+        if name == "move.copied":
+            raise Killed
+
+    log, manifest = home.root / "index.sqlite-wal", home.store / "manifests" / "one.qwnbak"
+    log.write_bytes(b"written before")
+    with pytest.raises(Killed):
+        move_home(home, elsewhere, exchange=lambda one, other: False, checkpoint=crash)
+    log.unlink()
+    manifest.unlink()
+    shutil.rmtree(home.store / "trash" / "aa")
+    after = content(home.root)
+    move_home(home, elsewhere)
+    assert content(elsewhere) == after
+    assert not (elsewhere / "store" / "trash" / "aa").exists()
+
+
 def test_a_copy_that_came_out_otherwise_is_noticed(
     home: Home, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

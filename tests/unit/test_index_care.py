@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -27,10 +28,10 @@ from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import load_settings
 from torpor.db.derive import derive
 from torpor.db.soundness import check_index
-from torpor.state.errors import DaemonAlreadyRunning, NewerIndex
+from torpor.state.errors import DaemonAlreadyRunning, NewerIndex, StoreFailed
 from torpor.state.manifest import Manifest
 from torpor.store.home import Home
-from torpor.store.sidecars import Sidecar
+from torpor.store.sidecars import Sidecar, SidecarStore
 from ulid import ULID
 
 NOW = float(int(time.time()))
@@ -237,6 +238,79 @@ def test_a_sidecar_that_is_damaged_is_made_again_from_the_index(
     delete_all(mine)
     with ExitStack() as stack:
         assert listing(opened(mine, stack)[0])["backups"] == stopped[1]["backups"]
+
+
+def test_nothing_leaves_or_goes_when_index_and_sidecar_are_lost_together(tmp_path: Path) -> None:
+    """Nobody knows then that a session was to stay on this machine, or that it was pinned."""
+    home = Home(tmp_path / "home")
+    home.create()
+    with ExitStack() as stack:
+        catalog, _ = opened(home, stack)
+        private, other = made(0, 0), made(1, 0)
+        catalog.commit_all([private, other])
+        catalog.set_no_sync("s0", True)
+        catalog.set_pinned(private.id, True)
+        catalog.sidecars.path("s0").write_bytes(b"garbage")
+    delete_all(home)
+    with ExitStack() as stack:
+        catalog, _ = opened(home, stack)
+        derive(catalog.index, "m", NOW)
+        assert {row[2] for row in listing(catalog)["queue"]} == {"s1"}
+        assert catalog.sidecars.read("s0").no_sync
+        assert (catalog.index.backup(private.id).expires_at or 0) >= catalog.now() + catalog.ttl_s - 60
+        assert "s0" in next(e["detail"] for e in catalog.index.recent_events() if e["kind"] == "sidecars-mended")
+
+
+def test_a_rebuild_that_was_cut_off_is_still_one_at_the_next_start(
+    stopped: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Else removals that wait for the bucket are forgotten, and a damaged sidecar is made of what nobody knows."""
+    mine = copy_of(stopped[0], tmp_path / "home", killed=False)
+    with ExitStack() as stack:
+        SidecarStore(mine.store / "sessions").path("s2").write_bytes(b"garbage")
+        set_aside(mine, "a test", NOW)
+        reconcile(compose(mine, load_settings(), stack))  # and then it is killed
+    with ExitStack() as stack:
+        catalog, rebuilt = opened(mine, stack)
+        assert rebuilt is not None
+        assert (rebuilt.reason, rebuilt.removals) == ("a test", 1)
+        assert catalog.index.stays_here("s2")
+    with ExitStack() as stack:
+        assert opened(mine, stack)[1] is None
+
+
+def test_a_sidecar_that_was_written_over_a_damaged_one_sends_nothing_away(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    with ExitStack() as stack:
+        catalog, _ = opened(home, stack)
+        private = made(0, 0)
+        catalog.commit_all([private])
+        catalog.set_no_sync("s0", True)
+        catalog.sidecars.path("s0").write_bytes(b"garbage")
+        catalog.set_pinned(private.id, True)
+    with ExitStack() as stack:
+        catalog, _ = opened(home, stack)
+        assert catalog.index.stays_here("s0")
+        assert catalog.sidecars.read("s0").no_sync
+
+
+@pytest.mark.parametrize(("code", "is_damage"), [(errno.EMFILE, False), (errno.EACCES, False), (errno.EIO, True)])
+def test_a_sidecar_that_cannot_be_opened_for_now_is_not_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, is_damage: bool
+) -> None:
+    store = SidecarStore(tmp_path)
+    store.write(Sidecar("s0", no_sync=True))
+
+    def fail(path: Path) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    if is_damage:
+        assert store.unreadable() == [store.path("s0")]
+        return
+    with pytest.raises(StoreFailed):
+        store.unreadable()
 
 
 def test_an_index_is_moved_aside_each_time_under_a_name_of_its_own(

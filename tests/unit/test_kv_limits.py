@@ -118,8 +118,8 @@ KV_BLOB, VISION_BLOB = "a" * 64, "c" * 64
     ("missing", "mode", "decisions"),
     [
         ((KV_BLOB,), "embeddings", {"kv_cache": "rebuild", "vision_cache": "reuse", "tokens": "reuse"}),
-        ((VISION_BLOB,), "prefix", {"kv_cache": "reuse", "vision_cache": "drop", "tokens": "reuse"}),
-        ((KV_BLOB, VISION_BLOB), "media", {"kv_cache": "rebuild", "vision_cache": "drop", "tokens": "rebuild"}),
+        ((VISION_BLOB,), "prefix", {"kv_cache": "reuse", "vision_cache": "rebuild", "tokens": "reuse"}),
+        ((KV_BLOB, VISION_BLOB), "media", {"kv_cache": "rebuild", "vision_cache": "rebuild", "tokens": "rebuild"}),
         (("d" * 64,), "full", {"kv_cache": "reuse"}),
     ],
 )

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.memory_bucket import MemoryBucket, MemoryServer
 from torpor.codec.keys import KeyRing, new_ring
+from torpor.daemon.compose import compose
 from torpor.daemon.keys import KeyStore
 from torpor.daemon.local_backups import describer
 from torpor.daemon.opening import FAILURE_HOLDS_S, Opening
-from torpor.daemon.remote_settings import S3Settings
+from torpor.daemon.remote import RemoteSide
+from torpor.daemon.remote_settings import RemoteSettings, S3Settings
+from torpor.daemon.settings import load_settings
 from torpor.daemon.sync_memory import QuirksMemory, SyncMemory
 from torpor.db.index import Index
 from torpor.db.remembered import Remembered
 from torpor.db.remote import RemoteIndex
 from torpor.state.errors import KeyMissing, Offline, SyncOff, Unavailable
 from torpor.state.remote import RemoteObject, RepoInfo
+from torpor.store.home import Home
 from torpor.sync.limiter import Limiter
 from torpor.sync.repository import create_info
 from torpor.sync.threads import DaemonPool
@@ -143,3 +148,21 @@ def test_quirks_are_remembered(shop: Shop) -> None:
     assert quirks.read() is None
     quirks.write({"conditional_put": False})
     assert quirks.read() == {"conditional_put": False}
+
+
+def test_nobody_vouches_for_a_bucket_that_was_not_opened_yet(tmp_path: Path) -> None:
+    """What is known of it may be another one's: on such a word nothing may leave this machine."""
+    home = Home(tmp_path / "home")
+    home.create()
+    with ExitStack() as stack:
+        catalog = compose(home, load_settings(), stack)
+        off = RemoteSide(home, RemoteSettings(None), catalog, Remembered(catalog.index))
+        assert off.voucher is off.name_in_bucket is None
+        side = RemoteSide(home, RemoteSettings(S3Settings(bucket="b")), catalog, Remembered(catalog.index))
+        stack.callback(side.stop)
+        assert side.name_in_bucket
+        assert side.voucher == ""
+        side.opening._bucket = MemoryBucket(MemoryServer())  # type: ignore[assignment]
+        stack.callback(setattr, side.opening, "_bucket", None)
+        side.repository()
+        assert side.voucher == side.name_in_bucket

@@ -12,6 +12,7 @@ from support.kept import BLOCK_BYTES, DAY_S, MACHINE, Kept
 from torpor.daemon.index_care import settle_index
 from torpor.daemon.keeping import keep_backup, keep_session, note_used
 from torpor.daemon.reconcile import Reconciled, reconcile
+from torpor.state.errors import StoreFailed
 from torpor.state.manifest import BlobRef
 
 WEEK_S = 7 * DAY_S
@@ -48,6 +49,22 @@ def test_what_is_over_goes_and_the_newest_keeps_its_text(kept: Kept) -> None:
     assert (row.dropped_at, row.absent_bytes) == (kept.now, BLOCK_BYTES + 300)
     again = kept.retention.run()
     assert (again.removed, again.dropped, again.freed_bytes) == (0, 0, 0)
+
+
+def test_one_that_cannot_be_removed_keeps_no_other(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck, old, new = kept.save(kv=0), kept.save(kv=0), kept.save(kv=0)
+    real = kept.catalog.manifests.remove
+
+    def fail(backup_id: str) -> None:
+        if backup_id == stuck.id:
+            raise StoreFailed("the disk fails")
+        real(backup_id)
+
+    monkeypatch.setattr(kept.catalog.manifests, "remove", fail)
+    kept.wait(WEEK_S)
+    assert kept.retention.run().removed == 1
+    assert kept.ids() == [stuck.id, new.id]
+    assert old.id not in kept.ids()
 
 
 def test_what_a_kept_backup_names_stays(kept: Kept) -> None:

@@ -108,13 +108,23 @@ def test_a_promise_ends_when_nobody_renews_it(room: Room, clock: Clock) -> None:
 
 def test_what_was_written_of_a_promise_counts_as_used(room: Room, figures: Figures) -> None:
     room.ask("a", 500_000)
-    room.ask("a", 100_000)  # 400,000 were written
+    room.ask("a", 100_000, written_bytes=400_000)
     assert (figures.estimate(), room.state()[1].promised_bytes) == (400_000, 100_000)
     figures.on_disk = 400_000
     with pytest.raises(QuotaFull):
-        room.ask("a", 700_000)  # more than it said at first, and more than there is
+        room.ask("a", 700_000, written_bytes=400_000)  # more than it said at first, and more than there is
     assert room.state()[1].promised_bytes == 100_000
     room.ask("b", 450_000)
+
+
+def test_who_asks_again_and_again_gets_no_more_than_there_is(room: Room, figures: Figures) -> None:
+    written = 0
+    with pytest.raises(QuotaFull):
+        for _ in range(100):
+            room.ask("import", 50_000, written_bytes=written)
+            written += 50_000
+            figures.on_disk += 50_000
+    assert HARD - RESERVE - 50_000 < written <= HARD - RESERVE
 
 
 def test_who_is_refused_waits_a_moment_for_those_who_write(tmp_path: Path, clock: Clock, figures: Figures) -> None:
@@ -206,17 +216,18 @@ def test_used_and_promised_never_pass_the_quota(steps: list[tuple[str, int, int]
     clock, figures = Clock(), Figures()
     limits = Limits(HARD, 900_000, 0, RESERVE)
     room = Room("/tmp", figures, lambda disk: limits, clock, clock.sleep)  # type: ignore[arg-type]
-    left: dict[str, int] = {}
+    left, written = dict.fromkeys("abc", 0), dict.fromkeys("abc", 0)
     for name, size, done in steps:
         try:
-            room.ask(name, size)
+            room.ask(name, size, written_bytes=written[name])
         except QuotaFull:
-            continue
-        wrote = size * done // 100
-        figures.on_disk += wrote  # the disk knows at once, the promise when it is renewed
-        room.ask(name, size - wrote)
-        left[name] = size - wrote
-        figures.added = 0
+            pass
+        else:
+            left[name] = size
+        wrote = left[name] * done // 100
+        figures.on_disk += wrote  # the disk knows at once, the room when it is told
+        left[name] -= wrote
+        written[name] += wrote
         assert figures.on_disk + sum(left.values()) <= HARD - RESERVE
 
 
