@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torpor.client.blob_access import SharedFiles
 from torpor.daemon.mounts import is_network, refuse_network_home
+from torpor.state.crash_points import no_checkpoint
 from torpor.state.errors import BadInput, Conflict, FileDamaged, NetworkHome, StoreFailed, UnsafeHome
 from torpor.store import move
 from torpor.store.home import Home
@@ -93,6 +95,14 @@ def test_a_crash_leaves_one_whole_home_and_it_can_be_done_again(home: Home, else
         move_home(now, elsewhere)
     assert content(elsewhere) == before
     assert Home.at(home.root).root == elsewhere
+    assert [p.name for p in home.root.iterdir()] == [NOTE]
+
+
+def test_who_has_the_old_place_open_makes_no_store_there(home: Home, elsewhere: Path) -> None:
+    opened = SharedFiles(home, no_checkpoint)
+    move_home(home, elsewhere)
+    with pytest.raises(StoreFailed, match="no store"):
+        opened.put([memoryview(b"of a session that goes on")])
     assert [p.name for p in home.root.iterdir()] == [NOTE]
 
 
