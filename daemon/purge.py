@@ -61,8 +61,9 @@ class Purge:
         session_id = self._session(backup_id)
         with self._catalog.index.erasing():
             self._side.remove(backup_id, purge=self._side.on)
+            gone = self._forget_session(session_id)  # takes the catalog's lock, which comes before the index's
             with self._catalog.index.writing() as connection:
-                forget_events(connection, backup_id, self._forget_session(session_id))
+                forget_events(connection, backup_id, gone)
         freed, shared = self._free(sizes)
         for copy in self._home.root.glob(f"{self._home.index.name}.before-*"):
             with translated("remove", copy):

@@ -119,7 +119,7 @@ def test_what_is_older_makes_room(small: Daemon, keeper: Keeper) -> None:
 
 def test_an_import_that_does_not_fit_leaves_nothing(small: Daemon, keeper: Keeper, tmp_path: Path) -> None:
     path, before = tmp_path / "large.safetensors", small.blob_files()
-    head = b'{"a":{"dtype":"U8","shape":[31457280],"data_offsets":[0,31457280]}}'
+    head = b'{"a":{"dtype":"U8","shape":[30,1048576],"data_offsets":[0,31457280]}}'
     path.write_bytes(len(head).to_bytes(8, "little") + head + os.urandom(30 << 20))
     with pytest.raises(QuotaFull):
         keeper.import_file(path)

@@ -55,10 +55,10 @@ class Fault:
 
 
 FAULTS = {
-    "EIO": Fault(EVERY, errno.EIO, cases=4),
-    "EIO from then on": Fault(EVERY, errno.EIO, ALWAYS, cases=4, slow=1),
+    "EIO": Fault(EVERY, errno.EIO, cases=3),
+    "EIO from then on": Fault(EVERY, errno.EIO, ALWAYS, cases=3, slow=1),
     "ENOSPC": Fault(GROWS, errno.ENOSPC),
-    "ENOSPC from then on": Fault(GROWS, errno.ENOSPC, ALWAYS, cases=2, slow=1),
+    "ENOSPC from then on": Fault(GROWS, errno.ENOSPC, ALWAYS, cases=2),
     "EDQUOT from then on": Fault(GROWS, errno.EDQUOT, ALWAYS),
     "remounted read-only": Fault(CHANGES - SYNCS, errno.EROFS, ALWAYS),
     "short write": Fault(WRITES, SHORT),

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.daemon import Daemon
-from support.faulty_fs import CHANGES, GROWS, HALF_EIO, SHORT, FaultyDisk, Op
+from support.faulty_fs import CHANGES, GROWS, HALF_EIO, SHORT, TORN, FaultyDisk, Op
 
 SYNCS = frozenset({Op.SYNC, Op.SYNC_FOLDER})
 WRITES = frozenset({Op.WRITE})
@@ -42,7 +42,7 @@ class Pair:
             text=True,
         )
         assert self._answer() == "ready"
-        self._seed = 0
+        self._seed, self.repeat = 0, False
         self.kept: list[str] = [self.save("kept")["saved"]]
 
     def _answer(self) -> Any:
@@ -57,7 +57,8 @@ class Pair:
         return found
 
     def save(self, session: str = "s") -> dict[str, Any]:
-        self._seed += 1
+        self._seed += not self.repeat
+        self.repeat = False
         return self.ask(do="save", session=session, seed=self._seed)
 
     def well_again(self) -> None:
@@ -140,6 +141,19 @@ def test_short_writes_are_gone_on_with(pair: Pair) -> None:
     assert "saved" in found, found
     assert pair.ours.fired() > 3
     assert pair.theirs.fired() > 0
+    pair.well_again()
+
+
+def test_a_disk_that_lies_is_found_out(pair: Pair) -> None:
+    """Half of each write is zeros, and the disk says that all is well: what comes back is never wrong."""
+    with pair.ours.failing(WRITES, TORN, times=0, path="staging"):
+        lied = pair.save()["saved"]
+    assert pair.ask(do="restore", ref=lied)["mode"] != "full"
+    assert pair.ask(do="restore", ref=lied, require="full")["error"] in {"restore-refused", "blob-damaged"}
+    pair.repeat = True
+    again = pair.save()["saved"]  # the same bytes: what is damaged is not shared, but written anew
+    assert pair.ask(do="restore", ref=again, require="full") == {"mode": "full"}
+    assert pair.ask(do="restore", ref=lied, require="full") == {"mode": "full"}
     pair.well_again()
 
 
