@@ -15,12 +15,14 @@ from typing import Protocol
 
 from ..state.api import SAVE_HEADER
 from ..state.crash_points import Checkpoint
-from ..state.errors import BlobDamaged
+from ..state.errors import BlobDamaged, StoreFailed
 from ..state.manifest import BlobRef
 from ..store.blobs import BlobStore, PutResult, digest_buffers
 from ..store.home import Home
 from ..store.staging import Staging
 from .api import Api
+
+_MOVED_HINT = "The home was moved or removed: open a new keeper."
 
 
 class BlobAccess(Protocol):
@@ -85,6 +87,8 @@ class SharedFiles:
         """Store bytes. The staging folder is made on first use, so a process that only reads leaves no trace."""
         with self._lock:
             if self._staging is None:
+                if not self._parent.is_dir():  # else a store would be made anew where nobody looks for one
+                    raise StoreFailed(f"there is no store at {self._parent.parent} any more", hint=_MOVED_HINT)
                 self._staging = Staging(self._parent)
             staging = self._staging
         unsynced: set[Path] = set()

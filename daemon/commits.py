@@ -22,7 +22,9 @@ class Commit:
 
     def keys(self) -> frozenset[str]:
         """Return what no other commit of the same transaction may touch."""
-        return frozenset(self.raws) | {manifest.session_id for manifest in self.manifests}
+        # What goes on from a backup looks it up: whether that one's session stays on this machine.
+        parents = {manifest.parent_id for manifest in self.manifests if manifest.parent_id is not None}
+        return frozenset(self.raws) | {manifest.session_id for manifest in self.manifests} | parents
 
 
 def each_its_outcome(

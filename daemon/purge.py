@@ -31,8 +31,9 @@ from .room import Room
 class Purged:
     """What became of a purged backup: bytes of blobs that are free now, of blobs that others share, and its copy.
 
-    `in_bucket` is `queued` when it is being taken out of the bucket, `off` without one. `named_in` are files of this
-    home that still hold its id: logs, which are overwritten in time, and a damaged index that was put aside.
+    `in_bucket` is `queued` when it is taken out of the bucket as soon as that can be reached, `off` without a copy
+    there. `named_in` are files of this home that still hold its id: logs, which are overwritten in time, and a damaged
+    index that was put aside.
     """
 
     backup_id: str
@@ -59,8 +60,10 @@ class Purge:
     def _run(self, backup_id: str) -> Purged:
         sizes = self._blobs(backup_id)
         session_id = self._session(backup_id)
+        # With S3 off a copy that is known of waits to be taken out: else it is back when S3 is on again.
+        queued = self._side.on or bool(self._side.known.known([backup_id]))
         with self._catalog.index.erasing():
-            self._side.remove(backup_id, purge=self._side.on)
+            self._side.remove(backup_id, purge=queued)
             gone = self._forget_session(session_id)  # takes the catalog's lock, which comes before the index's
             with self._catalog.index.writing() as connection:
                 forget_events(connection, backup_id, gone)
@@ -70,7 +73,7 @@ class Purge:
                 copy.unlink(missing_ok=True)
         texts = [*self._home.logs.iterdir(), *self._home.root.glob("index.damaged-*")]
         named = tuple(sorted(str(path) for path in texts if _holds(path, backup_id)))
-        return Purged(backup_id, freed, shared, "queued" if self._side.on else "off", named)
+        return Purged(backup_id, freed, shared, "queued" if queued else "off", named)
 
     def _blobs(self, backup_id: str) -> dict[str, int]:
         """Return the blobs of a backup; of one without a readable manifest those that the index knows."""

@@ -52,10 +52,14 @@ def of_bucket(machine: str | None) -> dict[str, Any]:
     return {"bucket": machine is not None, "known": bool(machine), "machine": machine or ""}
 
 
+# What was saved while there was a bucket waits for it, also when the daemon was started without its settings.
+_QUEUED = """EXISTS (SELECT 1 FROM outbox o WHERE o.backup_id = k.id AND o.kind = 'push'
+                     AND o.stage IN ('text', 'media'))"""
 _TENURES = f"""
     SELECT k.id, k.session_id, k.created_at, k.expires_at, k.used_at, k.pinned, k.dropped_at IS NOT NULL AS dropped,
            k.layers, s.keep_newest,
-           CASE WHEN NOT :bucket OR s.no_sync THEN 'off' WHEN {safe("k")} THEN 'checked' ELSE 'waits' END AS second_copy
+           CASE WHEN (NOT :bucket OR s.no_sync) AND NOT {_QUEUED} THEN 'off'
+                WHEN {safe("k")} THEN 'checked' ELSE 'waits' END AS second_copy
     FROM backups k JOIN sessions s ON s.id = k.session_id
 """  # noqa: S608
 

@@ -62,7 +62,9 @@ def move_home(
     """
     check_target(home, target)
     make_private_folder(target)
-    if not os.path.lexists(target / MARK):
+    if not set(os.listdir(target)) - {NOTE, MARK}:
+        if os.path.lexists(target / NOTE):  # a home was here: without its note this looks like one again
+            _mark(target, home.root)
         leave_note(target, target)  # says nothing where it is, and where to go when it has changed places
         checkpoint("move.noted")
         if (exchange or change_places)(home.root, target):
@@ -70,10 +72,11 @@ def move_home(
             with translated("sync", target):
                 for folder in {home.root.parent, target.parent}:
                     sync_folder(folder)
+            (home.root / MARK).unlink(missing_ok=True)
             _lead_here(target, home.root)
             return Moved(target, "renamed", 0)
-        (target / NOTE).unlink()
-    write_private(target / MARK, os.fsencode(home.root) + b"\n")
+    _mark(target, home.root)
+    (target / NOTE).unlink(missing_ok=True)
     checkpoint("move.marked")
     copied = _copy(home.root, target, progress)
     checkpoint("move.copied")
@@ -99,7 +102,7 @@ def check_target(home: Home, target: Path) -> None:
         raise UnsafeHome(f"{target} is a symbolic link or not a folder", hint="Name a new or empty folder.")
     names = set(os.listdir(target)) if target.is_dir() else set()
     if MARK in names:
-        if _marked(target) != home.root:
+        if _marked(target) not in (home.root, target):  # of itself: it was left when they had changed places
             raise Conflict(
                 f"{target} holds the unfinished copy of {_marked(target)}", hint="Remove it, or finish that."
             )
@@ -160,6 +163,10 @@ def _lead_here(root: Path, old: Path) -> None:
             if read_note(Path(place)) is not None:
                 leave_note(Path(place), root)
     write_private(path, os.fsencode("\n".join(places)) + b"\n")
+
+
+def _mark(target: Path, root: Path) -> None:
+    write_private(target / MARK, os.fsencode(root) + b"\n")
 
 
 def _marked(root: Path) -> Path:

@@ -6,10 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from torpor.client.blob_access import SharedFiles
 from torpor.daemon.mounts import is_network, refuse_network_home
+from torpor.state.crash_points import no_checkpoint
 from torpor.state.errors import BadInput, Conflict, FileDamaged, NetworkHome, StoreFailed, UnsafeHome
 from torpor.store import move
 from torpor.store.home import Home
@@ -93,6 +96,43 @@ def test_a_crash_leaves_one_whole_home_and_it_can_be_done_again(home: Home, else
         move_home(now, elsewhere)
     assert content(elsewhere) == before
     assert Home.at(home.root).root == elsewhere
+    assert [p.name for p in home.root.iterdir()] == [NOTE]
+
+
+@pytest.mark.parametrize("point", ["move.noted", "move.exchanged", "move.marked", "move.copied", "move.committed"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_on_its_way_back_it_is_never_a_fresh_home(home: Home, tmp_path: Path, point: str, at_once: bool) -> None:
+    """The first place leads to the second until it is the home again: a start in between must not make another one."""
+
+    def crash(name: str) -> None:
+        if name == point:
+            raise Killed
+
+    before, place, exchange = content(home.root), home.root, None if at_once else lambda one, other: False
+    move_home(home, tmp_path / "new")
+    with suppress(Killed):
+        move_home(Home(tmp_path / "new"), place, exchange=exchange, checkpoint=crash)
+    for named in (place, tmp_path / "new"):
+        found = Home.at(named)
+        try:
+            settle(found)
+        except UnsafeHome:  # it says where the home is
+            continue
+        assert content(found.root) == before
+    now = next(each for each in (tmp_path / "new", place) if (each / "store" / "manifests" / "one.qwnbak").exists())
+    if now != place:
+        move_home(Home(now), place)
+    assert content(place) == before
+    assert Home.at(tmp_path / "new").root == place
+    move_home(Home(place), tmp_path / "new")
+    assert content(tmp_path / "new") == before
+
+
+def test_who_has_the_old_place_open_makes_no_store_there(home: Home, elsewhere: Path) -> None:
+    opened = SharedFiles(home, no_checkpoint)
+    move_home(home, elsewhere)
+    with pytest.raises(StoreFailed, match="no store"):
+        opened.put([memoryview(b"of a session that goes on")])
     assert [p.name for p in home.root.iterdir()] == [NOTE]
 
 

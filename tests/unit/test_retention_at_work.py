@@ -51,6 +51,18 @@ def test_what_is_over_goes_and_the_newest_keeps_its_text(kept: Kept) -> None:
     assert (again.removed, again.dropped, again.freed_bytes) == (0, 0, 0)
 
 
+def test_what_waits_for_the_bucket_waits_for_it_with_s3_off_as_well(synced: Kept) -> None:
+    """A daemon that was started without its settings, once, must not remove what nobody else has."""
+    waits, sent, _ = synced.save(), synced.save(), synced.save()
+    synced.synced(sent, "text")
+    synced.on = False
+    synced.wait(WEEK_S)
+    synced.retention.run()
+    assert synced.here(waits) == {"text": True, "kv": False}
+    assert waits.id in synced.ids()
+    assert sent.id not in synced.ids()
+
+
 def test_one_that_cannot_be_removed_keeps_no_other(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck, old, new = kept.save(kv=0), kept.save(kv=0), kept.save(kv=0)
     real = kept.catalog.manifests.remove

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -58,6 +60,22 @@ def test_a_fork_of_a_session_that_stays_here_stays_here(catalog: Catalog) -> Non
     assert derive(catalog.index, None, 1.0) == Derived(0, 0)
     commit(catalog, 5, "other")
     assert queued(catalog) == ["other"]
+
+
+def test_a_fork_that_is_committed_in_the_same_moment_as_its_parent_stays_here(catalog: Catalog) -> None:
+    catalog.set_no_sync("private", True)
+    commit(catalog, 1, "other")
+    steps = [(2, "private", None), (3, "fork", "01M81P35719XNDZ4R57NMV0002")]
+    with ThreadPoolExecutor(2) as threads, catalog.locked():
+        made = []
+        for count, (number, session_id, parent_id) in enumerate(steps, 1):
+            made.append(threads.submit(commit, catalog, number, session_id, parent_id))
+            until = time.monotonic() + 30
+            while len(catalog._together._waiting) < count and time.monotonic() < until:
+                time.sleep(0.001)
+    assert [each.result() for each in made]
+    assert queued(catalog) == ["other"]
+    assert catalog.sidecars.read("fork").no_sync
 
 
 def test_what_the_user_says_of_a_fork_holds(catalog: Catalog) -> None:
