@@ -10,9 +10,9 @@ import os
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from torpor.daemon.settings import load_settings
 from torpor.db import marks
 from torpor.db.index import Index
 from torpor.db.presence import note_present
+from torpor.db.records import NewBackup
 from torpor.state.backup import Backup
 from torpor.state.crash_points import no_checkpoint
 from torpor.state.errors import BackupNotFound, BlobNotFound, MissingBlobs, StoreFailed
@@ -138,6 +139,7 @@ class Work:
     waited_s: float = 0.0
     removed: bool = False
     commit_fails: bool = False
+    in_daemon: bool = False
     lacking: frozenset[str] = frozenset()  # what was not in the store when it began
     unread: frozenset[str] = frozenset()  # what it reuses of an earlier save without a look
 
@@ -148,17 +150,23 @@ class SdkApi:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def commit(self, backup_id: str, raw: bytes) -> Backup:
+    def commit(self, backup_id: str, raw: bytes, **_: object) -> Backup:
         work = self._world.mine()
+        work.in_daemon = True
         try:
-            with self._world.failing(work):
-                return self._world.catalog.commit(backup_id, raw)
+            backup = self._world.catalog.commit(backup_id, raw)
         except MissingBlobs as error:
             for digest in set(error.digests) - (work.lacking & work.unread):
                 grace_s = TRASH_S if digest in work.unread else GRACE_S
                 assert work.waited_s >= grace_s, "a blob went while a save counted on it"
             self._world.seen["written again"] += 1
             raise error
+        finally:
+            work.in_daemon = False
+            self._world.failing.discard(backup_id)
+        kv = manifest_file.load(raw).kv_cache  # a save that fails keeps what is smaller
+        self._world.blocks_of[backup_id] = [] if kv is None else [REFS.index(ref) for ref in kv.blocks]
+        return backup
 
     def discard(self, refs: Iterable[BlobRef]) -> None:
         garbage.discard(self._world.catalog, [ref.digest for ref in refs])
@@ -176,6 +184,7 @@ class World:
         self.works: list[Work] = []
         self.blocks_of: dict[str, list[int]] = {}
         self.in_bucket: set[int] = set()
+        self.failing: set[str] = set()  # backups whose commit fails
         self._steer_files(patch)
         patch.setattr(garbage, "SHARDS", (0,))
         patch.setattr(garbage, "TURN_S", 0.0)
@@ -187,7 +196,9 @@ class World:
         self.catalog._clock = lambda: self.now
         self.lock = TurnLock()
         self.catalog._lock = cast(threading.Lock, self.lock)
+        self.catalog._together._lock = self.lock
         reconcile(self.catalog)
+        self._let_commits_fail()
         self.garbage = Garbage(self.catalog, grace_s=GRACE_S)
         self.files = self._open_files()
 
@@ -268,10 +279,13 @@ class World:
     def finish(self, work: Work) -> None:
         """Let somebody come to an end; who waits for another lets that one go first."""
         while not work.actor.done:
-            self.step(work)
-            for other in [other for other in self.works if other is not work and work.actor.at[0] == "lock"]:
-                self.step(other)
+            self._go_on(work)
         self._judge()
+
+    def _go_on(self, work: Work) -> None:
+        self.step(work)
+        for other in [other for other in self.works if other is not work and work.actor.at[0] == "lock"]:
+            self.step(other)
 
     def wait(self, seconds: float) -> None:
         """Let time pass; the clock may also be set back."""
@@ -301,29 +315,30 @@ class World:
         threads = cast(ThreadPoolExecutor, AtOnce())
         worker = SaveWorker(cast(Api, SdkApi(self)), self._open_files(), threads, DigestMemo(), no_checkpoint)
         session.saving = self._begin("save", lambda: worker.run([job]), backup_id)
-        session.saving.commit_fails = commit_fails
+        if commit_fails:
+            session.saving.commit_fails = True
+            self.failing.add(backup_id)
         session.saving.unread = frozenset(ref.digest for ref in kv.reusable())
         session.saving.lacking = frozenset(ref.digest for each, ref in enumerate(REFS) if not self._there(each))
         return session.saving
 
-    @contextmanager
-    def failing(self, work: Work) -> Iterator[None]:
-        """Have the commit of a save fail at the index, and its manifest stay, where it is to."""
-        catalog, indexed, removed = self.catalog, self.catalog.index.commit_backups, self.catalog.manifests.remove
+    def _let_commits_fail(self) -> None:
+        """Have the commits that are to fail do so at the index, and their manifests stay."""
+        index, manifests = self.catalog.index, self.catalog.manifests
+        indexed, removed = index.commit_backups, manifests.remove
 
-        def fail(*arguments: Any, **options: Any) -> Any:
-            if getattr(_thread, "actor", None) is work.actor:
+        def commit_backups(new: Iterable[NewBackup], *, now: float, enqueue: bool) -> int:
+            together = list(new)
+            if self.failing & {each.record.id for each in together}:
                 raise StoreFailed("on purpose")
-            return (removed if len(arguments) == 1 and not options else indexed)(*arguments, **options)
+            return indexed(together, now=now, enqueue=enqueue)
 
-        if work.commit_fails:
-            catalog.index.commit_backups = catalog.manifests.remove = fail  # type: ignore[method-assign,assignment]
-        try:
-            yield
-        finally:
-            if work.commit_fails:
-                catalog.index.commit_backups = indexed  # type: ignore[method-assign]
-                catalog.manifests.remove = removed  # type: ignore[method-assign]
+        def remove(backup_id: str) -> None:
+            if backup_id in self.failing:
+                raise StoreFailed("on purpose")
+            removed(backup_id)
+
+        index.commit_backups, manifests.remove = commit_backups, remove  # type: ignore[method-assign]
 
     def restore(self, backup_id: str) -> Work:
         """Begin to read all of a backup."""
@@ -331,8 +346,7 @@ class World:
 
     def _read(self, backup_id: str) -> None:
         kv = manifest_file.load(self.catalog.manifest_json(backup_id)).kv_cache
-        assert kv is not None
-        for ref in kv.blocks:
+        for ref in kv.blocks if kv is not None else ():
             try:
                 found = self.files.read(ref)
             except BlobNotFound:
@@ -386,8 +400,8 @@ class World:
 
     def kill(self, work: Work) -> None:
         """Kill somebody; a daemon that he has asked for something goes on with that."""
-        while self.lock.holder is work.actor and work.kind == "save" and not work.actor.done:
-            self.step(work)
+        while work.in_daemon and not work.actor.done:
+            self._go_on(work)
         if not work.actor.done:
             work.actor.step("kill")
         self._judge()
