@@ -249,16 +249,20 @@ class Catalog:
 
     def _keep_here_too(self, manifest: Manifest) -> None:
         """Keep a session on this machine that goes on from a backup of one that stays: it holds what that one holds."""
-        if manifest.parent_id is None:
+        if manifest.parent_id is None or not self._comes_from_here(manifest, manifest.parent_id):
             return
-        with suppress(BackupNotFound):
-            parent = self.index.backup(manifest.parent_id).session_id
-            if parent != manifest.session_id and (self.sidecars.read(parent).no_sync or self.index.stays_here(parent)):
-                sidecar = self.sidecars.read(manifest.session_id)
-                if not sidecar.no_sync:
-                    sidecar.no_sync = True
-                    self.sidecars.write(sidecar)  # before the manifest: a start-up that imports it reads this
-                    self.index.set_no_sync(manifest.session_id, True)
+        sidecar = self.sidecars.read(manifest.session_id)
+        if not sidecar.no_sync:
+            sidecar.no_sync = True
+            self.sidecars.write(sidecar)  # before the manifest: a start-up that imports it reads this
+            self.index.set_no_sync(manifest.session_id, True)
+
+    def _comes_from_here(self, manifest: Manifest, parent_id: str) -> bool:
+        try:
+            parent = self.index.backup(parent_id).session_id
+        except BackupNotFound:  # removed: of which session, only a new one tells by that it is not its own
+            return self.index.has_stayed(parent_id) and not self._has_backups(manifest.session_id)
+        return parent != manifest.session_id and (self.sidecars.read(parent).no_sync or self.index.stays_here(parent))
 
     def _is_committed(self, backup_id: str, canonical: bytes) -> bool:
         try:

@@ -36,6 +36,7 @@ from .outbox_rows import insert_pushes, insert_removal
 from .presence import absent_of, note_present
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
+from .staying import note_removed, stayed
 
 EVENTS_KEPT = 10_000
 _BATCH = 500  # keys of one statement
@@ -177,6 +178,11 @@ class Index:
             event = {"at": at, "level": level, "kind": kind, "detail": detail}
             insert_event(connection, event | {"session_id": session_id, "backup_id": backup_id})
 
+    def has_stayed(self, backup_id: str) -> bool:
+        """Tell whether a backup that was removed was of a session that is kept on this machine."""
+        with self.reading() as connection:
+            return stayed(connection, backup_id)
+
     def backup(self, backup_id: str) -> Backup:
         """Return one backup. Raises: BackupNotFound."""
         with self.reading() as connection:
@@ -244,6 +250,7 @@ def insert_event(connection: Connection, event: dict[str, Any]) -> None:
 
 def remove(connection: Connection, backup_id: str, session_id: str) -> None:
     """Remove a backup, what waits of it to go up, blobs that no other one names, and the session with its last one."""
+    note_removed(connection, backup_id, session_id)
     mine = list(connection.scalars(select(backup_blobs.c.digest).where(backup_blobs.c.backup_id == backup_id)))
     connection.execute(delete(backups).where(backups.c.id == backup_id))
     connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))

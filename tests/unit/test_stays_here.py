@@ -78,6 +78,23 @@ def test_a_fork_that_is_committed_in_the_same_moment_as_its_parent_stays_here(ca
     assert catalog.sidecars.read("fork").no_sync
 
 
+def test_a_fork_of_a_backup_that_was_removed_stays_here(catalog: Catalog) -> None:
+    """It was woken, and goes on in a process while its backup's TTL ends."""
+    catalog.set_no_sync("private", True)
+    first, other = commit(catalog, 1, "private"), commit(catalog, 2, "other")
+    catalog.remove(first)
+    catalog.remove(other)
+    commit(catalog, 3, "fork", first)
+    commit(catalog, 4, "other-fork", other)
+    assert queued(catalog) == ["other-fork"]
+    second = commit(catalog, 5, "private")
+    third = commit(catalog, 6, "private", second)
+    catalog.set_no_sync("private", False)
+    catalog.remove(second)
+    commit(catalog, 7, "private", third)
+    assert sorted(queued(catalog)) == ["other-fork", "private"]
+
+
 def test_what_the_user_says_of_a_fork_holds(catalog: Catalog) -> None:
     catalog.set_no_sync("private", True)
     fork = commit(catalog, 2, "fork", commit(catalog, 1, "private"))
