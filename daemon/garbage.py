@@ -106,8 +106,9 @@ def _drop_unneeded(catalog: Catalog, batch: list[str]) -> int:
         needed = blob_sizes(connection, batch)
     freed = 0
     for digest in batch:
-        with suppress(FileNotFoundError):
-            size = os.lstat(catalog.trash.path(digest)).st_size
+        path = catalog.trash.path(digest)
+        with translated("look at", path), suppress(FileNotFoundError):
+            size = os.lstat(path).st_size
             if digest not in needed and not catalog.spared.has(digest) and catalog.trash.drop(digest):
                 freed += size
     return freed

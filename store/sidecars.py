@@ -95,8 +95,9 @@ class SidecarStore:
         One that was emptied stays: it says that nothing is pinned, and an index that says otherwise is out of date.
         """
         path = self.path(sidecar.session_id)
-        if sidecar == Sidecar(sidecar.session_id) and not path.exists():
-            return
+        with translated("look at", path):
+            if sidecar == Sidecar(sidecar.session_id) and not path.exists():
+                return
         body = {
             "session_id": sidecar.session_id,
             "title": sidecar.title,
