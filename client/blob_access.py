@@ -18,6 +18,7 @@ from ..state.crash_points import Checkpoint
 from ..state.errors import BlobDamaged, StoreFailed
 from ..state.manifest import BlobRef
 from ..store.blobs import BlobStore, PutResult, digest_buffers
+from ..store.files import translated
 from ..store.home import Home
 from ..store.staging import Staging
 from .api import Api
@@ -87,7 +88,9 @@ class SharedFiles:
         """Store bytes. The staging folder is made on first use, so a process that only reads leaves no trace."""
         with self._lock:
             if self._staging is None:
-                if not self._parent.is_dir():  # else a store would be made anew where nobody looks for one
+                with translated("look for", self._parent):
+                    there = self._parent.is_dir()
+                if not there:  # else a store would be made anew where nobody looks for one
                     raise StoreFailed(f"there is no store at {self._parent.parent} any more", hint=_MOVED_HINT)
                 self._staging = Staging(self._parent)
             staging = self._staging

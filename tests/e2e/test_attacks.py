@@ -337,7 +337,9 @@ def test_after_all_of_it_nothing_has_changed(target: Target) -> None:
         assert secret not in log
 
 
-@pytest.mark.parametrize("route", [*ROUTES, *sorted(" ".join(pair) for pair in OPEN), "GET /docs", "GET /redoc", "GET /"])
+@pytest.mark.parametrize(
+    "route", [*ROUTES, *sorted(" ".join(pair) for pair in OPEN), "GET /docs", "GET /redoc", "GET /"]
+)
 def test_no_route_opens_without_a_token(target: Target, route: str) -> None:
     method, path = route.split()
     assert status_of(target.raw(target.head(path.replace("{", "").replace("}", ""), method=method))) == 401
