@@ -13,7 +13,7 @@ from ..db.soundness import IndexFacts, check_index, facts_of
 from ..store.sidecars import SidecarStore
 from .compose import compose
 from .doctor import Check, Patient
-from .index_care import settle_index
+from .index_care import set_aside_if_damaged, settle_index
 from .index_rebuild import rebuild_index
 from .instance import InstanceLock
 from .reconcile import reconcile
@@ -91,9 +91,10 @@ def _rebuild(patient: Patient) -> str:
 def _settle(patient: Patient) -> str:
     with ExitStack() as stack:
         stack.callback(InstanceLock(patient.home).close)
+        aside = set_aside_if_damaged(patient.home, patient.now)  # else a new index vouches for what nobody knows
         catalog = compose(patient.home, load_settings(), stack)
         found = reconcile(catalog)
-        settle_index(catalog, None, found)
+        settle_index(catalog, aside, found)
         return f"{found.imported} manifests entered the index, {found.dropped} rows left it"
 
 

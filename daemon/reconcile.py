@@ -13,6 +13,7 @@ from ..state.manifest import Manifest, manifest_blobs
 from ..state.ordered import differences
 from .catalog import Catalog
 
+NAMED = 10  # backups in an event
 _AT_ONCE, _BYTES_AT_ONCE = 100, 8 << 20  # backups of one transaction, and the bytes of their manifests
 
 
@@ -36,7 +37,8 @@ def reconcile(catalog: Catalog) -> Reconciled:
     with catalog.index.reading() as connection:
         differing = list(differences(on_disk, marks.backup_ids(connection)))
     lost = [backup_id for backup_id, is_file in differing if not is_file]
-    if lost and not on_disk and not set(lost) <= catalog.manifests.trashed():
+    vanished = sorted(set(lost) - catalog.manifests.trashed())
+    if vanished and not on_disk:
         raise IndexDamaged(
             f"the index knows {len(lost)} backups, but the store holds no manifest",
             hint="Check that the home folder is mounted whole; if the store was emptied, move index.sqlite away.",
@@ -47,6 +49,10 @@ def reconcile(catalog: Catalog) -> Reconciled:
         catalog.index.forget_backups(lost[at : at + _AT_ONCE])
     if lost:
         catalog.note("info", "rows-dropped", f"{len(lost)} removed backups left the index")
+    if vanished:
+        named = ", ".join(vanished[:NAMED]) + (f" and {len(vanished) - NAMED} more" if len(vanished) > NAMED else "")
+        detail = f"{len(vanished)} backups lost their manifest while no daemon ran, and nobody removed them: {named}"
+        catalog.note("error", "manifests-gone", detail)
     catalog.manifests.empty_trash()
     _end_groups(catalog, pending, imports.undone)
     return Reconciled(imports.imported, len(lost), imports.unusable, imports.undone)

@@ -21,6 +21,8 @@ from support.commands import as_json, run
 from support.manifests import manifest
 from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
+from torpor.daemon.doctor import Patient
+from torpor.daemon.doctor_index import check_sidecars
 from torpor.daemon.index_care import ASIDE, Rebuilt, set_aside, set_aside_if_damaged, settle_index
 from torpor.daemon.index_rebuild import rebuild_index
 from torpor.daemon.instance import InstanceLock
@@ -277,6 +279,20 @@ def test_a_rebuild_that_was_cut_off_is_still_one_at_the_next_start(
         assert catalog.index.stays_here("s2")
     with ExitStack() as stack:
         assert opened(mine, stack)[1] is None
+
+
+def test_the_doctor_vouches_for_nothing_that_a_new_index_does_not_know(
+    stopped: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    mine = copy_of(stopped[0], tmp_path / "home", killed=False)
+    SidecarStore(mine.store / "sessions").path("s2").write_bytes(b"garbage")
+    delete_all(mine)
+    patient = Patient(mine, {}, NOW)
+    for check in check_sidecars(patient):
+        assert check.fix is not None
+        check.fix()
+    with ExitStack() as stack:
+        assert opened(mine, stack)[0].index.stays_here("s2")
 
 
 def test_a_sidecar_that_was_written_over_a_damaged_one_sends_nothing_away(tmp_path: Path) -> None:

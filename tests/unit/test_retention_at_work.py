@@ -248,3 +248,14 @@ def test_retention_never_holds_up_a_save(kept: Kept) -> None:
     assert kept.here(saved[0]) == {"text": True, "kv": True}
     assert kept.ids() == [new.id, saved[0].id]
     del old
+
+
+def test_a_manifest_that_vanished_is_told_from_one_that_was_removed(kept: Kept) -> None:
+    removed, vanished, _ = kept.save(), kept.save(), kept.save()
+    path = kept.catalog.manifests.path(removed.id)
+    path.rename(kept.home.store / "trash" / path.name)  # a removal that was cut off
+    kept.catalog.manifests.path(vanished.id).unlink()
+    assert reconcile(kept.catalog).dropped == 2
+    [told] = [event for event in kept.catalog.index.recent_events() if event["kind"] == "manifests-gone"]
+    assert vanished.id in told["detail"]
+    assert removed.id not in told["detail"]
