@@ -46,8 +46,22 @@ SYNC_POINTS = (
     "outbox.finished",
 )
 LETTING_GO_POINTS = ("letting-go.noted", "letting-go.unlinked")  # of each batch of blobs that leave this machine
+MOVE_POINTS = (  # of a home: the first two on one disk, the others between disks
+    "move.noted",
+    "move.exchanged",
+    "move.marked",
+    "move.copied",
+    "move.committed",
+)
 CRASH_POINTS = (
-    SDK_POINTS + DAEMON_POINTS + REMOVAL_POINTS + GROUP_POINTS + UNDO_POINTS + SYNC_POINTS + LETTING_GO_POINTS
+    *SDK_POINTS,
+    *DAEMON_POINTS,
+    *REMOVAL_POINTS,
+    *GROUP_POINTS,
+    *UNDO_POINTS,
+    *SYNC_POINTS,
+    *LETTING_GO_POINTS,
+    *MOVE_POINTS,
 )
 
 

@@ -124,7 +124,7 @@ class Lives:
         if not session.tokens:
             return
 
-        def refuse(*_: Any) -> Backup:
+        def refuse(*_: Any, **__: Any) -> Backup:
             raise TorporError("refused by the test")
 
         self.settle()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from torpor.client.blob_access import SharedFiles
 from torpor.daemon.mounts import is_network, refuse_network_home
-from torpor.state.crash_points import no_checkpoint
+from torpor.state.crash_points import MOVE_POINTS, no_checkpoint
 from torpor.state.errors import BadInput, Conflict, FileDamaged, NetworkHome, StoreFailed, UnsafeHome
 from torpor.store import move
 from torpor.store.home import Home
@@ -69,7 +69,7 @@ def test_everything_moves_and_the_old_place_leads_there(home: Home, elsewhere: P
     assert {p.stat().st_mode & 0o077 for p in elsewhere.rglob("*")} == {0} or moved.way == "renamed"
 
 
-@pytest.mark.parametrize("point", ["move.noted", "move.exchanged", "move.marked", "move.copied", "move.committed"])
+@pytest.mark.parametrize("point", MOVE_POINTS)
 def test_a_crash_leaves_one_whole_home_and_it_can_be_done_again(home: Home, elsewhere: Path, point: str) -> None:
     passed = []
 
@@ -99,7 +99,7 @@ def test_a_crash_leaves_one_whole_home_and_it_can_be_done_again(home: Home, else
     assert [p.name for p in home.root.iterdir()] == [NOTE]
 
 
-@pytest.mark.parametrize("point", ["move.noted", "move.exchanged", "move.marked", "move.copied", "move.committed"])
+@pytest.mark.parametrize("point", MOVE_POINTS)
 @pytest.mark.parametrize("at_once", [True, False])
 def test_on_its_way_back_it_is_never_a_fresh_home(home: Home, tmp_path: Path, point: str, at_once: bool) -> None:
     """The first place leads to the second until it is the home again: a start in between must not make another one."""
