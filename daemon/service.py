@@ -167,7 +167,7 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
     stack.callback(home.daemon_json.unlink, missing_ok=True)
     stack.callback(home.socket.unlink, missing_ok=True)
     port = tcp.getsockname()[1]
-    listening = _listening(port, None if unix is None else str(home.socket))
+    listening = listening_at(port, None if unix is None else str(home.socket))
     states = StateMetrics(
         index,
         str(home.store),
@@ -179,7 +179,9 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
     )
     observing = observe(index, states, version=listening.version, clock=time.time)
     config = uvicorn.Config(
-        Gate(_api(parts, listening, observing), tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts)),
+        Gate(
+            api_of(parts, listening, observing), tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts)
+        ),
         http=patient(settings.client_timeout_s),
         ws="none",
         lifespan="off",
@@ -199,7 +201,8 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
         chores.stop()
 
 
-def _listening(port: int, socket_path: str | None) -> Listening:
+def listening_at(port: int, socket_path: str | None) -> Listening:
+    """Return what daemon.json says of a daemon that begins to listen now."""
     return Listening(
         api_version=API_VERSION,
         version=version("torpor"),
@@ -210,7 +213,7 @@ def _listening(port: int, socket_path: str | None) -> Listening:
     )
 
 
-def _api(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
+def api_of(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
     """Return the API with the routes of every part."""
     from .app import About, create_app
     from .pair_api import add_pairing, add_tokens

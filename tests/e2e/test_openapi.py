@@ -28,8 +28,6 @@ from schemathesis.specs.openapi.checks import (
 from support.bucket_daemon import BucketDaemon
 from support.manifests import manifest
 from torpor.daemon.event_feed import LONGEST_WAIT_S
-from torpor.daemon.pair_api import add_pairing, add_tokens
-from torpor.daemon.pairing import Pairing
 from torpor.daemon.security import Gate
 from torpor.daemon.tokens import Tokens
 from torpor.state.errors import error_classes
@@ -90,12 +88,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The whole application behind its gate, with backups, in this process."""
     folder = tmp_path_factory.mktemp("openapi")
     daemon = BucketDaemon(folder / "home")
-    app = daemon.app()
     tokens = Tokens(daemon.home.tokens_json, TOKEN, lambda: 1.0)
-    ticks = iter(range(0, 10**9, 60))
-    add_tokens(app, tokens)
-    add_pairing(app, Pairing(tokens, lambda: 1.0, lambda: float(next(ticks))))
-    gate = Gate(app, tokens=tokens, hosts=frozenset([HOST]))
+    gate = Gate(daemon.whole_app(tokens), tokens=tokens, hosts=frozenset([HOST]))
     fill(daemon)
     yield gate, ask(httpx.ASGITransport(gate), "GET", "/openapi.json").json()
     daemon.close()

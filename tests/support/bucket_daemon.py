@@ -15,13 +15,18 @@ from fastapi import FastAPI
 from torpor.codec import manifest_file
 from torpor.daemon.app import About, create_app
 from torpor.daemon.bring_back import bring_back
-from torpor.daemon.compose import compose
+from torpor.daemon.care import Care
+from torpor.daemon.compose import compose, compose_retention
 from torpor.daemon.fetch_api import BackFromBucket
+from torpor.daemon.garbage import Garbage
 from torpor.daemon.local_backups import describer
+from torpor.daemon.observing import observe
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.room import open_room
+from torpor.daemon.service import Parts, api_of, listening_at
 from torpor.daemon.settings import load_settings
+from torpor.daemon.tokens import Tokens
 from torpor.daemon.watches import Watches
 from torpor.db.remembered import Remembered
 from torpor.db.remote import RemoteIndex
@@ -80,6 +85,27 @@ class BucketDaemon:
         watches = Watches(self.home, self.catalog.index)
         side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
         return create_app(self.catalog, watches, about, lambda: 1.0, side, self.room, self.back if s3 else None)
+
+    def whole_app(self, tokens: Tokens) -> FastAPI:
+        """Return the application with the routes of every part, as a running daemon has them."""
+        settings = load_settings()
+        side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
+        care = Care(self.home, self.catalog, side.memory, self.back, settings)
+        self.stack.callback(care.stop)
+        parts = Parts(
+            home=self.home,
+            settings=settings,
+            tokens=tokens,
+            catalog=self.catalog,
+            room=self.room,
+            side=side,
+            back=self.back,
+            retention=compose_retention(self.home, settings, self.catalog, side),
+            garbage=Garbage(self.catalog, grace_s=3600.0),
+            care=care,
+            watches=Watches(self.home, self.catalog.index),
+        )
+        return api_of(parts, listening_at(7717, None), observe(self.catalog.index))
 
     def close(self) -> None:
         self.stack.close()
