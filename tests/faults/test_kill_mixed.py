@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -92,7 +92,8 @@ def test_killed_at_random_times(home: Path) -> None:
         points = DAEMON_POINTS + REMOVAL_POINTS + GROUP_POINTS
         with Daemon(home, crash_at=crash_point(rng, points) if victim != "sdk" else "") as daemon:
             workers = [start_mixed(home, crash_point(rng, SDK_POINTS), number * 2 + turn) for turn in range(2)]
-            assert workers[0][1].poll(30)  # the first save has begun: the kill falls among the work
+            pipes = [pipe for _, pipe in workers]
+            assert wait(pipes, 30)  # the first save has begun: the kill falls among the work
             time.sleep(rng.uniform(0, 0.3))
             ledger.counts[f"kills of {victim}"] += 1
             if victim != "sdk":
