@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import orjson
 from ..state.errors import DaemonNotRunning, Unauthorized
 from ..store.home import Home
 
-_LISTENS, _LOOPBACK, _ANY = "0A", "0100007F", "00000000"  # as /proc/net/tcp writes them
+_LISTENS = "0A"  # as /proc/net/tcp writes it, and the addresses that a connection to 127.0.0.1 may end at
+_ADDRESSES = ("0100007F", "00000000", "0000000000000000FFFF00000100007F", "0" * 16 + "FFFF" + "0" * 12, "0" * 32)
+_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +57,27 @@ def find_endpoint(
 
 
 def listener_is_ours(url: str, table: str | None) -> bool:
-    """Tell whether it is no other user who listens at an address of 127.0.0.1, as /proc/net/tcp has it.
+    """Tell whether it is no other user who listens at an address of 127.0.0.1, as /proc/net/tcp and tcp6 have it.
 
     A `daemon.json` that a killed daemon left names a port that any user of the machine may take, and wait for tokens.
     """
     port = urlsplit(url).port
-    for row in (table or "").splitlines()[1:]:
+    for row in (table or "").splitlines():
         fields = row.split()
         address, _, number = fields[1].partition(":")
-        if fields[3] == _LISTENS and int(number, 16) == port and address in (_LOOPBACK, _ANY):
-            return int(fields[7]) in (os.geteuid(), 0)
-    return True  # nobody listens, or nobody can tell
+        listens = fields[3] == _LISTENS and address in _ADDRESSES and int(number, 16) == port
+        if listens and int(fields[7]) not in (os.geteuid(), 0):
+            return False
+    return True  # ours, or nobody listens, or nobody can tell
 
 
-def _read_tcp_table() -> str | None:
-    try:
-        with open("/proc/net/tcp", encoding="ascii") as file:
-            return file.read()
-    except OSError:
-        return None
+def _read_tcp_table() -> str:
+    """Return both tables: a listener at `::` takes connections to 127.0.0.1 as well, and stands in that of IPv6."""
+    table = ""
+    for path in _TABLES:
+        with suppress(OSError), open(path, encoding="ascii") as file:
+            table += file.read()
+    return table
 
 
 def _read_json(home: Home) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -188,3 +189,12 @@ def test_the_token_is_not_sent_to_another_user_who_took_the_port() -> None:
     assert listener_is_ours(url, head + row.format("0100007F", 7717, "01", 65534))  # a client's end
     assert listener_is_ours(url, head + row.format("0100007F", 7718, "0A", 65534))
     assert listener_is_ours(url, None)
+
+
+@pytest.mark.parametrize("address", ["0" * 32, "0000000000000000FFFF00000100007F", "0000000000000000FFFF000000000000"])
+def test_a_listener_by_ipv6_takes_connections_to_127_0_0_1_as_well(address: str) -> None:
+    row = f"   0: {address}:1E25 {'0' * 32}:0000 0A 00000000:00000000 00:00000000 00000000 65534 0 1 1 0 100 0 0 10 0"
+    assert not listener_is_ours("http://127.0.0.1:7717", "  sl  local_address remote_address st tx_queue\n" + row)
+    ours = row.replace("65534", str(os.geteuid()))
+    assert listener_is_ours("http://127.0.0.1:7717", ours)
+    assert not listener_is_ours("http://127.0.0.1:7717", f"{ours}\n{row}")  # whoever of them gets the connection
