@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from ..client import connect
 from ..state.access import SCOPES
-from ..state.errors import BadInput
+from ..state.errors import BadInput, NotFound
 from .output import age, console, show, table
 
 app = typer.Typer(help="Let a web page use the daemon, or no longer.", no_args_is_help=True)
@@ -73,7 +74,8 @@ def revoke_pages(
         waiting = keeper.api.json("GET", "/v1/pair/requests")["requests"]
         codes = [each["code"] for each in waiting if each["origin"] == name]
         for code in codes:
-            keeper.api.call("POST", f"/v1/pair/requests/{_digits(code)}/deny")
+            with suppress(NotFound):  # it fetched its token meanwhile, or gave up: what it has goes below
+                keeper.api.call("POST", f"/v1/pair/requests/{_digits(code)}/deny")
         listed = keeper.api.json("GET", "/v1/tokens")["tokens"]
         ids = [each["id"] for each in listed if each["origin"] and name in (each["origin"], each["id"])]
         if not ids and not codes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..state.access import OWNER, Access, parse_label, parse_origin, parse_scopes
+from ..state.access import OWNER, PAGE_SCOPES, SCOPES, Access, parse_label, parse_origin, parse_scopes
 from ..state.errors import Conflict, NotFound
 from ..store.token_list import TokenRecord, read_tokens, write_tokens
 
@@ -64,13 +64,16 @@ class Tokens:
         return _in_order(self._by_hash)
 
     def new(self, label: str, scopes: Sequence[str], origin: str | None = None) -> tuple[TokenRecord, str]:
-        """Make a token, durably; the text that is returned is kept nowhere. Raises: BadInput, Conflict, StoreFull."""
+        """Make a token, durably; the text that is returned is kept nowhere.
+
+        That of a page has scopes of pages. Raises: BadInput, Conflict, StoreFull, StoreFailed.
+        """
         token = PREFIX + secrets.token_urlsafe(32)
         record = TokenRecord(
             id="".join(secrets.choice(_ALPHABET) for _ in range(8)),
             sha256=_sha256(token.encode()),
             label=parse_label(label),
-            scopes=tuple(sorted(parse_scopes(scopes))),
+            scopes=tuple(sorted(parse_scopes(scopes, SCOPES if origin is None else PAGE_SCOPES))),
             origin=None if origin is None else parse_origin(origin),
             created_at=self._clock(),
         )
@@ -85,19 +88,20 @@ class Tokens:
     def revoke(self, token_id: str) -> TokenRecord:
         """Make a token void at once, and durably on return.
 
-        Raises: NotFound; StoreFull and StoreFailed, and then it is void until the next start.
+        Raises: NotFound; StoreFull and StoreFailed, and then it is void until the next start, and `flush` tries again.
         """
         with self._lock:
             found = next((record for record in self._by_hash.values() if record.id == token_id), None)
             if found is None:
                 raise NotFound(f"there is no token {token_id[:40]}", hint="`torpor token list` lists them.")
             self._use({key: record for key, record in self._by_hash.items() if key != found.sha256})
+            self._used = True
             self._write()
         log.info("token %s of %s was revoked", found.id, found.origin or found.label)
         return found
 
     def flush(self) -> None:
-        """Write down when tokens were used last. Raises: StoreFull, StoreFailed."""
+        """Write down when tokens were used last, and what could not be before. Raises: StoreFull, StoreFailed."""
         with self._lock:
             if self._used:
                 self._write()

@@ -182,6 +182,19 @@ def test_a_token_that_cannot_be_revoked_on_disk_is_void_all_the_same(tmp_path: P
     assert tokens.check(token.encode()) is None
 
 
+def test_a_revocation_that_could_not_be_written_is_written_later(tmp_path: Path, clock: Clock) -> None:
+    folder, away = tmp_path / "home", tmp_path / "away"
+    folder.mkdir()
+    tokens = Tokens(folder / "tokens.json", "owner-token", clock)
+    record, token = tokens.new("page", ["read"])
+    folder.rename(away)
+    with pytest.raises(StoreFailed):
+        tokens.revoke(record.id)
+    away.rename(folder)
+    tokens.flush()
+    assert Tokens(folder / "tokens.json", "owner-token", clock).check(token.encode()) is None
+
+
 def test_there_is_an_end_to_tokens(tmp_path: Path, clock: Clock) -> None:
     records = [TokenRecord(f"{n:08}", f"{n:064}", "t", ("read",), None, 1.0) for n in range(MAX_TOKENS)]
     write_tokens(tmp_path / "tokens.json", records)
@@ -244,9 +257,11 @@ def test_less_than_asked_for_may_be_given_and_never_more(pairing: Pairing) -> No
 
 
 @pytest.mark.parametrize("scope", [*sorted(set(SCOPES) - set(PAGE_SCOPES)), "owner"])
-def test_some_scopes_are_for_no_page(pairing: Pairing, scope: str) -> None:
+def test_some_scopes_are_for_no_page(pairing: Pairing, tokens: Tokens, scope: str) -> None:
     with pytest.raises(BadInput):
         pairing.ask(PAGE, "page", [scope])
+    with pytest.raises(BadInput):
+        tokens.new("page", ["read", scope], PAGE)
 
 
 def test_denied_and_taken_back(pairing: Pairing) -> None:
