@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
 LOG_NAME = "daemon.log"
 FILE_BYTES, FILES_KEPT = 2 << 20, 3  # and the one that is written to
 LogFormat = Literal["text", "json"]
+# Controls, line breaks of Unicode, and what turns the direction of writing.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class JsonLines(logging.Formatter):
@@ -37,12 +40,23 @@ class JsonLines(logging.Formatter):
 
 
 class _OneLine(logging.Formatter):
-    """A line an entry also where a message holds line breaks; only a traceback has lines of its own."""
+    """A line an entry also where a message holds line breaks; only a traceback has lines of its own.
+
+    What would steer the terminal on which somebody reads the log is written out: names of files come from anywhere.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (its name in the standard library)
         """Write a message on one line."""
-        record.message = record.message.replace("\r", "\\r").replace("\n", "\\n")
+        record.message = _STEERING.sub(_written_out, record.message)
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (its name in the standard library)
+        """Write a traceback, whose last line may hold anything."""
+        return "\n".join(_STEERING.sub(_written_out, line) for line in super().formatException(ei).split("\n"))
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def log_to_file(folder: Path, level: str, form: LogFormat) -> None:

@@ -51,6 +51,18 @@ def test_nobody_forges_a_line(started: Callable[[LogFormat], Path]) -> None:
     assert line.endswith("INFO torpor.test a name\\n2026-01-01 ERROR torpor.daemon all is lost")
 
 
+def test_nobody_steers_the_terminal_of_who_reads_it(started: Callable[[LogFormat], Path]) -> None:
+    path, log = started("text"), logging.getLogger("torpor.test")
+    log.info("a name \x1b]0;title\x07 \x9b2J \u202etxt.exe\u2028 Zürich 日本")
+    try:
+        raise ValueError("\x1b[2Jbroken")
+    except ValueError:
+        log.exception("failed")
+    first, *rest = path.read_text().split("\n")
+    assert first.endswith("a name \\x1b]0;title\\x07 \\x9b2J \\u202etxt.exe\\u2028 Zürich 日本")
+    assert rest[-2:] == ["ValueError: \\x1b[2Jbroken", ""]
+
+
 def test_files_rotate(started: Callable[[LogFormat], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "FILE_BYTES", 2000)
     path = started("json")
