@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
@@ -90,6 +91,7 @@ def serve(home: Home, settings: Settings, on_ready: OnReady) -> None:
     manifest is left.
     """
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory holds tokens, keys and conversations
     if not settings.allow_network_home:
         refuse_network_home(home.root)
     settle(home)
@@ -187,6 +189,7 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # there is no proxy whose word counts
         server_header=False,
         date_header=False,
         headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],

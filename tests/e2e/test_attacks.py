@@ -411,3 +411,16 @@ def test_a_link_in_the_home_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnsafeHome):
         home.create()
     assert list(outside.iterdir()) == []
+
+
+def test_nobody_speaks_for_a_proxy(target: Target) -> None:
+    lines = ("X-Forwarded-Proto: https", "X-Forwarded-For: 203.0.113.9")
+    answer = target.raw(target.head("/v1/status/", *lines, token="owner"))
+    assert f"location: http://{target.host}/v1/status\r\n".encode() in answer.lower()
+
+
+def test_a_crash_leaves_no_secret_in_a_core(target: Target) -> None:
+    pid = target.owner("GET", "/v1/status").json()["pid"]
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    (row,) = (line.split() for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert row[4] == "0"
