@@ -18,7 +18,7 @@ from rig import daemon, scratch
 from rounds import console
 from torpor.adapters.plain import PlainSession
 from torpor.client import Keeper, connect
-from torpor.client.save import SaveHandle
+from torpor.client.save_job import SaveHandle
 
 CLIENTS, SAVES_A_SECOND, P99_AT_MOST_S = 64, 50.0, 0.1
 TEXT = "A turn of a conversation, as long as people write them. " * 20

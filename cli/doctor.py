@@ -16,7 +16,7 @@ from .output import show, table
 from .visible import plain
 
 if TYPE_CHECKING:
-    from ..daemon.doctor import Check, Patient
+    from ..daemon.checkup import Check, Patient
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 DEADLINE_S = 10.0
@@ -31,7 +31,8 @@ def doctor(
     Ends with status 7 when something is wrong; warnings alone are no error.
     """
     try:
-        from ..daemon.doctor import all_looks, examine, fix_all
+        from ..daemon.checkup import examine, fix_all
+        from ..daemon.doctor import all_looks
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
     patient = _patient()
@@ -49,7 +50,7 @@ def doctor(
 
 
 def _patient() -> Patient:
-    from ..daemon.doctor import Patient
+    from ..daemon.checkup import Patient
     from ..daemon.remote_settings import working_directory
 
     home = Home.from_environment(os.environ)

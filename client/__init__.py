@@ -8,7 +8,7 @@ from .capture import CanaryTarget, Capture, KVSink, KVView, LiveKV, Restored, Re
 from .groups import GroupHandle
 from .keeper import Keeper, connect
 from .prefix import PrefixHit, medium
-from .save import SaveHandle
+from .save_job import SaveHandle
 
 __all__ = [
     "Backup",

@@ -8,7 +8,7 @@ from ..state.backup import Backup, Group
 from ..state.errors import BadInput, GroupIncomplete
 from ..state.ids import parse_session_id
 from ..state.manifest import MAX_GROUP, GroupRef
-from .save import Started
+from .save_job import Started
 
 
 class GroupHandle(Started[dict[str, Backup]]):

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..state.errors import MissingBlobs, QuotaFull, SnapshotLost, StoreFailed, StoreFull, TorporError
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
-
-if TYPE_CHECKING:
-    from .save import SaveJob
+from .save_job import SaveJob
 
 LARGE: tuple[LayerName, ...] = ("media", "vision_cache", "kv_cache")
 _KV: tuple[LayerName, ...] = ("kv_cache",)

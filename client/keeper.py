@@ -45,7 +45,8 @@ from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
 from .room import RoomDesk
-from .save import SaveHandle, SaveWorker
+from .save import SaveWorker
+from .save_job import SaveHandle
 from .saver import Saver
 from .switch import WayBack
 from .transfer import ExportFormat, Progress, no_progress

@@ -24,7 +24,8 @@ from .lineage import Lineage
 from .memory import Pool
 from .rates import RateBook
 from .remembered import Memory, lend
-from .save import Batch, SaveHandle, SaveJob, SaveWorker, name_of
+from .save import SaveWorker, name_of
+from .save_job import Batch, SaveHandle, SaveJob
 
 LEAST_S = 1e-6  # between two backups of a session
 

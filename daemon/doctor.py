@@ -1,90 +1,13 @@
-"""The doctor: a list of checks over a home, its daemon and the machine, each with what to do, and some with a fix.
-
-It works whether the daemon runs or not. A check never raises, and a fix never deletes what somebody may want back.
-"""
+"""The doctor: every check there is, in the order in which they are told (daemon/checkup.py says what a check is)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-from ..state.errors import TorporError
-from ..store.home import Home
-
-Status = Literal["ok", "warning", "error"]
-Fix = Callable[[], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What was looked at, and how it is. `fix` does what the hint says, and tells what it did."""
-
-    name: str
-    status: Status
-    detail: str
-    hint: str = ""
-    fix: Fix | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Patient:
-    """What checks may look at. `ask` calls the daemon that runs (path, and a body to post); None while none does.
-
-    `now` is in seconds since the epoch; `system` is the root of /proc and /sys, which a test may make up.
-    """
-
-    home: Home
-    environment: Mapping[str, str]
-    now: float
-    ask: Callable[[str, dict[str, Any] | None], dict[str, Any]] | None = None
-    working: Path | None = None
-    system: Path = field(default_factory=lambda: Path("/"))
-
-    @property
-    def running(self) -> bool:
-        """Tell whether the daemon answers."""
-        return self.ask is not None
-
-
-Look = Callable[[Patient], Iterable[Check]]
-
-
-def examine(patient: Patient, looks: Sequence[Look]) -> list[Check]:
-    """Run checks one after the other; one that fails is a finding itself."""
-    found: list[Check] = []
-    for look in looks:
-        try:
-            found += look(patient)
-        except TorporError as error:
-            found.append(Check(_name(look), "error", error.detail, error.hint))
-        except OSError as error:
-            found.append(Check(_name(look), "error", f"cannot be looked at: {error}", "Check the permissions."))
-    return found
-
-
-def _name(look: Look) -> str:
-    return getattr(look, "__name__", "check").replace("check_", "").replace("_", " ")
-
-
-def fix_all(checks: Iterable[Check]) -> dict[str, str]:
-    """Run the fixes of what is not well; return by name what each did, or why it did not."""
-    done: dict[str, str] = {}
-    for check in checks:
-        if check.status == "ok" or check.fix is None:
-            continue
-        try:
-            done[check.name] = check.fix()
-        except (TorporError, OSError) as error:
-            done[check.name] = f"not fixed: {error.detail if isinstance(error, TorporError) else error}"
-    return done
+from . import doctor_files, doctor_index, doctor_machine, doctor_remote
+from .checkup import Look
 
 
 def all_looks() -> list[Look]:
-    """Return every check, in the order in which they are told."""
-    from . import doctor_files, doctor_index, doctor_machine, doctor_remote
-
+    """Return every check."""
     return [
         *doctor_machine.LOOKS[:1],
         *doctor_files.LOOKS,

@@ -18,7 +18,7 @@ from ..store import staging
 from ..store.files import create_exclusive, sync_folder
 from ..store.home import Home
 from ..store.watch_list import read_watch_list
-from .doctor import Check, Patient
+from .checkup import Check, Patient
 from .index_care import ASIDE
 from .instance import InstanceLock, load_token
 from .mounts import needs_polling, type_at

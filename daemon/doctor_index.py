@@ -11,8 +11,8 @@ from functools import partial
 from ..db.migrate import is_known
 from ..db.soundness import IndexFacts, check_index, facts_of
 from ..store.sidecars import SidecarStore
+from .checkup import Check, Patient
 from .compose import compose
-from .doctor import Check, Patient
 from .index_care import set_aside_if_damaged, settle_index
 from .index_rebuild import rebuild_index
 from .instance import InstanceLock

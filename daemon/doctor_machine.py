@@ -17,7 +17,7 @@ from ..db.soundness import check_index, facts_of
 from ..state.errors import StoreFailed, Timeout, TorporError
 from ..state.trusted_clock import judge
 from ..store.clock_anchor import read_anchor
-from .doctor import Check, Patient
+from .checkup import Check, Patient
 from .keys import KeyStore
 from .settings import load_settings
 from .trusted_time import read_clocks

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..state.errors import TorporError
 from ..sync.network import can_connect
-from .doctor import Check, Patient
+from .checkup import Check, Patient
 from .endpoint import address_of
 from .remote_settings import RemoteSettings, load_remote_settings
 from .settings import load_settings

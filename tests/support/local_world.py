@@ -24,7 +24,8 @@ from torpor.client.api import Api
 from torpor.client.blob_access import SharedFiles
 from torpor.client.digest_memo import DigestMemo
 from torpor.client.kv_save import KVJob, Saved
-from torpor.client.save import SaveHandle, SaveJob, SaveWorker
+from torpor.client.save import SaveWorker
+from torpor.client.save_job import SaveHandle, SaveJob
 from torpor.codec import manifest_file
 from torpor.daemon import garbage
 from torpor.daemon.compose import compose

@@ -17,8 +17,9 @@ from support.commands import as_json, run
 from support.daemon import Daemon
 from support.manifests import manifest
 from torpor.daemon import doctor_files
+from torpor.daemon.checkup import Check, Patient, examine, fix_all
 from torpor.daemon.compose import compose
-from torpor.daemon.doctor import Check, Patient, all_looks, examine, fix_all
+from torpor.daemon.doctor import all_looks
 from torpor.daemon.doctor_index import judge_sqlite
 from torpor.daemon.doctor_machine import check_tray, judge_clock
 from torpor.daemon.instance import InstanceLock, load_token

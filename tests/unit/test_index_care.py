@@ -20,8 +20,8 @@ import pytest
 from support.commands import as_json, run
 from support.manifests import manifest
 from torpor.daemon.catalog import Catalog
+from torpor.daemon.checkup import Patient
 from torpor.daemon.compose import compose
-from torpor.daemon.doctor import Patient
 from torpor.daemon.doctor_index import check_sidecars
 from torpor.daemon.index_care import ASIDE, Rebuilt, set_aside, set_aside_if_damaged, settle_index
 from torpor.daemon.index_rebuild import rebuild_index
