@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     max_recoverable_tokens: int = Field(
         DEFAULT_MAX_TOKENS, ge=64, description="tokens of a KV cache that a restore takes over; the rest is prefilled"
     )
-    orphan_grace_hours: float = Field(24.0, ge=0, description="age at which a blob that no backup needs is removed")
+    orphan_grace_hours: float = Field(
+        24.0, ge=0, description="age at which a blob that no backup needs goes to the trash"
+    )
     condemn_after_hours: float = Field(72.0, ge=0, description="age at which an object nobody needs is condemned")
     delete_after_hours: float = Field(24.0, ge=0, description="time between that and its deletion from the bucket")
     remote_format: Literal["v2", "v1"] = Field(

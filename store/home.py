@@ -3,6 +3,7 @@
 token            bearer token, 0600                     daemon.json   where the running daemon listens, 0600
 daemon.lock      held by the running daemon             torpor.sock   its Unix socket, 0600
 index.sqlite     the index (can be rebuilt)             logs/         rotating log
+config.toml      settings, if the user wrote any        .env          where the bucket is, likewise
 watch.json       the watched folders that were added, 0600
 sync.json        pause, limits and policy of the second copy, 0600
 clock.json       the last moment whose time was trusted, 0600
@@ -19,8 +20,10 @@ store/outgoing/                   encrypted or compressed blobs on their way to 
 store/staging/<writer>/           files not yet published; garbage as soon as the writer's lock is free
 store/groups/<ulid>.pending       a group that is being committed; left after a crash, its members are removed
 store/quarantine/<digest>         damaged blobs, put aside until they are healed or nobody needs them
+index.sqlite.before-<schema>      the index as it was before an upgrade; it may be removed
 index.damaged-<time>.sqlite       an index that was damaged, kept when it was made again; it may be removed
 index.rebuilding                  that an index is being made again, and where the old one lies
+<name>.damaged                    a small file that could not be read, moved aside (sidecars: <digest>.damaged)
 store/trash/                      removed manifests, until the index has let go of them too
 store/trash/blobs/ab/<digest>     blobs that no backup needs any more, until a second look an hour later
 """
