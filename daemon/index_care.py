@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from ..db.choices import Choices, apply_choices, every_choice, stays_here
+from ..db.engine import journal_of
 from ..db.salvage import enter_salvage, salvage
 from ..db.soundness import check_index, log_of
 from ..store.files import sync_folder, translated, write_private
@@ -99,7 +100,9 @@ def set_aside(home: Home, reason: str, now: float) -> SetAside:
                 break
             target = home.root / f"{ASIDE}{stamp}-{count}.sqlite"
         made = _marked(home, SetAside(reason, str(target), home.root / MARK))
-        for old, new in ((home.index, target), (log_of(home.index), log_of(target))):
+        moves = [(home.index, target)]
+        moves += [(beside(home.index), beside(target)) for beside in (log_of, journal_of)]  # or the new index gets them
+        for old, new in moves:
             if os.path.lexists(old):
                 os.replace(old, new)
         shared.unlink(missing_ok=True)  # memory that connections share: nothing is in it that is not in the log

@@ -34,6 +34,25 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
+def journal_of(path: Path) -> Path:
+    """Return where the rollback journal of a database lies: of one that is just being turned to WAL mode."""
+    return path.with_name(path.name + "-journal")
+
+
+def roll_back(path: Path) -> None:
+    """Take back what a crash left half done in a rollback journal; a connection that only reads cannot, and fails.
+
+    Raises: sqlite3.DatabaseError.
+    """
+    if not journal_of(path).exists():
+        return
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        connection.close()
+
+
 def writer_engine(path: Path) -> Engine:
     """Return the engine of the one connection that writes. Its transactions are `BEGIN IMMEDIATE`."""
     engine = create_engine("sqlite://", creator=lambda: connect(path, read_only=False), poolclass=StaticPool)

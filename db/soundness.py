@@ -1,4 +1,7 @@
-"""Is the file of the index sound? Looked at without changing it: a connection that only reads does not checkpoint."""
+"""Is the file of the index sound? Looked at without changing it: a connection that only reads does not checkpoint.
+
+Only a transaction that a crash left half done in a rollback journal is taken back first.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..state.errors import StoreFailed
-from .engine import connect
+from .engine import connect, roll_back
 from .schema import REVISION, metadata
 
 _TURN = 1_000  # instructions of SQLite between two looks at the clock
@@ -40,6 +43,7 @@ def check_index(path: Path, within_s: float, clock: Callable[[], float] = time.m
         size, left = path.stat().st_size if path.exists() else 0, _bytes_of(log_of(path))
         if not size:
             return Soundness((f"the database is gone, its log of {left} bytes is there",) if left else ())
+        roll_back(path)
         with _reading(path, clock() + within_s, clock) as connection:
             return _look(connection, thorough=left > 0)
     except sqlite3.DatabaseError as error:

@@ -29,6 +29,7 @@ from torpor.daemon.instance import InstanceLock
 from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import load_settings
 from torpor.db.derive import derive
+from torpor.db.engine import connect, journal_of
 from torpor.db.soundness import check_index
 from torpor.state.errors import DaemonAlreadyRunning, NewerIndex, StoreFailed
 from torpor.state.manifest import Manifest
@@ -391,3 +392,41 @@ def test_a_title_of_a_session_outlives_its_emptied_sidecar(tmp_path: Path) -> No
         catalog.remove(one.id)
         assert not catalog.sidecars.path("s0").exists()
         assert replace(catalog.sidecars.read("s0"), title="x").title == "x"
+
+
+def hot_journal(home: Home, to: Path) -> Home:
+    """A copy of a home whose power went while a transaction was half written, with a journal that takes it back."""
+    copy = copy_of(home, to, killed=False)
+    with closing(sqlite3.connect(copy.index, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM backups")
+        connection.execute("UPDATE events SET detail = hex(randomblob(4000))")
+        connection.execute("INSERT INTO remembered SELECT 'x', hex(randomblob(2000)), '1', 0 FROM sqlite_master")
+        half = {path.name: path.read_bytes() for path in (copy.index, journal_of(copy.index))}
+        connection.execute("ROLLBACK")
+    for name, content in half.items():
+        (copy.root / name).write_bytes(content)
+    return copy
+
+
+def test_a_transaction_that_a_power_cut_left_half_written_is_taken_back(
+    stopped: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    home = hot_journal(stopped[0], tmp_path / "cut")
+    with pytest.raises(sqlite3.OperationalError), closing(connect(home.index, read_only=True)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # who only reads cannot
+    assert check_index(home.index, 5.0).faults == ()
+    with ExitStack() as stack:
+        catalog, rebuilt = opened(home, stack)
+        assert rebuilt is None
+        assert listing(catalog) == stopped[1]
+
+
+def test_a_journal_goes_aside_with_its_index(stopped: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
+    home = hot_journal(stopped[0], tmp_path / "aside")
+    assert set_aside(home, "a test", 1.0).path is not None
+    assert sorted(path.name for path in home.root.glob("index*")) == [
+        "index.damaged-19700101T000001Z.sqlite", "index.damaged-19700101T000001Z.sqlite-journal", "index.rebuilding",
+    ]  # fmt: skip
