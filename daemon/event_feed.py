@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ class EventFeed:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._closing = asyncio.Event()
+        self._newest, self._looked_at = 0, float("-inf")  # of the look that serves all who wait
 
     def close(self) -> None:
         """End all waits, so that the server can stop."""
@@ -43,17 +45,31 @@ class EventFeed:
         return found, found[-1]["id"] if found else min(event_id, newest)
 
     async def wait_after(self, event_id: int, limit: int, wait_s: float) -> tuple[list[dict[str, Any]], int]:
-        """Return as `after`, waiting for the first one."""
-        until = asyncio.get_running_loop().time() + wait_s
+        """Return as `after`, waiting for the first one. However many wait, they look together."""
+        now = asyncio.get_running_loop().time
+        until = now() + wait_s
         while True:
             found, after = await run_in_threadpool(self.after, event_id, limit)
-            left = until - asyncio.get_running_loop().time()
-            if found or left <= 0 or self._closing.is_set():
-                return found, after
-            try:
-                await asyncio.wait_for(self._closing.wait(), min(LOOK_S, left))
-            except TimeoutError:
-                continue
+            while True:
+                left = until - now()
+                if found or left <= 0 or self._closing.is_set():
+                    return found, after
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), min(LOOK_S, left))
+                if await self._look() not in (0, event_id):
+                    break
+
+    async def _look(self) -> int:
+        """Return the id of the newest event, as it was at most a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at >= LOOK_S / 2:
+            self._looked_at = now
+            self._newest = await run_in_threadpool(self._newest_id)
+        return self._newest
+
+    def _newest_id(self) -> int:
+        with self._index.reading() as connection:
+            return newest_event_id(connection)
 
 
 def add_events(app: FastAPI, feed: EventFeed) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +23,7 @@ from ..state.errors import (
     TooManyAttempts,
     TorporError,
     Unauthorized,
+    Unavailable,
     UnsupportedMedia,
     VersionMismatch,
 )
@@ -36,6 +38,7 @@ MAX_BODY_BYTES = 64 << 20  # of a manifest; blobs have a limit of their own
 MAX_BLOB_BYTES = 1 << 30
 MAX_JSON_BYTES = 16 << 20  # of a question: 160,000 digests
 MAX_OPEN_BYTES = 4 << 10  # of somebody who has no token
+MAX_HELD_BYTES = 256 << 20  # of bodies in memory, of all requests together; tokens with scopes share half of it
 WRONG_TOKENS, REFILL_S = 60, 1.0  # at once, and then one in so many seconds; a good token is never held back by it
 _MEDIA_TYPES = ("", "application/json", "application/octet-stream")  # never those that pages send without asking
 _METHODS = b"GET, POST, PUT"  # of pages
@@ -53,11 +56,13 @@ class Gate:
         hosts: frozenset[str],
         scopes: RouteScopes | None = None,
         steady: Callable[[], float] = time.monotonic,
+        held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         """`hosts` are the names for TCP; over the Unix socket it is `localhost`."""
         self._app, self._tokens, self._hosts = app, tokens, hosts
         self._scopes = scopes or RouteScopes()
         self._wrong = Allowance(WRONG_TOKENS, REFILL_S, steady)
+        self._most, self._held = held_bytes, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request."""
@@ -71,11 +76,34 @@ class Gate:
             if page is not None and head.preflight:
                 await _answer_preflight(send, page, private_network=head.private_network)
                 return
-            limit = self._check(head)
+            limit, owner = self._check(head)
         except TorporError as error:
             await send_problem(_readable_by(page, send), error)
             return
-        await self._app(scope, _limited(receive, limit), _readable_by(page, send))
+        with self._holding(head, owner) as hold:
+            await self._app(scope, _limited(receive, limit, hold), _readable_by(page, send))
+
+    @contextmanager
+    def _holding(self, head: Head, owner: bool) -> Iterator[Callable[[int], None]]:
+        """Count what of bodies is in memory; a blob goes to the disk piece by piece. Raises: Unavailable, in the count.
+
+        Nobody with a token of some scopes takes the owner's part.
+        """
+        most, mine = self._most if owner else self._most // 2, 0
+        streamed = _body_limit(head.method, head.path) == MAX_BLOB_BYTES
+
+        def hold(size_bytes: int) -> None:
+            nonlocal mine
+            if streamed:
+                return
+            if self._held + size_bytes > most:
+                raise Unavailable("too much is being sent at once", hint="Try again in a moment.")
+            self._held, mine = self._held + size_bytes, mine + size_bytes
+
+        try:
+            yield hold
+        finally:
+            self._held -= mine
 
     def _check_host(self, head: Head) -> None:
         """Refuse names that are not ours: a page whose name resolves to this machine sends its own."""
@@ -96,18 +124,20 @@ class Gate:
         except BadInput as error:
             raise HostNotAllowed(error.detail, hint=error.hint) from None
 
-    def _check(self, head: Head) -> int:
-        """Check token, scope, version and body; return how many bytes the body may have."""
-        limit = MAX_OPEN_BYTES
+    def _check(self, head: Head) -> tuple[int, bool]:
+        """Check token, scope, version and body; return how many bytes the body may have, and whether the owner asks."""
+        limit, owner = MAX_OPEN_BYTES, False
         if (head.method, head.path) not in OPEN or head.origin is None:
-            self._check_scope(head, self._authenticate(head))
+            access = self._authenticate(head)
+            self._check_scope(head, access)
+            owner = access.owner
             limit = _body_limit(head.method, head.path)
         if head.version is not None and head.version != str(API_VERSION):
             raise VersionMismatch(
                 f"the client speaks API version {head.version[:20]}, this daemon version {API_VERSION}"
             )
         _check_body(head, limit)
-        return limit
+        return limit, owner
 
     def _authenticate(self, head: Head) -> Access:
         if head.authorization is None:
@@ -145,8 +175,8 @@ def _body_limit(method: str, path: str) -> int:
     return MAX_BLOB_BYTES if path.startswith("/v1/blobs/") else MAX_BODY_BYTES
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Count the bytes of a body that comes without a length. Raises: TooLarge, in the route that reads it."""
+def _limited(receive: Receive, limit: int, hold: Callable[[int], None]) -> Receive:
+    """Count the bytes of a body as they come. Raises: TooLarge, and what `hold` does, in the route that reads it."""
     seen = 0
 
     async def counting() -> Message:
@@ -155,6 +185,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         seen += len(message.get("body", b""))
         if seen > limit:
             raise TooLarge(f"a body of more than {limit} bytes")
+        hold(len(message.get("body", b"")))
         return message
 
     return counting

@@ -1,0 +1,66 @@
+"""Many who wait for events cost the index no more than one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torpor.daemon import event_feed
+from torpor.daemon.event_feed import EventFeed
+from torpor.db.index import Index
+
+
+class Counting(Index):
+    """An index that counts how often it is read."""
+
+    reads = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        self.reads += 1
+        with super().reading() as connection:
+            yield connection
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Counting]:
+    made = Counting(tmp_path / "index.sqlite")
+    yield made
+    made.close()
+
+
+def add(index: Index, detail: str) -> None:
+    index.add_event(at=1.0, level="info", kind="test", detail=detail)
+
+
+def test_a_hundred_wait_and_one_looks(index: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_feed, "LOOK_S", 0.05)
+    feed = EventFeed(index)
+    add(index, "before")
+
+    async def wait() -> list[tuple[list[dict[str, Any]], int]]:
+        waits = [asyncio.create_task(feed.wait_after(1, 10, 0.5)) for _ in range(100)]
+        return await asyncio.gather(*waits)
+
+    assert asyncio.run(wait()) == [([], 1)] * 100
+    assert index.reads <= 100 + 2 * 0.5 / 0.05 + 2  # each once, and then together
+
+
+def test_all_of_them_are_told(index: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_feed, "LOOK_S", 0.02)
+    feed = EventFeed(index)
+
+    async def wait(after: int) -> list[list[dict[str, Any]]]:
+        waits = [asyncio.create_task(feed.wait_after(after, 10, 20.0)) for _ in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(add, index, f"behind {after}")
+        return [found for found, _ in await asyncio.gather(*waits)]
+
+    for after in (0, 1):
+        told = asyncio.run(wait(after))
+        assert [[event["detail"] for event in each] for each in told] == [[f"behind {after}"]] * 20
+        feed = EventFeed(index)
