@@ -21,7 +21,7 @@ from ..store.watch_list import read_watch_list
 from .checkup import Check, Patient
 from .index_care import ASIDE
 from .instance import InstanceLock, load_token
-from .mounts import needs_polling, type_at
+from .mounts import is_network, type_at
 
 LOW_BYTES, LOW_SHARE, NO_BYTES, LOW_FILES = 2 << 30, 0.05, 64 << 20, 1000
 
@@ -40,8 +40,8 @@ def check_home(patient: Patient) -> Iterator[Check]:
         yield Check("home", "error", f"{root} belongs to user {status.st_uid}", "Choose a folder of yours.")
         return
     kind = type_at(str(root))
-    if needs_polling(kind):
-        hint = "Locks and fsync cannot be trusted there: move the home to a disk of this machine."
+    if is_network(kind):
+        hint = "Locks and fsync cannot be trusted there: `torpor home move FOLDER` to a disk of this machine."
         yield Check("home", "error", f"{root} lies on a network file system ({kind})", hint)
         return
     yield Check("home", "ok", f"{root} on {kind or 'a file system of an unknown kind'}")

@@ -85,11 +85,8 @@ class Scrub:
 
     def turn(self) -> None:
         """Begin a pass, or go on with one, if that is due; what was damaged before is tried to be healed."""
-        if not self._settings.rate_bytes_s:
-            return
-        if self._is_due():
-            self.begin()
-        else:
+        begun = self._settings.rate_bytes_s and self._is_due() and self.begin()
+        if not begun:  # a pass tries that first
             self._repair.try_again(self._reader(None), lambda: not self._stop.is_set())
             self._repair.tidy()
 
