@@ -111,11 +111,22 @@ def within_a_group(record: list[Entry], count: int) -> list[Moment]:
     return [Moment(last + 1, "half", seed) for seed in range(count)]
 
 
+def while_the_index_is_made(record: list[Entry]) -> list[Moment]:
+    """Moments at which a new index has a rollback journal: it is turned to its log of writes behind that."""
+    begun = next(at for at, entry in enumerate(record) if entry.path.endswith("/index.sqlite-journal"))
+    return [Moment(begun + turn, luck, turn) for turn in range(1, 12, 2) for luck in ("all", "half")]
+
+
 def test_nothing_is_lost_when_the_power_goes(record: list[Entry], place: Path) -> None:
     if SOAK:
         moments = [Moment(at, luck, at) for at in range(len(record) + 1) for luck in LUCKS]
     else:
-        moments = [*all_moments(record, 40, 3), *within_a_group(record, 8), Moment(len(record), "nothing", 0)]
+        moments = [
+            *all_moments(record, 40, 3),
+            *within_a_group(record, 8),
+            *while_the_index_is_made(record),
+            Moment(len(record), "nothing", 0),
+        ]
     found = [(moment, said) for moment, world in states(record, moments, Disk(), place) if (said := wrong(world))]
     print(f"\npower loss: {len(moments)} moments of {len(record)} entries, {len(found)} with a loss")
     assert not found, found[:5]
