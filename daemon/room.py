@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 
-from ..state.errors import QuotaFull, StoreFull
+from ..state.errors import QuotaFull, StoreFull, Unavailable
 from ..state.manifest import Manifest, layer_blobs
 from ..state.quota import (
     BLOCK_BYTES,
@@ -39,6 +39,7 @@ from .usage import Usage
 
 log = logging.getLogger("torpor.room")
 
+PROMISES = 4096  # at once: each is looked at for every other one
 LEASE_S = 120.0  # a writer renews it every second
 TURN_S, WAITING = 3.0, 8  # how long, and how many at once, who does not fit waits for those who write
 _FLOOR_HINT = "Free space on the disk of the home folder, remove backups (`torpor rm`), or lower TORPOR_FREE_FLOOR."
@@ -122,7 +123,8 @@ class Room:
         with self._lock:
             found = self._promises.get(name)
             if found is not None:
-                self._count(found, max(written_bytes - found.written_bytes, 0))
+                new = max(written_bytes - found.written_bytes, 0)
+                self._count(found, min(new, found.left_bytes))  # whoever claims more makes nobody else's go for it
                 if size_bytes <= found.left_bytes:
                     found.left_bytes = size_bytes
                     return
@@ -228,6 +230,8 @@ class Room:
             short = shortfall(limits, now, needed_bytes, text=text)
             if short is None:
                 before = self._promises.get(name)
+                if before is None and len(self._promises) >= PROMISES:
+                    raise Unavailable(f"room is promised to {PROMISES} saves", hint="Try again when some have ended.")
                 written = before.written_bytes if before is not None else 0
                 self._promises[name] = _Promise(size_bytes, written, self._steady() + LEASE_S, text)
             return short
