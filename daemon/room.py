@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from itertools import count
 
 from ..state.errors import QuotaFull, StoreFull, Unavailable
-from ..state.manifest import Manifest, layer_blobs
+from ..state.manifest import Manifest, layer_blobs, manifest_blobs
 from ..state.quota import (
     BLOCK_BYTES,
+    SMALL_BYTES,
     Disk,
     Limits,
     Shortfall,
@@ -168,7 +169,7 @@ class Room:
         name = first.id if first.group is None else first.group.id
         with self._lock:
             held = self._promises.get(name)
-        written = max(sum(m.bytes_written for m in manifests) - (held.written_bytes if held else 0), 0)
+        written = max(_written(manifests) - (held.written_bytes if held else 0), 0)
         own = name if held is not None else f"#{next(self._numbers)}"
         if held is None:
             text = all(map(_is_text, manifests))
@@ -302,6 +303,14 @@ def open_room(home: Home, settings: Settings, catalog: Catalog) -> Room:
     log.info("the home takes %s of at most %s", in_words(disk.used_bytes), in_words(allowed.hard_bytes))
     catalog.admit_with(admit)
     return room
+
+
+def _written(manifests: Sequence[Manifest]) -> int:
+    """Return what saves say they wrote: no more than there is in their blobs, whatever they say."""
+    said = sum(manifest.bytes_written for manifest in manifests)
+    if said <= SMALL_BYTES:
+        return said
+    return min(said, sum(on_disk(size) for each in manifests for size, _ in manifest_blobs(each).values()))
 
 
 def _is_text(manifest: Manifest) -> bool:

@@ -126,6 +126,12 @@ def test_nobody_claims_to_have_written_more_than_he_was_promised(room: Room, fig
     room.ask("b", 900_000)
 
 
+def test_a_commit_claims_no_more_than_its_blobs(room: Room, figures: Figures) -> None:
+    with room.committing([manifest(bytes_written=1 << 50)], 4096):
+        pass
+    assert figures.estimate() == 3 * 4096 + 4096  # the files of three small blobs, and the manifest
+
+
 def test_there_is_an_end_to_promises(room: Room, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_module, "PROMISES", 10)
     for number in range(10):
