@@ -31,11 +31,13 @@ def doctor(
     Ends with status 7 when something is wrong; warnings alone are no error.
     """
     try:
-        from ..daemon.checkup import examine, fix_all
+        from ..daemon.checkup import examine, fix_all, refuse_to_fix
         from ..daemon.doctor import all_looks
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
     patient = _patient()
+    if fix:
+        refuse_to_fix(patient.home)
     checks = examine(patient, all_looks())
     done: dict[str, str] = {}
     if fix:

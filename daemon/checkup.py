@@ -5,12 +5,14 @@ It works whether the daemon runs or not. A check never raises, and a fix never d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..state.errors import TorporError
+from ..state.errors import TorporError, UnsafeHome
 from ..store.home import Home
 
 Status = Literal["ok", "warning", "error"]
@@ -66,6 +68,20 @@ def examine(patient: Patient, looks: Sequence[Look]) -> list[Check]:
 
 def _name(look: Look) -> str:
     return getattr(look, "__name__", "check").replace("check_", "").replace("_", " ")
+
+
+def refuse_to_fix(home: Home) -> None:
+    """Refuse a home that is somebody else's: root would follow its links, and leave files that shut the owner out.
+
+    Raises: UnsafeHome.
+    """
+    with suppress(FileNotFoundError):
+        status = os.lstat(home.root)
+        if status.st_uid != os.geteuid():
+            raise UnsafeHome(
+                f"{home.root} belongs to user {status.st_uid}: nothing in it is changed by user {os.geteuid()}",
+                hint="Let that user run `torpor doctor --fix`.",
+            )
 
 
 def fix_all(checks: Iterable[Check]) -> dict[str, str]:

@@ -16,10 +16,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 
-from ..state.errors import QuotaFull, StoreFull
-from ..state.manifest import Manifest, layer_blobs
+from ..state.errors import QuotaFull, StoreFull, Unavailable
+from ..state.manifest import Manifest, layer_blobs, manifest_blobs
 from ..state.quota import (
     BLOCK_BYTES,
+    SMALL_BYTES,
     Disk,
     Limits,
     Shortfall,
@@ -39,6 +40,7 @@ from .usage import Usage
 
 log = logging.getLogger("torpor.room")
 
+PROMISES = 4096  # at once: each is looked at for every other one
 LEASE_S = 120.0  # a writer renews it every second
 TURN_S, WAITING = 3.0, 8  # how long, and how many at once, who does not fit waits for those who write
 _FLOOR_HINT = "Free space on the disk of the home folder, remove backups (`torpor rm`), or lower TORPOR_FREE_FLOOR."
@@ -122,7 +124,8 @@ class Room:
         with self._lock:
             found = self._promises.get(name)
             if found is not None:
-                self._count(found, max(written_bytes - found.written_bytes, 0))
+                new = max(written_bytes - found.written_bytes, 0)
+                self._count(found, min(new, found.left_bytes))  # whoever claims more makes nobody else's go for it
                 if size_bytes <= found.left_bytes:
                     found.left_bytes = size_bytes
                     return
@@ -166,7 +169,7 @@ class Room:
         name = first.id if first.group is None else first.group.id
         with self._lock:
             held = self._promises.get(name)
-        written = max(sum(m.bytes_written for m in manifests) - (held.written_bytes if held else 0), 0)
+        written = max(_written(manifests) - (held.written_bytes if held else 0), 0)
         own = name if held is not None else f"#{next(self._numbers)}"
         if held is None:
             text = all(map(_is_text, manifests))
@@ -228,6 +231,8 @@ class Room:
             short = shortfall(limits, now, needed_bytes, text=text)
             if short is None:
                 before = self._promises.get(name)
+                if before is None and len(self._promises) >= PROMISES:
+                    raise Unavailable(f"room is promised to {PROMISES} saves", hint="Try again when some have ended.")
                 written = before.written_bytes if before is not None else 0
                 self._promises[name] = _Promise(size_bytes, written, self._steady() + LEASE_S, text)
             return short
@@ -298,6 +303,14 @@ def open_room(home: Home, settings: Settings, catalog: Catalog) -> Room:
     log.info("the home takes %s of at most %s", in_words(disk.used_bytes), in_words(allowed.hard_bytes))
     catalog.admit_with(admit)
     return room
+
+
+def _written(manifests: Sequence[Manifest]) -> int:
+    """Return what saves say they wrote: no more than there is in their blobs, whatever they say."""
+    said = sum(manifest.bytes_written for manifest in manifests)
+    if said <= SMALL_BYTES:
+        return said
+    return min(said, sum(on_disk(size) for each in manifests for size, _ in manifest_blobs(each).values()))
 
 
 def _is_text(manifest: Manifest) -> bool:

@@ -185,6 +185,18 @@ def test_a_home_that_is_no_folder_of_ours(home: Home, tmp_path: Path) -> None:
     assert troubles(patient(Home(tmp_path / "file")))["home"] == "error"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a home to somebody else")
+def test_root_mends_nothing_in_the_home_of_somebody_else(home: Home) -> None:
+    garbage_index(home)
+    os.chown(home.root, 65534, -1)
+    try:
+        assert as_json(home.root, "doctor", "--fix", status=4)["code"] == "unsafe-home"
+        assert as_json(home.root, "doctor", status=7)["fixed"] == {}
+    finally:
+        os.chown(home.root, 0, -1)
+    assert home.index.read_bytes().startswith(b"garbage")
+
+
 def test_a_key_file_that_others_can_read_is_closed(home: Home) -> None:
     home.repo_key.write_bytes(orjson.dumps({"format": "torpor-keys/v1", "rings": {}}))
     home.repo_key.chmod(0o644)

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.manifests import manifest
 from torpor.codec import manifest_file
+from torpor.daemon import room as room_module
 from torpor.daemon.compose import compose
 from torpor.daemon.room import LEASE_S, Room, open_room
 from torpor.daemon.settings import load_settings
-from torpor.state.errors import QuotaFull, StoreFull
+from torpor.state.errors import QuotaFull, StoreFull, Unavailable
 from torpor.state.quota import Limits
 from torpor.store.home import Home
 
@@ -115,6 +116,31 @@ def test_what_was_written_of_a_promise_counts_as_used(room: Room, figures: Figur
         room.ask("a", 700_000, written_bytes=400_000)  # more than it said at first, and more than there is
     assert room.state()[1].promised_bytes == 100_000
     room.ask("b", 450_000)
+
+
+def test_nobody_claims_to_have_written_more_than_he_was_promised(room: Room, figures: Figures) -> None:
+    room.ask("a", 1000)
+    room.ask("a", 1000, written_bytes=1 << 50)
+    assert figures.estimate() == 1000
+    assert room.over_soft() == 0
+    room.ask("b", 900_000)
+
+
+def test_a_commit_claims_no_more_than_its_blobs(room: Room, figures: Figures) -> None:
+    with room.committing([manifest(bytes_written=1 << 50)], 4096):
+        pass
+    assert figures.estimate() == 3 * 4096 + 4096  # the files of three small blobs, and the manifest
+
+
+def test_there_is_an_end_to_promises(room: Room, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_module, "PROMISES", 10)
+    for number in range(10):
+        room.ask(str(number), 0)
+    room.ask("0", 5)  # renews its own
+    with pytest.raises(Unavailable):
+        room.ask("one more", 0)
+    clock.now += LEASE_S + 1
+    room.ask("one more", 0)
 
 
 def test_who_asks_again_and_again_gets_no_more_than_there_is(room: Room, figures: Figures) -> None:
