@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -69,11 +71,15 @@ def counted(metrics: Metrics, request: Request) -> Iterator[list[int]]:
 def add_metrics(app: FastAPI, metrics: Metrics) -> None:
     """Add the routes, and time all that are there."""
     app.add_middleware(Timed, metrics=metrics)
+    running: asyncio.Task[bytes] | None = None
 
     @app.get("/metrics")
-    def page() -> Response:
-        """Return the metrics in Prometheus's text format."""
-        return Response(metrics.page(), media_type=CONTENT_TYPE)
+    async def page() -> Response:
+        """Return the metrics in Prometheus's text format. Who asks while they are looked up gets the same."""
+        nonlocal running  # it may take seconds in a large home, and everybody shares the threads
+        if running is None or running.done():
+            running = asyncio.create_task(run_in_threadpool(metrics.page))
+        return Response(await asyncio.shield(running), media_type=CONTENT_TYPE)
 
     @app.post("/v1/restored", status_code=204)
     def restored(report: RestoreReport) -> Response:

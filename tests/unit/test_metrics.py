@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 import yaml
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert
 from torpor.daemon.metric_states import SESSIONS_AT_MOST, StateMetrics
 from torpor.daemon.metrics import Metrics
+from torpor.daemon.metrics_api import add_metrics
 from torpor.db.index import Index
 from torpor.db.schema import remote_objects
 from torpor.state.backup import Backup
@@ -214,3 +220,37 @@ def test_legends_name_labels_that_are_there(index: Index, tmp_path: Path) -> Non
         for target in panel["targets"]:
             labels = {label for name in set(NAME.findall(target["expr"])) & set(series) for label in series[name]}
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels, panel["title"]
+
+
+class Slow(Metrics):
+    """Metrics that take their time, and count how often they are looked up."""
+
+    looks = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def page(self) -> bytes:
+        self.looks += 1
+        self.go.wait(20)
+        return super().page()
+
+
+def test_many_who_scrape_at_once_take_one_thread() -> None:
+    metrics, app = Slow(), FastAPI()
+    add_metrics(app, metrics)
+
+    async def scrape() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            scrapes = [asyncio.create_task(client.get("/metrics")) for _ in range(60)]
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert await run_in_threadpool(lambda: "served") == "served"  # the others have threads still
+            metrics.go.set()
+            answers = await asyncio.gather(*scrapes)
+            assert (await client.get("/metrics")).text.startswith("# HELP")
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(scrape()) == [200] * 60
+    assert metrics.looks == 2
