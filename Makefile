@@ -8,7 +8,7 @@ FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_f
 FUZZ_SECONDS ?= 60
 PACKAGES := adapters cli client codec daemon db state store sync tray web
 
-.PHONY: demo test lint type bench soak schema fuzz check wheel clean
+.PHONY: demo test lint type bench soak schema fuzz vendor check wheel clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -23,6 +23,7 @@ demo: $(STAMP)
 	$(BIN)/torpor demo
 
 test: $(STAMP)
+	packaging/test-needs.sh
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP)
@@ -51,6 +52,10 @@ schema: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group fuzz
 	for target in $(FUZZ_TARGETS); do $(BIN)/python tests/fuzz/run.py $$target $(FUZZ_SECONDS) || exit 1; done
+
+# The libraries of the pages, again.
+vendor:
+	packaging/vendor.sh
 
 wheel: $(STAMP)
 	rm -rf dist build

@@ -26,6 +26,7 @@ from . import log as history
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
+from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 
 app = typer.Typer(
@@ -325,3 +326,6 @@ def _root(
     if show_version:
         print(version("torpor"))
         raise typer.Exit
+
+
+app.command("open")(open_dashboard)

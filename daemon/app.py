@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,28 +21,31 @@ from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
-from ..store.home import Home
 from .catalog import Catalog
-from .fetch_api import BackFromBucket, add_fetches, places_of, resolve
+from .fetch_api import add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
 from .key_api import add_keys
+from .login_api import Logins, add_logins
 from .metrics import Metrics
 from .metrics_api import counted
-from .observing import Observing, observe
+from .observing import Observing
 from .open_file import OpenFileResponse
 from .openapi import describe
+from .pair_api import add_pairing, add_tokens
+from .pairing import Pairing
+from .parts import Parts
 from .prefixes import add_prefixes
 from .purge import Purge
 from .remembered_api import add_remembered
-from .remote import RemoteSide
+from .retention_api import add_retention
 from .room import Room
 from .room_api import add_room, storage_report
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .upload import receive_blob, receive_manifests
+from .verify_api import add_verify
 from .watch_api import add_watches
-from .watches import Watches
 
 MAX_TIMELINE = 5000  # backups a page
 
@@ -81,36 +84,31 @@ class Digests(BaseModel):
     blobs: dict[str, int]
 
 
-def create_app(
-    catalog: Catalog,
-    watches: Watches,
-    about: About,
-    clock: Callable[[], float],
-    side: RemoteSide,
-    room: Room,
-    back: BackFromBucket | None = None,
-    observing: Observing | None = None,
-) -> FastAPI:
-    """Build the application. Security lies in front of it (daemon/security.py)."""
+def create_app(parts: Parts, about: About, observing: Observing, clock: Callable[[], float]) -> FastAPI:
+    """Build the application with every route. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
     app.add_exception_handler(TorporError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StarletteHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    observing = observing or observe(catalog.index)
-    purger = Purge(Home(Path(about.home)), catalog, side, room)
-    _add_status(app, catalog, watches, about, clock, side, room)
-    _add_backups(app, catalog, side, back, purger, observing.metrics)
+    catalog, side = parts.catalog, parts.side
+    _add_status(app, parts, about, clock)
+    _add_backups(app, parts, observing.metrics)
     _add_sessions(app, catalog)
-    _add_blobs(app, catalog, room)
-    add_room(app, room)
+    _add_blobs(app, catalog, parts.room)
+    add_room(app, parts.room)
     add_groups(app, catalog, observing.metrics)
     add_prefixes(app, catalog)
-    add_watches(app, watches)
+    add_watches(app, parts.watches)
     add_remembered(app, side.remembered, clock)
-    add_fetches(app, back)
+    add_fetches(app, parts.back)
     add_sync(app, side)
     add_keys(app, side.key_desk())
+    add_tokens(app, parts.tokens)
+    add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
+    add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
+    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
+    add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     observing.add_routes(app)
     describe(app)
     return app
@@ -146,15 +144,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 
-def _add_status(
-    app: FastAPI,
-    catalog: Catalog,
-    watches: Watches,
-    about: About,
-    clock: Callable[[], float],
-    side: RemoteSide,
-    room: Room,
-) -> None:
+def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], float]) -> None:
     @app.get("/v1/status")
     def status() -> Response:
         """Tell what the daemon holds and how it is."""
@@ -171,17 +161,18 @@ def _add_status(
             "max_recoverable_tokens": about.max_recoverable_tokens,
             "uptime_s": max(clock() - about.started_at, 0.0),
             "disk_free_bytes": disk.f_bavail * disk.f_frsize,
-            **asdict(catalog.index.totals()),
-            "storage": storage_report(room),
-            "watches": watches.describe(),
-            "remote": short_report(side),
+            **asdict(parts.catalog.index.totals()),
+            "storage": storage_report(parts.room),
+            "watches": parts.watches.describe(),
+            "remote": short_report(parts.side),
         }
         return _json(body)
 
 
-def _add_backups(
-    app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None, purger: Purge, metrics: Metrics
-) -> None:
+def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
+    catalog, side, back = parts.catalog, parts.side, parts.back
+    purger = Purge(parts.home, catalog, side, parts.room)
+
     @app.get("/v1/backups")
     def list_backups(
         session_id: str | None = None, limit: int = Query(50, ge=1, le=10_000), before: str | None = None

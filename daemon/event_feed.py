@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
 
 from ..db.events import events_after, newest_event_id, recent_events
 from ..db.index import Index
 
 LOOK_S = 0.25  # between two looks while somebody waits
 LONGEST_WAIT_S = 25.0
+BEAT_S, STREAMED_AT_ONCE = 15.0, 200
+_NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 class EventFeed:
@@ -67,6 +71,18 @@ class EventFeed:
             self._newest = await run_in_threadpool(self._newest_id)
         return self._newest
 
+    async def stream(self, after: int | None) -> AsyncIterator[bytes]:
+        """Yield server-sent events behind an id, or from now on, until the daemon stops."""
+        if after is None:
+            after = await run_in_threadpool(self._newest_id)
+        yield b"retry: 1000\n\n"
+        while not self._closing.is_set():
+            found, after = await self.wait_after(after, STREAMED_AT_ONCE, BEAT_S)
+            for event in found:
+                yield b"id: %d\ndata: %s\n\n" % (event["id"], orjson.dumps(event))
+            if not found:
+                yield b": %d\n\n" % after
+
     def _newest_id(self) -> int:
         with self._index.reading() as connection:
             return newest_event_id(connection)
@@ -87,6 +103,14 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
             return _json({"events": newest, "after": newest[0]["id"] if newest else 0})
         found, next_after = await feed.wait_after(after, limit, wait_s)
         return _json({"events": found, "after": next_after})
+
+    @app.get("/v1/events/stream")
+    async def stream(
+        after: int | None = Query(None, ge=0, le=2**62), last_event_id: Annotated[int | None, Header(ge=0)] = None
+    ) -> Response:
+        """Send events as they come (server-sent events), from an id on or from now; a comment shows that it lives."""
+        since = last_event_id if last_event_id is not None else after
+        return StreamingResponse(feed.stream(since), media_type="text/event-stream", headers=_NOT_KEPT)
 
 
 def _json(value: Any) -> Response:

@@ -16,7 +16,7 @@ from ..state.ids import BACKUP_PATTERN, DIGEST_PATTERN, SESSION_PATTERN
 from ..state.problems import MEDIA_TYPE
 from .catalog import BackupBlobs
 from .prefixes import Prefix
-from .scopes import OPEN, ROUTES
+from .scopes import CODED, OPEN, ROUTES
 
 Schema = dict[str, Any]
 _STR, _INT, _NUM, _BOOL = ({"type": name} for name in ("string", "integer", "number", "boolean"))
@@ -150,9 +150,9 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], route: str) -> None:
-    opened = tuple(route.split()) in OPEN
+    opened = tuple(route.split()) in OPEN | CODED
     operation["security"] = [] if opened else [{"bearer": []}]
-    scopes = "a web page that asks" if opened else ROUTES.get(route, "owner").replace(" ", ", ")
+    scopes = "everybody; what it takes lies in the body" if opened else ROUTES.get(route, "owner").replace(" ", ", ")
     operation["description"] = f"{operation.get('description', '')}\n\nOpen to: {scopes}.".strip()
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path" and parameter["name"] in _PATTERNS:
@@ -174,6 +174,8 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         }
         answers["416"] = {"description": "No such range", "content": {"text/plain": {"schema": _STR}}}
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
+    elif route == "GET /v1/events/stream":
+        answers["200"]["content"] = {"text/event-stream": {"schema": _STR}}
     elif route == "GET /metrics":
         answers["200"]["content"] = {"text/plain; version=0.0.4; charset=utf-8": {"schema": _STR}}
     elif route in _ANSWERS:

@@ -61,6 +61,7 @@ class TokenInfo:
     origin: str | None
     created_at: float
     used_at: float | None
+    expires_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..state.errors import BadInput
 from ..state.ids import parse_backup_id
 from .catalog import Catalog
+from .garbage import Garbage
 from .keeping import keep_backup, keep_session, note_used
 from .retention import Retention
 
@@ -48,9 +49,9 @@ def add_retention(
     catalog: Catalog,
     retention: Retention,
     machine: Callable[[], str | None],
-    collect: Callable[[bool], dict[str, Any]],
+    garbage: Garbage,
 ) -> None:
-    """Add the routes. `collect` collects blobs that nobody needs, or only tells, and returns what it found."""
+    """Add the routes."""
 
     @app.post("/v1/gc")
     def gc(wanted: Run) -> Response:
@@ -58,7 +59,7 @@ def add_retention(
         if wanted.dry_run and wanted.trust_clock:
             raise BadInput("a dry run changes nothing, so it does not believe the clock either")
         report = retention.run(dry_run=wanted.dry_run, believe_clock=wanted.trust_clock)
-        return _json(asdict(report) | {"collected": collect(wanted.dry_run)})
+        return _json(asdict(report) | {"collected": asdict(garbage.collect(dry_run=wanted.dry_run))})
 
     @app.patch("/v1/sessions/{session_id}/retention")
     def patch_session_retention(session_id: str, wanted: SessionKept) -> Response:

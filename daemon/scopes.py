@@ -12,6 +12,7 @@ from ..state.access import OWNER
 ROUTES: dict[str, str] = {
     "GET /v1/status": "read save restore",
     "GET /v1/events": "read",
+    "GET /v1/events/stream": "read",
     "GET /openapi.json": "read",
     "GET /v1/backups": "read restore",
     "GET /v1/backups/{ref}": "read save restore",
@@ -41,6 +42,7 @@ ROUTES: dict[str, str] = {
     "POST /v1/blobs/{digest}/fetch": "restore",
     "GET /v1/remembered/{kind}/{key}": "save restore",
     "PUT /v1/remembered/{kind}/{key}": "save restore",
+    "PUT /v1/remembered/digest/{key}": "owner",  # a wrong one would let another model's KV cache through
     "GET /v1/remote/backups": "read restore",
     "POST /v1/remote/backups/{backup_id}/adopt": "restore",
     "GET /v1/watches": "read",
@@ -69,15 +71,21 @@ ROUTES: dict[str, str] = {
     "POST /v1/key/init": "owner",
     "POST /v1/key/rotate": "owner",
     "POST /v1/key/recovery": "owner",
-    "GET /v1/tokens": "owner",
+    "POST /v1/login/links": "owner",
+    "DELETE /v1/login": "approve",
+    "GET /v1/tokens": "approve",
     "POST /v1/tokens": "owner",
-    "DELETE /v1/tokens/{token_id}": "owner",
-    "GET /v1/pair/requests": "owner",
-    "POST /v1/pair/requests/{code}/approve": "owner",
-    "POST /v1/pair/requests/{code}/deny": "owner",
+    "DELETE /v1/tokens/{token_id}": "approve",
+    "GET /v1/pair/requests": "approve",
+    "POST /v1/pair/requests/{code}/approve": "approve",
+    "POST /v1/pair/requests/{code}/deny": "approve",
 }
 # What a page that has no token yet may call: it names its origin, and gets nothing without the user's consent.
 OPEN = frozenset({("POST", "/v1/pair"), ("POST", "/v1/pair/claim")})
+# What takes its right from the body: the code of a login link. Its route checks it.
+CODED = frozenset({("POST", "/v1/login")})
+# What a page that unloads may send without headers of its own: a one-use token lies in the body. Its route checks it.
+BEACONS = frozenset({("POST", "/api/backup/drain")})
 
 
 class RouteScopes:
@@ -106,5 +114,5 @@ def unlisted(routes: Iterable[BaseRoute]) -> list[str]:
         if isinstance(route, Route)
         for method in sorted((route.methods or set()) - {"HEAD"})
     ]
-    known = set(ROUTES) | {" ".join(pair) for pair in OPEN}
+    known = set(ROUTES) | {" ".join(pair) for pair in OPEN | CODED}
     return sorted(set(there) - known)

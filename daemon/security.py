@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,7 +30,7 @@ from ..state.errors import (
 )
 from ..state.problems import MEDIA_TYPE, to_problem
 from .request_head import Head, read_head
-from .scopes import OPEN, RouteScopes
+from .scopes import BEACONS, CODED, OPEN, RouteScopes
 from .tokens import Tokens
 
 log = logging.getLogger("torpor.security")
@@ -38,11 +39,12 @@ MAX_BODY_BYTES = 64 << 20  # of a manifest; blobs have a limit of their own
 MAX_BLOB_BYTES = 1 << 30
 MAX_JSON_BYTES = 16 << 20  # of a question: 160,000 digests
 MAX_OPEN_BYTES = 4 << 10  # of somebody who has no token
+MAX_BEACON_BYTES = 64 << 10  # which is what browsers hold for a page that unloads
 MAX_HELD_BYTES = 256 << 20  # of bodies in memory, of all requests together; tokens with scopes share half of it
 WRONG_TOKENS, REFILL_S = 60, 1.0  # at once, and then one in so many seconds; a good token is never held back by it
 _MEDIA_TYPES = ("", "application/json", "application/octet-stream")  # never those that pages send without asking
-_METHODS = b"GET, POST, PUT"  # of pages
-_HEADERS = b"authorization, content-type, torpor-api-version, range"
+_METHODS = b"GET, POST, PUT, DELETE"  # of pages
+_HEADERS = b"authorization, content-type, torpor-api-version, torpor-save, torpor-timing, range"
 
 
 class Gate:
@@ -54,12 +56,13 @@ class Gate:
         *,
         tokens: Tokens,
         hosts: frozenset[str],
+        files: Collection[str] = (),
         scopes: RouteScopes | None = None,
         steady: Callable[[], float] = time.monotonic,
         held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
-        """`hosts` are the names for TCP; over the Unix socket it is `localhost`."""
-        self._app, self._tokens, self._hosts = app, tokens, hosts
+        """`hosts` are the names for TCP; over the Unix socket it is `localhost`. `files` are open to everybody."""
+        self._app, self._tokens, self._hosts, self._files = app, tokens, hosts, frozenset(files)
         self._scopes = scopes or RouteScopes()
         self._wrong = Allowance(WRONG_TOKENS, REFILL_S, steady)
         self._most, self._held = held_bytes, 0
@@ -72,15 +75,21 @@ class Gate:
         try:
             head = read_head(scope)
             self._check_host(head)
+            if head.path in self._files and head.method in ("GET", "HEAD"):  # the same for everybody, and no secret
+                _check_body(head, 0)
+                await self._app(scope, receive, send)
+                return
+            head = _at_home(head)
             page = self._check_page(head)
             if page is not None and head.preflight:
                 await _answer_preflight(send, page, private_network=head.private_network)
                 return
-            limit, owner = self._check(head)
+            limit, access = self._check(head)
         except TorporError as error:
             await send_problem(_readable_by(page, send), error)
             return
-        with self._holding(head, owner) as hold:
+        scope["torpor.access"] = access
+        with self._holding(head, access is not None and access.owner) as hold:
             await self._app(scope, _limited(receive, limit, hold), _readable_by(page, send))
 
     @contextmanager
@@ -124,20 +133,22 @@ class Gate:
         except BadInput as error:
             raise HostNotAllowed(error.detail, hint=error.hint) from None
 
-    def _check(self, head: Head) -> tuple[int, bool]:
-        """Check token, scope, version and body; return how many bytes the body may have, and whether the owner asks."""
-        limit, owner = MAX_OPEN_BYTES, False
-        if (head.method, head.path) not in OPEN or head.origin is None:
+    def _check(self, head: Head) -> tuple[int, Access | None]:
+        """Check token, scope, version and body; return how many bytes the body may have, and what the token opens."""
+        route, access, limit = (head.method, head.path), None, MAX_OPEN_BYTES
+        beacon = _is_beacon(head)
+        if beacon:
+            limit = MAX_BEACON_BYTES
+        elif route not in CODED and (route not in OPEN or head.origin is None):
             access = self._authenticate(head)
             self._check_scope(head, access)
-            owner = access.owner
             limit = _body_limit(head.method, head.path)
         if head.version is not None and head.version != str(API_VERSION):
             raise VersionMismatch(
                 f"the client speaks API version {head.version[:20]}, this daemon version {API_VERSION}"
             )
-        _check_body(head, limit)
-        return limit, owner
+        _check_body(head, limit, text=beacon)
+        return limit, access
 
     def _authenticate(self, head: Head) -> Access:
         if head.authorization is None:
@@ -160,10 +171,29 @@ class Gate:
                 raise ScopeDenied(f"the token of {access.name} has not the scope {wanted}")
 
 
-def _check_body(head: Head, limit: int) -> None:
+def _at_home(head: Head) -> Head:
+    """Take requests of the daemon's own page for what they are: no other page has its origin.
+
+    Host was checked, so a name that somebody else made resolve to this machine is none of ours.
+    """
+    own = head.origin is not None and not head.local_socket and head.origin.lower() == f"http://{head.host}"
+    return replace(head, origin=None, site="same-origin") if own else head
+
+
+def _is_beacon(head: Head) -> bool:
+    """Tell whether a page that unloads sends its last words: no header of its own, and text, which asks nobody."""
+    return (
+        (head.method, head.path) in BEACONS
+        and head.origin is not None
+        and head.authorization is None
+        and head.media_type == "text/plain"
+    )
+
+
+def _check_body(head: Head, limit: int, *, text: bool = False) -> None:
     if head.encoding not in ("", "identity"):
         raise UnsupportedMedia(f"a body in encoding {head.encoding[:20]!r}")
-    if head.media_type not in _MEDIA_TYPES:
+    if head.media_type not in _MEDIA_TYPES and not text:
         raise UnsupportedMedia(f"a body of type {head.media_type[:40]!r}")
     if not head.length.isdecimal() or len(head.length) > 15 or int(head.length) > limit:
         raise TooLarge(f"a body of {head.length[:20]} bytes (at most {limit})")

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -31,10 +31,10 @@ from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
 from .mounts import refuse_network_home
+from .parts import Parts
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import load_remote_settings, working_directory
-from .retention import Retention
 from .room import Room, open_room
 from .settings import Settings
 from .sync_report import state_of
@@ -54,33 +54,6 @@ HOUSEKEEPING_S = 3600.0
 CLOCK_S = 900.0  # so that the time of the last look is known, however the machine goes down
 
 OnReady = Callable[[dict[str, object]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a daemon consists of. `back` is None without S3."""
-
-    home: Home
-    settings: Settings
-    tokens: Tokens
-    catalog: Catalog
-    room: Room
-    side: RemoteSide
-    back: BackFromBucket | None
-    retention: Retention
-    garbage: Garbage
-    care: Care
-    watches: Watches
-
-    def stop(self) -> None:
-        """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
-        self.watches.stop()
-        self.care.stop()
-        if self.back is not None:
-            self.back.close()  # requests that wait for the bucket end now
-        self.side.stop()  # and those that speak with it
-        self.garbage.stop()
-        self.retention.stopping.set()
 
 
 def serve(home: Home, settings: Settings, on_ready: OnReady) -> None:
@@ -161,6 +134,7 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
     from .http_protocol import patient
     from .metric_states import StateMetrics
     from .observing import observe
+    from .pages import Pages
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, allowed_hosts, bind_tcp, bind_unix
 
@@ -180,10 +154,9 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
         scrub=parts.care.scrub.describe,
     )
     observing = observe(index, states, version=listening.version, clock=time.time)
+    pages = Pages(api_of(parts, listening, observing))
     config = uvicorn.Config(
-        Gate(
-            api_of(parts, listening, observing), tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts)
-        ),
+        Gate(pages, tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts), files=pages.paths),
         http=patient(settings.client_timeout_s),
         ws="none",
         lifespan="off",
@@ -217,12 +190,8 @@ def listening_at(port: int, socket_path: str | None) -> Listening:
 
 
 def api_of(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
-    """Return the API with the routes of every part."""
+    """Return the API over the parts."""
     from .app import About, create_app
-    from .pair_api import add_pairing, add_tokens
-    from .pairing import Pairing
-    from .retention_api import add_retention
-    from .verify_api import add_verify
 
     about = About(
         version=listening.version,
@@ -233,18 +202,7 @@ def api_of(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
         url=listening.url,
         max_recoverable_tokens=parts.settings.max_recoverable_tokens,
     )
-    side, catalog = parts.side, parts.catalog
-
-    def collect(dry_run: bool) -> dict[str, object]:
-        return asdict(parts.garbage.collect(dry_run=dry_run))
-
-    app = create_app(catalog, parts.watches, about, time.time, side, parts.room, parts.back, observing)
-
-    add_tokens(app, parts.tokens)
-    add_pairing(app, Pairing(parts.tokens, time.time, time.monotonic))
-    add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, collect)
-    add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
-    return app
+    return create_app(parts, about, observing, time.time)
 
 
 def _server(config: Config, parts: Parts, observing: Observing, listening: Listening, on_ready: OnReady) -> QuietServer:

@@ -41,10 +41,13 @@ class Tokens:
         if hmac.compare_digest(found.encode(), self._owner):
             return Access("owner", OWNER)
         record = self._by_hash.get(found)
-        if record is None:
+        if record is None or self._is_over(record):
             return None
         self._note_use(record)
         return Access(record.label, frozenset(record.scopes), record.origin)
+
+    def _is_over(self, record: TokenRecord) -> bool:
+        return record.expires_at is not None and record.expires_at <= self._clock()
 
     def _note_use(self, record: TokenRecord) -> None:
         hour = self._clock() // HOUR_S * HOUR_S
@@ -61,12 +64,15 @@ class Tokens:
 
     def listed(self) -> list[TokenRecord]:
         """Return all tokens, oldest first."""
-        return _in_order(self._by_hash)
+        return [record for record in _in_order(self._by_hash) if not self._is_over(record)]
 
-    def new(self, label: str, scopes: Sequence[str], origin: str | None = None) -> tuple[TokenRecord, str]:
+    def new(
+        self, label: str, scopes: Sequence[str], origin: str | None = None, *, lives_s: float | None = None
+    ) -> tuple[TokenRecord, str]:
         """Make a token, durably; the text that is returned is kept nowhere.
 
-        That of a page has scopes of pages. Raises: BadInput, Conflict, StoreFull, StoreFailed.
+        That of a page has scopes of pages. With `lives_s` it is void after that time.
+        Raises: BadInput, Conflict, StoreFull, StoreFailed.
         """
         token = PREFIX + secrets.token_urlsafe(32)
         record = TokenRecord(
@@ -76,12 +82,14 @@ class Tokens:
             scopes=tuple(sorted(parse_scopes(scopes, SCOPES if origin is None else PAGE_SCOPES))),
             origin=None if origin is None else parse_origin(origin),
             created_at=self._clock(),
+            expires_at=None if lives_s is None else self._clock() + lives_s,
         )
         with self._lock:
-            if len(self._by_hash) >= MAX_TOKENS:
+            known = {key: each for key, each in self._by_hash.items() if not self._is_over(each)}
+            if len(known) >= MAX_TOKENS:
                 raise Conflict(f"there are {MAX_TOKENS} tokens", hint="Revoke some: `torpor token list`.")
-            write_tokens(self._path, _in_order({**self._by_hash, record.sha256: record}))
-            self._use({**self._by_hash, record.sha256: record})
+            write_tokens(self._path, _in_order({**known, record.sha256: record}))
+            self._use({**known, record.sha256: record})
         log.info("token %s (%s) was made for %s", record.id, ", ".join(record.scopes), record.origin or record.label)
         return record, token
 
@@ -99,6 +107,12 @@ class Tokens:
             self._write()
         log.info("token %s of %s was revoked", found.id, found.origin or found.label)
         return found
+
+    def forget(self, token: bytes) -> None:
+        """Make a token void that somebody signs out with. The owner's stays. Raises: StoreFull, StoreFailed."""
+        record = self._by_hash.get(_sha256(token))
+        if record is not None:
+            self.revoke(record.id)
 
     def flush(self) -> None:
         """Write down when tokens were used last, and what could not be before. Raises: StoreFull, StoreFailed."""

@@ -9,18 +9,20 @@ from typing import Literal, get_args
 
 from .errors import BadInput
 
-ScopeName = Literal["read", "save", "restore", "manage", "metrics"]
+ScopeName = Literal["read", "save", "restore", "manage", "approve", "metrics"]
 PageScopeName = Literal["read", "save", "restore"]
 
-# What each scope opens. `owner` is not among them: keys, tokens and pairing take the token of the home folder.
+# What each scope opens. `owner` is not among them: keys and new tokens take the token of the home folder.
 SCOPES: dict[ScopeName, str] = {
     "read": "lists, titles, sizes and status",
     "save": "add backups",
     "restore": "read the content of backups",
     "manage": "pin, remove, rename, watch folders, steer the second copy",
+    "approve": "let web pages in that ask for it, and throw them out",
     "metrics": "read /metrics",
 }
 PAGE_SCOPES: tuple[PageScopeName, ...] = get_args(PageScopeName)  # of what a web page may ask for
+DASHBOARD_SCOPES: tuple[ScopeName, ...] = ("read", "save", "restore", "manage", "approve")
 OWNER = frozenset({"owner"})
 MAX_LABEL_CHARS = 80
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([1-9][0-9]{0,4}))?\Z")

@@ -23,7 +23,10 @@ _ID = re.compile(r"[0-9a-z]{8}\Z")
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """A token of which only the SHA-256 is known. `used_at` is rounded down to the hour; `origin` is a page's."""
+    """A token of which only the SHA-256 is known. `used_at` is rounded down to the hour; `origin` is a page's.
+
+    One with `expires_at` is void from then on.
+    """
 
     id: str
     sha256: str
@@ -32,6 +35,7 @@ class TokenRecord:
     origin: str | None
     created_at: float
     used_at: float | None = None
+    expires_at: float | None = None
 
 
 def read_tokens(path: Path) -> list[TokenRecord]:

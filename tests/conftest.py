@@ -6,11 +6,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.browser import new_tab, running_chromium
 from support.daemon import Daemon
 from support.s3_servers import Moto, Place, Weed, new_place, new_room, remove_place, running_moto, running_weed
+
+if TYPE_CHECKING:  # playwright takes a while to import, and few tests need it
+    from playwright.sync_api import Browser, Page
 
 # Torch's threads wait for each other; on cores that several workers share, that costs more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,6 +62,20 @@ def shared_daemon() -> Iterator[Daemon]:
     """One daemon for tests that only need somewhere to save."""
     with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One browser for the tests of a file. While it runs, its event loop does: no `asyncio.run` in such a file."""
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(chromium: Browser) -> Iterator[Page]:
+    """A tab that knows nothing yet; an error in its console, or a request off the machine, is a failure."""
+    with new_tab(chromium) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("openapi")
     daemon = BucketDaemon(folder / "home")
     tokens = Tokens(daemon.home.tokens_json, TOKEN, lambda: 1.0)
-    gate = Gate(daemon.whole_app(tokens), tokens=tokens, hosts=frozenset([HOST]))
+    gate = Gate(daemon.app(tokens=tokens), tokens=tokens, hosts=frozenset([HOST]))
     fill(daemon)
     yield gate, ask(httpx.ASGITransport(gate), "GET", "/openapi.json").json()
     daemon.close()

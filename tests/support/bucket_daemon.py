@@ -13,7 +13,6 @@ from typing import Any
 from blake3 import blake3
 from fastapi import FastAPI
 from torpor.codec import manifest_file
-from torpor.daemon.app import About, create_app
 from torpor.daemon.bring_back import bring_back
 from torpor.daemon.care import Care
 from torpor.daemon.compose import compose, compose_retention
@@ -21,10 +20,11 @@ from torpor.daemon.fetch_api import BackFromBucket
 from torpor.daemon.garbage import Garbage
 from torpor.daemon.local_backups import describer
 from torpor.daemon.observing import observe
+from torpor.daemon.parts import Parts
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.room import open_room
-from torpor.daemon.service import Parts, api_of, listening_at
+from torpor.daemon.service import api_of, listening_at
 from torpor.daemon.settings import load_settings
 from torpor.daemon.tokens import Tokens
 from torpor.daemon.watches import Watches
@@ -80,26 +80,21 @@ class BucketDaemon:
             new_id=lambda: secrets.token_hex(16),
         )
 
-    def app(self, *, s3: bool = True) -> FastAPI:
-        about = About("0", str(self.home.root), str(self.home.store), "log", 0.0, "http://x", 100)
-        watches = Watches(self.home, self.catalog.index)
-        side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
-        return create_app(self.catalog, watches, about, lambda: 1.0, side, self.room, self.back if s3 else None)
-
-    def whole_app(self, tokens: Tokens) -> FastAPI:
-        """Return the application with the routes of every part, as a running daemon has them."""
+    def app(self, *, s3: bool = True, tokens: Tokens | None = None) -> FastAPI:
+        """Return the application with every route, as a running daemon has it."""
         settings = load_settings()
         side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
-        care = Care(self.home, self.catalog, side.memory, self.back, settings)
+        back = self.back if s3 else None
+        care = Care(self.home, self.catalog, side.memory, back, settings)
         self.stack.callback(care.stop)
         parts = Parts(
             home=self.home,
             settings=settings,
-            tokens=tokens,
+            tokens=tokens or Tokens(self.home.tokens_json, "owner", lambda: 1.0),
             catalog=self.catalog,
             room=self.room,
             side=side,
-            back=self.back,
+            back=back,
             retention=compose_retention(self.home, settings, self.catalog, side),
             garbage=Garbage(self.catalog, grace_s=3600.0),
             care=care,

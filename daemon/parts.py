@@ -1,0 +1,44 @@
+"""What a daemon consists of: made in daemon/service.py, and all that the API is built over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..store.home import Home
+from .care import Care
+from .catalog import Catalog
+from .fetch_api import BackFromBucket
+from .garbage import Garbage
+from .remote import RemoteSide
+from .retention import Retention
+from .room import Room
+from .settings import Settings
+from .tokens import Tokens
+from .watches import Watches
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a daemon consists of. `back` is None without S3."""
+
+    home: Home
+    settings: Settings
+    tokens: Tokens
+    catalog: Catalog
+    room: Room
+    side: RemoteSide
+    back: BackFromBucket | None
+    retention: Retention
+    garbage: Garbage
+    care: Care
+    watches: Watches
+
+    def stop(self) -> None:
+        """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
+        self.watches.stop()
+        self.care.stop()
+        if self.back is not None:
+            self.back.close()  # requests that wait for the bucket end now
+        self.side.stop()  # and those that speak with it
+        self.garbage.stop()
+        self.retention.stopping.set()
