@@ -21,6 +21,7 @@ from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
+from .attached_api import add_attached
 from .catalog import Catalog
 from .fetch_api import add_fetches, places_of, resolve
 from .garbage import discard
@@ -105,6 +106,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_sync(app, side)
     add_keys(app, side.key_desk())
     add_tokens(app, parts.tokens)
+    add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)

@@ -43,6 +43,7 @@ _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, 
 _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
+_PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
 
 # What a route answers when all is well; the status is the one that its decorator says.
 _ANSWERS: dict[str, Schema] = {
@@ -92,6 +93,9 @@ _ANSWERS: dict[str, Schema] = {
     "PUT /v1/sync/policy": _SYNC,
     "POST /v1/sync/retry": _object(retried=_INT),
     "POST /v1/sync/collect": _ANY_OBJECT,
+    "GET /v1/attached": _object(processes=_list(_PROCESS)),
+    "PUT /v1/attached/{attach_id}": _object(longest_poll_s=_NUM),
+    "GET /v1/attached/{attach_id}/work": _object(work=_list(_object(id=_STR, kind=_STR))),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,
     "POST /v1/key/rotate": _ANY_OBJECT,
