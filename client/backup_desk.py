@@ -34,13 +34,15 @@ class BackupDesk:
     def create(self, session_id: str | None, *, small: bool = False, state: Mapping[str, Any] | None = None) -> Json:
         """Save a session (None: all that are awake) and return when it is durable.
 
-        `state` is what the page shows: while the model writes, or where the session is not awake here, that is saved.
+        `state` is what the page shows (state/page_items.py). Where the session is not awake, or the model is at work and
+        a small save must not wait for it, the daemon saves that alone; else it looks whether the session has all of it,
+        and saves what is missing. `item` of the answer says what became of it.
         Raises: SessionNotFound, and whatever a save fails with; of a save of all, `failed` tells.
         """
         if session_id is None:
             return self._create_all(small)
         name = parse_session_id(session_id)
-        if state is not None and (self._cannot_hold(name) or state.get("partial") or state.get("draft")):
+        if state is not None and not self._can_hold(name, state, small):
             return self._of_page(name, state)
         try:
             with self.provider.hold(name) as source:
@@ -50,15 +52,23 @@ class BackupDesk:
             if state is None:
                 raise
             return self._of_page(name, state)
-        return _saved(handle, small)
+        return _saved(handle, small) | self._rest_of(state)
 
-    def _cannot_hold(self, session_id: str) -> bool:
+    def _can_hold(self, session_id: str, state: Mapping[str, Any], small: bool) -> bool:
+        if session_id not in self.provider.sessions():
+            return False
         busy = isinstance(self.provider, Busy) and self.provider.busy()
-        return busy or session_id not in self.provider.sessions()
+        return not small or not (busy or state.get("partial") or state.get("draft"))
 
     def _of_page(self, session_id: str, state: Mapping[str, Any]) -> Json:
         body = {"session_id": session_id, "small": True, "state": dict(state)}
-        return self._keeper.api.json("POST", "/api/backup/create", json=body)
+        made = self._keeper.api.json("POST", "/api/backup/create", json=body)
+        return made | {"item": {"id": state.get("id"), "backup_id": made.get("backup_id"), "kind": made.get("kind")}}
+
+    def _rest_of(self, state: Mapping[str, Any] | None) -> Json:
+        """Save what a page shows and the session does not have; what the daemon refuses the page sends again itself."""
+        drained = self.drain([dict(state)]).get("drained") if state is not None else None
+        return {"item": drained[0]} if drained else {}
 
     def _create_all(self, small: bool) -> Json:
         handles: list[SaveHandle] = []

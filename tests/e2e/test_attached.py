@@ -21,8 +21,7 @@ SAID = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "
 
 
 def talk(*messages: dict[str, Any]) -> PlainSession:
-    session = PlainSession({"metadata": {"model_name": "m"}, "text_context": {"conversation": list(messages or SAID)}})
-    return session
+    return PlainSession({"metadata": {"model_name": "m"}, "text_context": {"conversation": list(messages or SAID)}})
 
 
 def until(there: Callable[[], bool], timeout_s: float = 10.0) -> None:
