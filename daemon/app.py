@@ -21,6 +21,7 @@ from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
+from .attached_api import add_attached
 from .beacons import Beacons
 from .catalog import Catalog
 from .fetch_api import add_fetches, places_of, resolve
@@ -33,7 +34,7 @@ from .metrics_api import counted
 from .observing import Observing
 from .open_file import OpenFileResponse
 from .openapi import describe
-from .page_api import Nobody, Pages, add_pages, no_success
+from .page_api import Pages, add_pages, no_success
 from .pair_api import add_pairing, add_tokens
 from .pairing import Pairing
 from .parts import Parts
@@ -107,9 +108,10 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_sync(app, side)
     add_keys(app, side.key_desk())
     add_tokens(app, parts.tokens)
+    add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
-    add_pages(app, Pages(catalog, parts.back, parts.room, Nobody(), Beacons(time.monotonic)))
+    add_pages(app, Pages(catalog, parts.back, parts.room, parts.attached, Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     observing.add_routes(app)

@@ -44,6 +44,7 @@ _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, 
 _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
+_PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
 _DRAINED = _object(id=_STR, backup_id=_STR, kind=_STR)
 _REFUSED = _object(code=_STR, detail=_STR, hint=_STR, retryable=_BOOL)
 _POINT = _object(backup_id=_STR, created_at=_NUM, tokens=_INT, layers=_list(_STR), pinned=_BOOL, preview=_STR)
@@ -96,6 +97,9 @@ _ANSWERS: dict[str, Schema] = {
     "PUT /v1/sync/policy": _SYNC,
     "POST /v1/sync/retry": _object(retried=_INT),
     "POST /v1/sync/collect": _ANY_OBJECT,
+    "GET /v1/attached": _object(processes=_list(_PROCESS)),
+    "PUT /v1/attached/{attach_id}": _object(longest_poll_s=_NUM),
+    "GET /v1/attached/{attach_id}/work": _object(work=_list(_object(id=_STR, kind=_STR))),
     "POST /api/backup/create": _object(success=_BOOL),
     "POST /api/backup/drain": _object(success=_BOOL, drained=_list(_DRAINED), refused=_list(_REFUSED)),
     "POST /api/backup/tokens": _object(tokens=_list(_STR)),
