@@ -11,7 +11,7 @@ from pathlib import Path
 from torpor.db.engine import writer_engine
 from torpor.db.migrate import MIGRATIONS
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 
 
 @functools.cache
