@@ -21,7 +21,9 @@ from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
+from .activity_api import add_activity
 from .catalog import Catalog
+from .doctor_api import add_doctor
 from .fetch_api import add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
@@ -35,12 +37,14 @@ from .openapi import describe
 from .pair_api import add_pairing, add_tokens
 from .pairing import Pairing
 from .parts import Parts
+from .plan_api import add_plans
 from .prefixes import add_prefixes
 from .purge import Purge
 from .remembered_api import add_remembered
 from .retention_api import add_retention
 from .room import Room
 from .room_api import add_room, storage_report
+from .storage_api import add_storage
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .upload import receive_blob, receive_manifests
@@ -109,6 +113,10 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
+    add_storage(app, parts)
+    add_activity(app, catalog.index, clock)
+    add_doctor(app, parts, about.version, clock)
+    add_plans(app, parts)
     observing.add_routes(app)
     describe(app)
     return app
