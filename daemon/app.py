@@ -41,6 +41,7 @@ from .plan_api import add_plans
 from .prefixes import add_prefixes
 from .purge import Purge
 from .remembered_api import add_remembered
+from .removals import Removals
 from .retention_api import add_retention
 from .room import Room
 from .room_api import add_room, storage_report
@@ -179,7 +180,7 @@ def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], fl
 
 def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     catalog, side, back = parts.catalog, parts.side, parts.back
-    purger = Purge(parts.home, catalog, side, parts.room)
+    purger, removals = Purge(parts.home, catalog, side, parts.room), Removals(catalog, side)
 
     @app.get("/v1/backups")
     def list_backups(
@@ -220,6 +221,8 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
         raw = await receive_manifests(request)
+        if await run_in_threadpool(removals.holds, backup_id, raw):
+            return _json(_backup(await run_in_threadpool(removals.undo, backup_id)), 201)
         with counted(metrics, request):
             record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
         return _json(_backup(record), 201)
@@ -233,9 +236,15 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     def delete_backup(backup_id: str, purge: bool = False) -> Response:
         """Remove a backup from this machine; with `purge` so that nothing stays, in the bucket neither."""
         if purge:
+            removals.forget(backup_id)
             return _json(asdict(purger.run(parse_backup_id(backup_id))))
-        side.remove(backup_id)
+        removals.remove(backup_id)
         return Response(status_code=204)
+
+    @app.post("/v1/backups/{backup_id}/undo-removal", status_code=201)
+    def undo_removal(backup_id: str) -> Response:
+        """Bring back a backup that was removed in the last quarter of an hour, with all that was said of it."""
+        return _json(_backup(removals.undo(backup_id)), 201)
 
 
 def _add_sessions(app: FastAPI, catalog: Catalog) -> None:

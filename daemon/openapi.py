@@ -59,6 +59,7 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/backups/{backup_id}/blobs": _ref("BackupBlobs"),
     "PUT /v1/backups/{backup_id}": _ref("Backup"),
     "PATCH /v1/backups/{backup_id}": _ref("Backup"),
+    "POST /v1/backups/{backup_id}/undo-removal": _ref("Backup"),
     "PATCH /v1/sessions/{session_id}": _ref("Backup"),
     "GET /v1/sessions/{session_id}/timeline": _ANY_OBJECT,
     "PUT /v1/sessions/{session_id}/no-sync": _object(session_id=_STR, no_sync=_BOOL),

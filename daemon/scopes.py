@@ -21,6 +21,7 @@ ROUTES: dict[str, str] = {
     "PUT /v1/backups/{backup_id}": "save",
     "PATCH /v1/backups/{backup_id}": "manage",
     "DELETE /v1/backups/{backup_id}": "manage",
+    "POST /v1/backups/{backup_id}/undo-removal": "manage",
     "POST /v1/backups/{backup_id}/fetch": "restore",
     "GET /v1/fetches/{fetch_id}": "restore",
     "DELETE /v1/fetches/{fetch_id}": "restore",

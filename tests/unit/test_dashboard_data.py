@@ -167,3 +167,21 @@ def test_a_plan_counts_what_is_not_here(page: Page) -> None:
     found = page("GET", f"backups/{backup_id(50)}/plan")
     assert (found["mode"], found["bytes_read"]) == ("media", 0)
     assert found["layers"]["vision_cache"]["decision"] == "rebuild"
+
+
+def test_a_removal_is_taken_back_over_http(page: Page) -> None:
+    page.save(60, "undone")
+    page("PATCH", f"backups/{backup_id(60)}", json={"pinned": True})
+    page("PATCH", "sessions/undone", json={"title": "mine"})
+    before = page("GET", f"backups/{backup_id(60)}")
+    manifest_json = page.client.get(f"/v1/backups/{backup_id(60)}/manifest").content
+    for way in ("POST", "PUT"):
+        assert page.client.delete(f"/v1/backups/{backup_id(60)}").status_code == 204
+        assert page("GET", f"backups/{backup_id(60)}", 404)["code"] == "backup-not-found"
+        if way == "POST":
+            back = page("POST", f"backups/{backup_id(60)}/undo-removal", 201)
+        else:
+            back = page("PUT", f"backups/{backup_id(60)}", 201, content=manifest_json)
+        assert back | {"remote": before["remote"]} == before
+    assert page.client.delete(f"/v1/backups/{backup_id(60)}", params={"purge": True}).status_code == 200
+    assert page("POST", f"backups/{backup_id(60)}/undo-removal", 404)["code"] == "backup-not-found"
