@@ -7,8 +7,9 @@ given back by the daemon itself. Every answer says `success`; one that is no suc
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -19,33 +20,22 @@ from ..codec import manifest_file
 from ..codec.source_media import source
 from ..state.access import Access, parse_origin
 from ..state.backup import Backup
-from ..state.errors import BadInput, Unauthorized
+from ..state.errors import BadInput, NoProcess, Unauthorized
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.manifest import MAX_COUNT
 from ..state.page_items import read_item
+from ..state.plan_words import images_in
 from .beacons import MAX_AT_ONCE, Beacons
 from .blob_reads import BlobReads
-from .catalog import Catalog
-from .fetch_api import BackFromBucket, resolve
+from .fetch_api import resolve
 from .page_points import points, text_of
 from .page_saves import PageSaves
-from .room import Room
+from .parts import Parts
+from .plan_api import described, plans_of
 from .sessions_api import media_response
 
 MAX_POINTS = 100
 _PRIVATE = {"Cache-Control": "no-store"}
-
-Kind = Literal["save", "restore", "plan"]
-
-
-class Processes(Protocol):
-    """The inference processes that are attached."""
-
-    async def ask(
-        self, kind: Kind, *, session_id: str | None = None, backup_id: str | None = None, small: bool = False
-    ) -> dict[str, Any]:
-        """Let one do something and return its answer. Raises: NoProcess, Timeout, and whatever it failed with."""
-        ...
 
 
 class Create(BaseModel):
@@ -67,12 +57,10 @@ class Count(BaseModel):
 class Pages:
     """What the routes work with."""
 
-    def __init__(
-        self, catalog: Catalog, back: BackFromBucket | None, room: Room, processes: Processes, beacons: Beacons
-    ) -> None:
-        self.catalog, self.back, self.processes, self.beacons = catalog, back, processes, beacons
-        self.reads = BlobReads(catalog, back)
-        self.saves = PageSaves(catalog, self.reads, room)
+    def __init__(self, parts: Parts, beacons: Beacons) -> None:
+        self.catalog, self.back, self.processes, self.beacons = parts.catalog, parts.back, parts.attached, beacons
+        self.reads = BlobReads(parts.catalog, parts.back)
+        self.saves, self.plans = PageSaves(parts.catalog, self.reads, parts.room), plans_of(parts)
 
     async def find(self, ref: str) -> Backup:
         """Return a backup by its id, or the newest of a session, from the bucket if need be."""
@@ -133,6 +121,15 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
         seen = await run_in_threadpool(pages.saves.look, found)
         plan = {"mode": "text-only", "notes": [], "tokens_reused": 0, "tokens_prefill": 0, "seconds": None}
         return _json({"success": True, "mode": "text-only"} | text_of(seen) | {"plan": plan})
+
+    @app.get("/api/backup/plan/{ref}")
+    async def plan(ref: str) -> Response:
+        """Tell what a restore would bring back: of the attached process, else as it was saved, under the same model."""
+        found = await pages.find(ref)
+        with suppress(NoProcess):
+            return _json(await pages.processes.ask("plan", session_id=found.session_id, backup_id=found.id))
+        made, manifest = await run_in_threadpool(pages.plans.as_saved, found.id)
+        return _json(described(made, images=0 if manifest is None else images_in(manifest), exact=False))
 
     @app.get("/api/backup/points/{session_id}")
     def list_points(session_id: str, limit: int = Query(20, ge=1, le=MAX_POINTS)) -> Response:

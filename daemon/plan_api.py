@@ -17,13 +17,7 @@ from .plans import Plans
 
 def add_plans(app: FastAPI, parts: Parts) -> None:
     """Add the route."""
-    back = parts.back
-    plans = Plans(
-        parts.catalog,
-        parts.side.remembered,
-        lambda digests: _in_bucket(back, digests),
-        parts.settings.max_recoverable_tokens,
-    )
+    plans = plans_of(parts)
 
     @app.get("/v1/backups/{backup_id}/plan")
     def get_plan(backup_id: str) -> Response:
@@ -34,6 +28,16 @@ def add_plans(app: FastAPI, parts: Parts) -> None:
         plan, manifest = plans.as_saved(backup_id)
         images = 0 if manifest is None else images_in(manifest)
         return _json(described(plan, images=images, exact=False))
+
+
+def plans_of(parts: Parts) -> Plans:
+    """Return what plans restores of a home's backups."""
+    return Plans(
+        parts.catalog,
+        parts.side.remembered,
+        lambda digests: _in_bucket(parts.back, digests),
+        parts.settings.max_recoverable_tokens,
+    )
 
 
 def described(plan: RestorePlan, *, images: int, exact: bool) -> dict[str, Any]:
