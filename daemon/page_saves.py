@@ -32,7 +32,7 @@ from ..state.errors import (
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest, layer_blobs
 from ..state.page_items import Message, PageItem, id_of, read_item
-from ..state.page_view import Layout, View, holds, lay_out, shared, view_or_nothing, whole
+from ..state.page_view import Layout, View, drafts_more, holds, lay_out, shared, view_or_nothing, whole
 from ..state.quota import on_disk
 from .blob_reads import BlobReads
 from .catalog import Catalog
@@ -112,11 +112,18 @@ class PageSaves:
         base = self._base(item, newest)
         under = base or newest
         conversation = whole(item, under.view if under is not None else View())
-        if newest is not None and holds(newest.view, item, conversation, is_base=newest is base):
-            return _saved(newest.manifest, len(newest.view.conversation), "unchanged")
+        if newest is not None and holds(newest.view, item, conversation):
+            there = newest.view
+            if newest is base:  # a page that knew it means what it leaves out of it
+                nothing_new = len(conversation) == len(there.conversation) and item.draft == there.draft
+            else:
+                nothing_new = not drafts_more(there, item, conversation)
+                item, base, conversation = replace(item, partial=there.partial), newest, [*there.conversation]
+            if nothing_new:
+                return _saved(newest.manifest, len(there.conversation), "unchanged")
         if not conversation and item.draft is None:
             raise BadInput("the item holds neither a message nor a draft")
-        on = base if base is newest else _closest([seen for seen in (base, newest) if seen], conversation)
+        on = _under(item, base, newest, conversation)
         made = self._made(item, said, on, conversation)
         self._catalog.commit_all([made])
         if item.title is not None and (newest is None or newest.backup.title is None):
@@ -248,8 +255,12 @@ def _shared(on: Seen | None, count: int) -> list[Any]:
     return messages[:count]
 
 
-def _closest(candidates: Sequence[Seen], conversation: Sequence[Message]) -> Seen | None:
-    """Return the backup that has the most of a conversation, the first of equals."""
+def _under(item: PageItem, base: Seen | None, newest: Seen | None, conversation: Sequence[Message]) -> Seen | None:
+    """Return what an item is saved on: the backup that has the most of it, or its base where that was long ago."""
+    late = newest is not None and item.created_at < newest.backup.created_at
+    if base is newest or (base is not None and late):
+        return base
+    candidates = [seen for seen in (base, newest) if seen is not None]
     return max(candidates, key=lambda seen: shared(conversation, seen.view), default=None)
 
 

@@ -103,18 +103,22 @@ def shared(conversation: Sequence[Message], seen: View) -> int:
     return count
 
 
-def holds(seen: View, item: PageItem, conversation: Sequence[Message], *, is_base: bool) -> bool:
-    """Tell whether a backup has all that an item says; a page that knew this backup means what it leaves out of it."""
-    there = seen.conversation
-    if len(conversation) > len(there) or (is_base and len(conversation) < len(there)):
-        return False
-    if item.draft != seen.draft and (is_base or item.draft is not None):
+def holds(seen: View, item: PageItem, conversation: Sequence[Message]) -> bool:
+    """Tell whether a backup has all messages of an item's conversation, and perhaps more."""
+    if len(conversation) > len(seen.conversation):
         return False
     count = shared(conversation, seen)
     if count == len(conversation):
         return True
     open_end = item.partial and count == len(conversation) - 1
-    return open_end and _begins(conversation[count], there[count])
+    return open_end and _begins(conversation[count], seen.conversation[count])
+
+
+def drafts_more(seen: View, item: PageItem, conversation: Sequence[Message]) -> bool:
+    """Tell whether an item has a draft that a backup with all its messages lacks, and that was not sent since."""
+    if item.draft in (None, seen.draft):
+        return False
+    return all(message["role"] != "user" for message in seen.conversation[len(conversation) :])
 
 
 def lay_out(item: PageItem, conversation: Sequence[Message], base: View, pictures: Sequence[int]) -> Layout:

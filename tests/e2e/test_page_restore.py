@@ -70,14 +70,12 @@ def test_a_page_goes_on_from_the_kv_cache_of_its_base(shared_daemon: Daemon, kee
 
     later = keeper.save("page-kv", woken.session).wait(60)
     assert later.parent_id == made
-    sent_late = shared_daemon.request(
-        "POST", "/api/backup/drain", json={"pending": [begun | {"id": str(ULID())}]}
-    ).json()
-    assert [d["kind"] for d in sent_late["drained"]] == ["small"]  # its draft is in no backup yet
-    undrafted = {key: value for key, value in begun.items() if key != "draft"} | {"id": str(ULID())}
-    # The newest holds that draft now and all of the conversation but its end, which this page does not know.
-    again = shared_daemon.request("POST", "/api/backup/drain", json={"pending": [undrafted]}).json()
-    assert [d["kind"] for d in again["drained"]] == ["unchanged"]
+    late = shared_daemon.request("POST", "/api/backup/drain", json={"pending": [begun | {"id": str(ULID())}]}).json()
+    assert [d["kind"] for d in late["drained"]] == ["small"]  # the draft alone, behind the answer that has come since
+    found = shared_daemon.request("GET", "/api/backup/restore/page-kv?text=1").json()
+    assert (found["conversation"][-1], found["draft"], found["partial"]) == (page_message(answer), "And", False)
+    late = shared_daemon.request("POST", "/api/backup/drain", json={"pending": [begun | {"id": str(ULID())}]}).json()
+    assert [d["kind"] for d in late["drained"]] == ["unchanged"]
 
 
 def test_pages_that_save_one_behind_the_other(shared_daemon: Daemon, keeper: Keeper) -> None:
