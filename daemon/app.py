@@ -41,6 +41,7 @@ from .remembered_api import add_remembered
 from .retention_api import add_retention
 from .room import Room
 from .room_api import add_room, storage_report
+from .sessions_api import add_sessions
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .upload import receive_blob, receive_manifests
@@ -107,6 +108,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_tokens(app, parts.tokens)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
+    add_sessions(app, catalog, side)
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     observing.add_routes(app)

@@ -24,6 +24,10 @@ ROUTES: dict[str, str] = {
     "POST /v1/backups/{backup_id}/fetch": "restore",
     "GET /v1/fetches/{fetch_id}": "restore",
     "DELETE /v1/fetches/{fetch_id}": "restore",
+    "GET /v1/backups/{backup_id}/messages": "restore",
+    "GET /v1/backups/{backup_id}/media/{number}": "restore",
+    "GET /v1/sessions": "read restore",  # text and pictures in it take `restore`
+    "GET /v1/sessions/{session_id}/drawing": "read restore",  # as well
     "GET /v1/sessions/{session_id}/timeline": "read restore",
     "PATCH /v1/sessions/{session_id}": "manage",
     "PUT /v1/sessions/{session_id}/no-sync": "manage",
