@@ -45,6 +45,11 @@ _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, 
 _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
+_STORAGE = _object(used_bytes=_INT, hard_bytes=_INT, classes=_list(_object(name=_STR, size_bytes=_INT)))
+_CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
+_DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
+_PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
+_PLAN = _object(mode=_STR, exact=_BOOL, sentence=_STR, words=_list(_STR), phrases=_list(_PHRASE))
 
 # What a route answers when all is well; the status is the one that its decorator says.
 _ANSWERS: dict[str, Schema] = {
@@ -56,6 +61,7 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/backups/{backup_id}/blobs": _ref("BackupBlobs"),
     "PUT /v1/backups/{backup_id}": _ref("Backup"),
     "PATCH /v1/backups/{backup_id}": _ref("Backup"),
+    "POST /v1/backups/{backup_id}/undo-removal": _ref("Backup"),
     "PATCH /v1/sessions/{session_id}": _ref("Backup"),
     "GET /v1/sessions": _object(
         sessions=_list(_object(session_id=_STR, backups=_INT, newest=_ref("Backup"))), total=_INT
@@ -85,6 +91,12 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/scrub": _ANY_OBJECT,
     "POST /v1/scrub": _ANY_OBJECT,
     "POST /v1/gc": _ANY_OBJECT,
+    "GET /v1/storage": _STORAGE,
+    "GET /v1/activity": _object(step_s=_INT, points=_list(_object(at=_NUM, backups=_INT, bytes_written=_INT))),
+    "GET /v1/doctor": _DOCTOR,
+    "POST /v1/doctor": _DOCTOR,
+    "POST /v1/doctor/fix": _DOCTOR,
+    "GET /v1/backups/{backup_id}/plan": _PLAN,
     "PATCH /v1/backups/{backup_id}/retention": _ref("Backup"),
     "PATCH /v1/sessions/{session_id}/retention": _ANY_OBJECT,
     "GET /v1/watches": _object(watches=_list(_WATCH)),
