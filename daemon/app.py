@@ -22,6 +22,7 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .activity_api import add_activity
+from .attached_api import add_attached
 from .catalog import Catalog
 from .doctor_api import add_doctor
 from .fetch_api import add_fetches, places_of, resolve
@@ -111,6 +112,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_sync(app, side)
     add_keys(app, side.key_desk())
     add_tokens(app, parts.tokens)
+    add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
     add_sessions(app, catalog, side)

@@ -50,6 +50,7 @@ _CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
 _DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
 _PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
 _PLAN = _object(mode=_STR, exact=_BOOL, sentence=_STR, words=_list(_STR), phrases=_list(_PHRASE))
+_PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
 
 # What a route answers when all is well; the status is the one that its decorator says.
 _ANSWERS: dict[str, Schema] = {
@@ -111,6 +112,9 @@ _ANSWERS: dict[str, Schema] = {
     "PUT /v1/sync/policy": _SYNC,
     "POST /v1/sync/retry": _object(retried=_INT),
     "POST /v1/sync/collect": _ANY_OBJECT,
+    "GET /v1/attached": _object(processes=_list(_PROCESS)),
+    "PUT /v1/attached/{attach_id}": _object(longest_poll_s=_NUM),
+    "GET /v1/attached/{attach_id}/work": _object(work=_list(_object(id=_STR, kind=_STR))),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,
     "POST /v1/key/rotate": _ANY_OBJECT,

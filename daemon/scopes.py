@@ -78,6 +78,11 @@ ROUTES: dict[str, str] = {
     "GET /v1/scrub": "read",
     "POST /v1/scrub": "manage",
     "GET /metrics": "metrics",
+    "GET /v1/attached": "read",
+    "PUT /v1/attached/{attach_id}": "save restore",  # both; the routes look, and let no page in
+    "GET /v1/attached/{attach_id}/work": "save restore",
+    "POST /v1/attached/{attach_id}/work/{work_id}": "save restore",
+    "DELETE /v1/attached/{attach_id}": "save restore",
     "GET /v1/key": "owner",
     "POST /v1/key/init": "owner",
     "POST /v1/key/rotate": "owner",
