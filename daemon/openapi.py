@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
+from ..codec.media import SHOWN
 from ..state.backup import Backup, Group
 from ..state.errors import error_classes
 from ..state.glimpse import PICTURES
@@ -51,6 +52,9 @@ _DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
 _PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
 _PLAN = _object(mode=_STR, exact=_BOOL, sentence=_STR, words=_list(_STR), phrases=_list(_PHRASE))
 _PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
+_DRAINED = _object(id=_STR, backup_id=_STR, kind=_STR)
+_REFUSED = _object(code=_STR, detail=_STR, hint=_STR, retryable=_BOOL)
+_POINT = _object(backup_id=_STR, created_at=_NUM, tokens=_INT, layers=_list(_STR), pinned=_BOOL, preview=_STR)
 
 # What a route answers when all is well; the status is the one that its decorator says.
 _ANSWERS: dict[str, Schema] = {
@@ -116,6 +120,12 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/attached": _object(processes=_list(_PROCESS)),
     "PUT /v1/attached/{attach_id}": _object(longest_poll_s=_NUM),
     "GET /v1/attached/{attach_id}/work": _object(work=_list(_object(id=_STR, kind=_STR))),
+    "POST /api/backup/create": _object(success=_BOOL),
+    "POST /api/backup/drain": _object(success=_BOOL, drained=_list(_DRAINED), refused=_list(_REFUSED)),
+    "POST /api/backup/tokens": _object(tokens=_list(_STR)),
+    "GET /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "POST /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "GET /api/backup/points/{session_id}": _object(points=_list(_POINT)),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,
     "POST /v1/key/rotate": _ANY_OBJECT,
@@ -132,6 +142,8 @@ _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/groups/{group_id}": ("application/json", _object(manifests=_list(_ANY_OBJECT))),
     "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
     "PUT /v1/blobs/{digest}": ("application/octet-stream", _BINARY),
+    "PUT /v1/blobs/{digest}": ("application/octet-stream", {"type": "string", "format": "binary"}),
+    "POST /api/backup/drain": ("application/json", _object(pending=_list({}))),
 }
 _PATTERNS = {
     "backup_id": BACKUP_PATTERN,
@@ -200,6 +212,9 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
     elif route == "GET /v1/backups/{backup_id}/media/{number}":
         answers["200"]["content"] = {kind: {"schema": _BINARY} for kind in ("application/octet-stream", *PICTURES)}
+    elif route == "GET /api/backup/media/{backup_id}/{index}":
+        picture: Schema = {"schema": {"type": "string", "format": "binary"}}
+        answers["200"]["content"] = dict.fromkeys((*sorted(SHOWN), "application/octet-stream"), picture)
     elif route == "GET /v1/events/stream":
         answers["200"]["content"] = {"text/event-stream": {"schema": _STR}}
     elif route == "GET /metrics":
