@@ -207,20 +207,23 @@ export class SessionBackup {
   /** Ask for a save. Raises: Problem. @param {Row} row @param {boolean} full @returns {Promise<Saved>} */
   async _create(row, full) {
     this._standing.saving(this.sessionId, full);
-    const wanted = { session_id: this.sessionId, ...(full ? {} : { small: true }), state: itemOf(row) };
+    const state = full && this._wire.guest ? {} : { state: itemOf(row) }; // with a state, the daemon asks no process
+    const wanted = { session_id: this.sessionId, ...(full ? {} : { small: true }), ...state };
     let answer;
     try {
       answer = await this._wire.json("POST", "create", wanted, full ? { timeoutMs: FULL_MS } : {});
     } catch (error) {
       if (!(error instanceof Problem) || error.away || error.status === 401) throw error;
-      answer = {}; // the process does not know the session, or not this base: the queue's way says it exactly
       if (full && !NOT_THERE.includes(error.code)) throw error;
+      answer = {}; // no process knows the session, or not this base: the queue's way says it exactly
+      if (full) this._sinceFull = 0;
     }
-    if (full) this._sinceFull = 0;
-    const { item, kind = "page", backup_id: backupId = row.id } = answer;
-    if (item) await this._queue.note({ row, taken: { backupId: item.backup_id, kind }, problem: null });
-    else {
-      const [outcome] = await this._queue.send([row]);
+    const { kind = "page", backup_id: backupId = row.id } = answer;
+    if (kind === "full") this._sinceFull = 0;
+    if (kind === "unchanged" || answer.backup_id === row.id) {
+      await this._queue.note({ row, taken: { backupId, kind }, problem: null });
+    } else {
+      const [outcome] = await this._queue.send([row]); // a process saved what it has; what only the page has follows
       if (outcome.problem !== null) throw outcome.problem;
     }
     this._back(0);
