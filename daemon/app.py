@@ -21,6 +21,7 @@ from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
+from .beacons import Beacons
 from .catalog import Catalog
 from .fetch_api import add_fetches, places_of, resolve
 from .garbage import discard
@@ -32,6 +33,7 @@ from .metrics_api import counted
 from .observing import Observing
 from .open_file import OpenFileResponse
 from .openapi import describe
+from .page_api import Nobody, Pages, add_pages, no_success
 from .pair_api import add_pairing, add_tokens
 from .pairing import Pairing
 from .parts import Parts
@@ -107,6 +109,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_tokens(app, parts.tokens)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
+    add_pages(app, Pages(catalog, parts.back, parts.room, Nobody(), Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     observing.add_routes(app)
@@ -121,7 +124,8 @@ def _json(value: Any, status: int = 200) -> Response:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, TorporError):
         error = TorporError(f"a defect of ours: {type(error).__name__}")  # its text may hold anything; the log has it
-    return Response(orjson.dumps(to_problem(error)), error.http_status, media_type=MEDIA_TYPE)
+    problem = to_problem(error) | no_success(request.url.path)
+    return Response(orjson.dumps(problem), error.http_status, media_type=MEDIA_TYPE)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -140,7 +144,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
         return await _on_error(request, BadInput(str(error.detail)))
-    problem["status"] = error.status_code
+    problem |= {"status": error.status_code} | no_success(request.url.path)
     return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
+from ..codec.media import SHOWN
 from ..state.backup import Backup, Group
 from ..state.errors import error_classes
 from ..state.ids import BACKUP_PATTERN, DIGEST_PATTERN, SESSION_PATTERN
@@ -43,6 +44,9 @@ _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, 
 _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
+_DRAINED = _object(id=_STR, backup_id=_STR, kind=_STR)
+_REFUSED = _object(code=_STR, detail=_STR, hint=_STR, retryable=_BOOL)
+_POINT = _object(backup_id=_STR, created_at=_NUM, tokens=_INT, layers=_list(_STR), pinned=_BOOL, preview=_STR)
 
 # What a route answers when all is well; the status is the one that its decorator says.
 _ANSWERS: dict[str, Schema] = {
@@ -92,6 +96,12 @@ _ANSWERS: dict[str, Schema] = {
     "PUT /v1/sync/policy": _SYNC,
     "POST /v1/sync/retry": _object(retried=_INT),
     "POST /v1/sync/collect": _ANY_OBJECT,
+    "POST /api/backup/create": _object(success=_BOOL),
+    "POST /api/backup/drain": _object(success=_BOOL, drained=_list(_DRAINED), refused=_list(_REFUSED)),
+    "POST /api/backup/tokens": _object(tokens=_list(_STR)),
+    "GET /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "POST /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "GET /api/backup/points/{session_id}": _object(points=_list(_POINT)),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,
     "POST /v1/key/rotate": _ANY_OBJECT,
@@ -108,6 +118,7 @@ _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/groups/{group_id}": ("application/json", _object(manifests=_list(_ANY_OBJECT))),
     "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
     "PUT /v1/blobs/{digest}": ("application/octet-stream", {"type": "string", "format": "binary"}),
+    "POST /api/backup/drain": ("application/json", _object(pending=_list({}))),
 }
 _PATTERNS = {
     "backup_id": BACKUP_PATTERN,
@@ -174,6 +185,9 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         }
         answers["416"] = {"description": "No such range", "content": {"text/plain": {"schema": _STR}}}
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
+    elif route == "GET /api/backup/media/{backup_id}/{index}":
+        picture: Schema = {"schema": {"type": "string", "format": "binary"}}
+        answers["200"]["content"] = dict.fromkeys((*sorted(SHOWN), "application/octet-stream"), picture)
     elif route == "GET /v1/events/stream":
         answers["200"]["content"] = {"text/event-stream": {"schema": _STR}}
     elif route == "GET /metrics":

@@ -1,0 +1,2 @@
+/** What the pages beside the sessions say. */
+export default {};
