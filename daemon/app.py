@@ -41,6 +41,7 @@ from .remembered_api import add_remembered
 from .retention_api import add_retention
 from .room import Room
 from .room_api import add_room, storage_report
+from .settings_api import add_settings
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .upload import receive_blob, receive_manifests
@@ -102,6 +103,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_watches(app, parts.watches)
     add_remembered(app, side.remembered, clock)
     add_fetches(app, parts.back)
+    add_settings(app, parts.settings, parts.home)
     add_sync(app, side)
     add_keys(app, side.key_desk())
     add_tokens(app, parts.tokens)
