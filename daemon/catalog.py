@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ..codec import manifest_file
+from ..codec.glimpse import glimpse
 from ..db.index import Index
 from ..db.records import NewBackup, Sharing, record_of
 from ..state.backup import Backup
@@ -304,6 +305,7 @@ class Catalog:
                 tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else (),
                 absent,
                 self.sidecars.read(manifest.session_id).no_sync,
+                glimpse(manifest),
             )
             for manifest, canonical in manifests
         ]
