@@ -142,7 +142,6 @@ _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/groups/{group_id}": ("application/json", _object(manifests=_list(_ANY_OBJECT))),
     "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
     "PUT /v1/blobs/{digest}": ("application/octet-stream", _BINARY),
-    "PUT /v1/blobs/{digest}": ("application/octet-stream", {"type": "string", "format": "binary"}),
     "POST /api/backup/drain": ("application/json", _object(pending=_list({}))),
 }
 _PATTERNS = {

@@ -34,8 +34,8 @@ class Parts:
     garbage: Garbage
     care: Care
     watches: Watches
-    attached: Attachments = field(default_factory=Attachments)
     search: SearchCare
+    attached: Attachments = field(default_factory=Attachments)
 
     def stop(self) -> None:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
