@@ -36,7 +36,7 @@ from .metrics_api import counted
 from .observing import Observing
 from .open_file import OpenFileResponse
 from .openapi import describe
-from .page_api import Nobody, Pages, add_pages, no_success
+from .page_api import Pages, add_pages, no_success
 from .pair_api import add_pairing, add_tokens
 from .pairing import Pairing
 from .parts import Parts
@@ -123,6 +123,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_sessions(app, catalog, side)
     add_search(app, catalog, parts.search)
     add_pages(app, Pages(catalog, parts.back, parts.room, Nobody(), Beacons(time.monotonic)))
+    add_pages(app, Pages(catalog, parts.back, parts.room, parts.attached, Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     add_storage(app, parts)
