@@ -45,6 +45,7 @@ from .removals import Removals
 from .retention_api import add_retention
 from .room import Room
 from .room_api import add_room, storage_report
+from .search_api import add_search
 from .sessions_api import add_sessions
 from .storage_api import add_storage
 from .sync_api import add_sync
@@ -114,6 +115,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
     add_sessions(app, catalog, side)
+    add_search(app, catalog, parts.search)
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     add_storage(app, parts)

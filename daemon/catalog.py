@@ -95,6 +95,7 @@ class Catalog:
         self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
+        self._on_change: Callable[[Iterable[str], bool], None] = lambda session_ids, removed: None
         self._room_for: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
 
     def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
@@ -104,6 +105,10 @@ class Catalog:
     def queue_with(self, on_queued: Callable[[], None]) -> None:
         """Queue what is committed from now on for the bucket, and call this behind each commit."""
         self._on_queued = on_queued
+
+    def tell_changes_with(self, on_change: Callable[[Iterable[str], bool], None]) -> None:
+        """Call this with the sessions of which something was entered or the title changed, or (True) removed."""
+        self._on_change = on_change
 
     def _queued(self) -> None:
         if self._on_queued is not None:
@@ -310,6 +315,7 @@ class Catalog:
             for manifest, canonical in manifests
         ]
         self.index.commit_backups(new, now=self._clock(), enqueue=enqueue)
+        self._on_change((each.record.session_id for each in new), False)
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
@@ -356,6 +362,7 @@ class Catalog:
             sidecar.title = parse_title(title)
             self.sidecars.write(sidecar)
             self.index.set_title(session_id, sidecar.title)
+        self._on_change([session_id], False)
         return self.index.newest(session_id)
 
     def manifest_json(self, backup_id: str) -> bytes:
@@ -428,6 +435,7 @@ class Catalog:
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
             self._forget_choices(record)
+        self._on_change([record.session_id], True)
         if purge:
             self._queued()
         return True

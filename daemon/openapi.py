@@ -63,6 +63,7 @@ _ANSWERS: dict[str, Schema] = {
     "PATCH /v1/backups/{backup_id}": _ref("Backup"),
     "POST /v1/backups/{backup_id}/undo-removal": _ref("Backup"),
     "PATCH /v1/sessions/{session_id}": _ref("Backup"),
+    "GET /v1/search": _object(results=_list(_object(session_id=_STR, hits=_INT)), more=_BOOL, waiting=_INT),
     "GET /v1/sessions": _object(
         sessions=_list(_object(session_id=_STR, backups=_INT, newest=_ref("Backup"))), total=_INT
     ),

@@ -27,6 +27,7 @@ ROUTES: dict[str, str] = {
     "DELETE /v1/fetches/{fetch_id}": "restore",
     "GET /v1/backups/{backup_id}/messages": "restore",
     "GET /v1/backups/{backup_id}/media/{number}": "restore",
+    "GET /v1/search": "restore",
     "GET /v1/sessions": "read restore",  # text and pictures in it take `restore`
     "GET /v1/sessions/{session_id}/drawing": "read restore",  # as well
     "GET /v1/sessions/{session_id}/timeline": "read restore",

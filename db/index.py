@@ -37,6 +37,7 @@ from .presence import absent_of, note_present
 from .previews import insert_preview
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
+from .search import forget as forget_messages
 from .staying import note_removed, stayed
 
 EVENTS_KEPT = 10_000
@@ -255,6 +256,7 @@ def insert_event(connection: Connection, event: dict[str, Any]) -> None:
 def remove(connection: Connection, backup_id: str, session_id: str) -> None:
     """Remove a backup, what waits of it to go up, blobs that no other one names, and the session with its last one."""
     note_removed(connection, backup_id, session_id)
+    forget_messages(connection, backup_id, session_id)
     mine = list(connection.scalars(select(backup_blobs.c.digest).where(backup_blobs.c.backup_id == backup_id)))
     connection.execute(delete(backups).where(backups.c.id == backup_id))
     connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ..state.glimpse import Glimpse, Medium
@@ -50,14 +50,10 @@ def previews_of(connection: Connection, backup_ids: Sequence[str]) -> dict[str, 
     return found
 
 
-def without_preview(connection: Connection, limit: int) -> list[str]:
-    """Return backups that wait for theirs, newest first."""
-    waits = select(backups.c.id).outerjoin(previews, previews.c.backup_id == backups.c.id)
-    waits = waits.where(previews.c.backup_id.is_(None)).order_by(backups.c.created_at.desc(), backups.c.id.desc())
-    return list(connection.scalars(waits.limit(limit)))
-
-
-def waiting_previews(connection: Connection) -> int:
-    """Count the backups that wait for theirs."""
-    there = connection.scalar(select(func.count()).select_from(backups)) or 0
-    return there - (connection.scalar(select(func.count()).select_from(previews)) or 0)
+def without_preview(connection: Connection, before: str | None, limit: int) -> list[str]:
+    """Return backups without theirs that are older than a backup, by their ids, newest first."""
+    lacking = select(backups.c.id).outerjoin(previews, previews.c.backup_id == backups.c.id)
+    lacking = lacking.where(previews.c.backup_id.is_(None))
+    if before is not None:
+        lacking = lacking.where(backups.c.id < before)
+    return list(connection.scalars(lacking.order_by(backups.c.id.desc()).limit(limit)))

@@ -247,6 +247,7 @@ searched = Table(
     Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
     Column("backup_id", Text, nullable=False),
     Column("title", Text),
+    Column("whole", Boolean, nullable=False),  # false: its messages are being entered
     sqlite_with_rowid=False,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from torpor.db.words import can_have_words, make_words
 
 revision = "0006"
 down_revision = "0005"
@@ -28,6 +29,7 @@ def upgrade() -> None:
         sa.Column("session_id", sa.Text, sa.ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("backup_id", sa.Text, nullable=False),
         sa.Column("title", sa.Text),
+        sa.Column("whole", sa.Boolean, nullable=False),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -44,12 +46,5 @@ def upgrade() -> None:
         "UPDATE sessions SET updated_at = (SELECT max(created_at) FROM backups WHERE session_id = sessions.id) "
         "WHERE EXISTS (SELECT 1 FROM backups WHERE session_id = sessions.id)"
     )
-    _words()
-
-
-def _words() -> None:
-    """Make the index of words, where this build of SQLite can. What leaves `messages` leaves it."""
-    if not op.get_bind().exec_driver_sql("SELECT sqlite_compileoption_used('ENABLE_FTS5')").scalar():
-        return
-    op.execute("CREATE VIRTUAL TABLE words USING fts5(text, tokenize = 'unicode61 remove_diacritics 2')")
-    op.execute("CREATE TRIGGER words_delete AFTER DELETE ON messages BEGIN DELETE FROM words WHERE rowid = OLD.id; END")
+    if can_have_words(op.get_bind()):
+        make_words(op.get_bind())
