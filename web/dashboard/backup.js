@@ -9,6 +9,7 @@ import { Icon } from "./icons.js";
 import { useKeys } from "./keys.js";
 import { Messages } from "./messages.js";
 import { count, moment, percent, size } from "./numbers.js";
+import { PaneHeading } from "./panes.js";
 import { Plan } from "./plan.js";
 import { href, route } from "./routes.js";
 import { json } from "./session.js";
@@ -41,7 +42,7 @@ function Head({ backup, session }) {
     <div class="row">
       <a class="plain back" href=${href("sessions", [session])} aria-label=${t("back.session")}><${Icon} name="back" /></a>
       <div class="grow">
-        <h2>${moment(backup.created_at)}</h2>
+        <${PaneHeading}>${moment(backup.created_at)}<//>
         <p class="muted small row"><${Time} at=${backup.created_at} /><${States} backup=${backup} /></p>
       </div>
     </div>
@@ -65,7 +66,7 @@ function Facts({ backup }) {
       <dt>${t("facts.copy")}</dt>
       <dd>${t(`facts.copy_${secondCopy(backup)}`)}${backup.remote?.held ? html` <span class="muted">(${backup.remote.held})</span>` : ""}</dd>
       <dt>${t("facts.size")}</dt>
-      <dd class="number">${size(backup.bytes_total)} <span class="muted">${t("facts.shared", { part: percent(shared), size: size(backup.bytes_written) })}</span></dd>
+      <dd>${size(backup.bytes_total)} <span class="muted">${t("facts.shared", { part: percent(shared), size: size(backup.bytes_written) })}</span></dd>
       <dt>${t("facts.tokens")}</dt>
       <dd class="number">${count(backup.tokens)}</dd>
       <dt>${t("facts.model")}</dt>

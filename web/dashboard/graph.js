@@ -22,7 +22,7 @@ export function Graph({ row, lanes, chosen }) {
     ${Array.from({ length: row.lane }, (_, lane) => html`<path key=${lane} class=${`lane l${lane % 6}`} d=${`M${x(lane)} 0V${HEIGHT}`} />`)}
     ${row.enters && html`<path class=${`lane l${row.lane % 6}`} d=${`M${at} 0V${middle}`} />`}
     ${row.leads && !row.joins && html`<path class=${`lane l${row.lane % 6}`} d=${`M${at} ${middle}V${HEIGHT}`} />`}
-    ${row.joins && html`<path class=${`lane l${row.lane % 6}`} d=${`M${at} ${middle}C${at} ${HEIGHT} ${x(row.lane - 1)} ${middle} ${x(row.lane - 1)} ${HEIGHT}`} />`}
+    ${row.joins && html`<path class=${`lane l${row.lane % 6}`} d=${`M${at} ${middle}C${at} ${HEIGHT - 10} ${x(row.lane - 1)} ${middle + 12} ${x(row.lane - 1)} ${HEIGHT}`} />`}
     ${row.place === "gone"
       ? html`<path class="end" d=${`M${at - 4} ${middle - 4}l8 8M${at + 4} ${middle - 4}l-8 8`} />`
       : html`<circle class=${`node l${row.lane % 6}`} cx=${at} cy=${middle} r=${chosen ? 6.5 : 5} />`}

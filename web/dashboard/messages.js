@@ -46,7 +46,7 @@ export function Messages({ id, at }) {
     if (more) setShown({ messages: [...more.messages, ...shown.messages], total: more.total });
   };
   return html`<section class="messages" aria-label=${t("messages.title")} ref=${place}>
-    <header class="row"><h3>${t("messages.title")}</h3>${shown && html`<span class="muted small number">${count(shown.total)}</span>`}</header>
+    <header class="row"><h2 class="as-h3">${t("messages.title")}</h2>${shown && html`<span class="muted small number">${count(shown.total)}</span>`}</header>
     ${error ? html`<${Failed} error=${error} retry=${begin} />` : null}
     ${!shown && !error && html`<${Waiting} lines=${5} />`}
     ${shown && shown.messages.length > 0 && shown.messages[0].index > 0 && html`<button class="button small" onClick=${earlier}>${t("messages.earlier", { n: shown.messages[0].index })}</button>`}

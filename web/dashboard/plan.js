@@ -16,7 +16,7 @@ export function Plan({ id }) {
   const { data, error, reload } = useData((signal) => json("GET", `/v1/backups/${encodeURIComponent(id)}/plan`, undefined, { signal }), [id]);
   if (error) return html`<${Failed} error=${error} retry=${reload} />`;
   return html`<section class="card plan" aria-label=${t("plan.title")} aria-busy=${!data}>
-    <header><h3>${t("plan.title")}</h3>${data && html`<${Chip} kind=${KINDS[data.mode]} text=${t(`mode.${data.mode}`)} />`}</header>
+    <header><h2 class="as-h3">${t("plan.title")}</h2>${data && html`<${Chip} kind=${KINDS[data.mode]} text=${t(`mode.${data.mode}`)} />`}</header>
     ${data ? html`<p class="sentence">${sentence(data)}</p><${Tokens} plan=${data} />` : html`<p class="sentence"><span class="bone"></span></p><div class="tokens"><span class="bone"></span></div>`}
   </section>`;
 }
@@ -30,7 +30,7 @@ export function sentence({ phrases }) {
 
 /** @param {Phrase} said */
 function phrase({ code, text, values }) {
-  const key = `plan.${code}`;
+  const key = code === "seconds" && Number(values.seconds) < 1 ? "plan.at-once" : `plan.${code}`;
   if (!says(key)) return text; // of a newer daemon
   const n = Number(values.tokens ?? values.images ?? 0);
   const filled = /** @type {Record<string, number | string>} */ ({ n });
@@ -42,7 +42,7 @@ function phrase({ code, text, values }) {
 
 /** Nobody can foretell a second. @param {number} seconds */
 function roughly(seconds) {
-  return seconds < 1 ? 1 : seconds < 10 ? Math.round(seconds) : seconds < 90 ? 5 * Math.round(seconds / 5) : seconds;
+  return seconds < 10 ? Math.round(seconds) : seconds < 90 ? 5 * Math.round(seconds / 5) : seconds;
 }
 
 /** How many tokens are ready, and how many are computed again, as a bar. @param {{plan: any}} props */

@@ -9,6 +9,7 @@ import { History } from "./history_list.js";
 import { Icon } from "./icons.js";
 import { onChange } from "./live.js";
 import { count, size } from "./numbers.js";
+import { PaneHeading } from "./panes.js";
 import { Picture } from "./pictures.js";
 import { href } from "./routes.js";
 import { Problem } from "./session.js";
@@ -41,11 +42,11 @@ function Head({ session, title, backups }) {
   return html`<div class="row head">
       <a class="plain back" href=${href("sessions")} aria-label=${t("back.sessions")}><${Icon} name="back" /></a>
       <div class="grow">
-        <h2 class="one-line" title=${session}>${title || session}</h2>
+        <${PaneHeading} title=${session}>${title || session}<//>
         <p class="muted small">${backups === null ? "\u00a0" : t("sessions.backups", { n: backups })}</p>
       </div>
       <button class="plain" title=${t("rename.do")} aria-label=${t("rename.do")} onClick=${() => setRenaming(true)}><${Icon} name="rename" /></button>
-      <button class="button small" title=${t("now.more")} onClick=${() => backUpNow(session)}><${Icon} name="moon" />${t("now.do")}</button>
+      <button class="button small" title=${t("now.more")} onClick=${() => backUpNow(session)}><${Icon} name="moon" /><span>${t("now.do")}</span></button>
     </div>
     ${renaming && html`<${Rename} session=${session} title=${title ?? ""} close=${() => setRenaming(false)} />`}`;
 }
@@ -109,7 +110,7 @@ function What({ row }) {
     return html`<div class="grow"><div class="line"><strong class="one-line">${t("history.from", { session: nameOf(backup) })}</strong></div>
       <span class="small muted"><${Time} at=${backup.created_at} /></span></div>`;
   }
-  const [first] = row.images ?? [];
+  const last = row.images?.at(-1);
   return html`<div class="grow">
       <div class="line">
         <strong class="one-line grow">${row.preview || t("sessions.no_text")}</strong>
@@ -123,7 +124,7 @@ function What({ row }) {
         <${States} backup=${backup} brief />
       </div>
     </div>
-    ${first && html`<span class="history-thumb"><${Picture} backup=${first.backup_id} index=${first.index} bytes=${first.size_bytes} pixels=${44} /></span>`}`;
+    ${last && html`<span class="history-thumb"><${Picture} backup=${last.backup_id} index=${last.index} bytes=${last.size_bytes} pixels=${44} /></span>`}`;
 }
 
 /** How large a backup is, and how much of it was there before. @param {{backup: import("./session_list.js").Backup}} props */

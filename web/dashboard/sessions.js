@@ -1,12 +1,13 @@
 /** The sessions: their list, the history of the chosen one, and the chosen backup, side by side where there is room. */
 
-import { html, signal, useEffect, useState } from "../vendor/preact.js";
+import { html, useEffect, useState } from "../vendor/preact.js";
 import { lacking } from "./actions.js";
 import { BackupPanel, NoProcess } from "./backup.js";
 import { Empty, Failed, Waiting } from "./data.js";
 import { useKeys } from "./keys.js";
 import { onChange, status } from "./live.js";
 import { count, size } from "./numbers.js";
+import { broad, roomy } from "./panes.js";
 import { Picture } from "./pictures.js";
 import { go, href, route } from "./routes.js";
 import { Found, question, SearchField } from "./search.js";
@@ -19,11 +20,6 @@ import { t } from "./words.js";
 /** @typedef {import("./session_list.js").SessionRow} SessionRow */
 
 const ROW_REM = 5.6;
-const wide = matchMedia("(min-width: 1200px)");
-
-/** Whether a session and its chosen backup stand side by side. */
-export const roomy = signal(wide.matches);
-wide.addEventListener("change", () => (roomy.value = wide.matches));
 
 export function Page() {
   const [session, backup] = route.value.parts;
@@ -112,7 +108,17 @@ function Row({ row, chosen, focusable }) {
         <${States} backup=${row.newest} brief />
       </div>
     </div>
+    <${Strip} row=${row} />
   </a>`;
+}
+
+/** The other pictures of a session, and its model, where the list has the page for itself. @param {{row: SessionRow}} props */
+function Strip({ row }) {
+  if (route.value.parts.length || !broad.value) return null;
+  return html`<span class="strip">
+    ${row.images.slice(1).map((each) => html`<${Picture} key=${each.index} backup=${each.backup_id} index=${each.index} bytes=${each.size_bytes} pixels=${56} />`)}
+  </span>
+  <span class="model small muted"><span class="one-line">${row.newest.model_name ?? ""}</span><span class="number">${row.messages === null ? "" : t("sessions.messages", { n: row.messages })}</span></span>`;
 }
 
 /** The pictures of a session, one over the other; without any, its letter. @param {{row: SessionRow}} props */

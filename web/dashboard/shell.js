@@ -69,7 +69,10 @@ const THEME_ICONS = { system: "system", light: "sun", dark: "theme" };
 
 function Tools() {
   return html`<div class="tools">
-    <${Link} />
+    <div class="line-of-link">
+      <${Link} />
+      <button class="plain" title=${t("sign.out")} aria-label=${t("sign.out")} onClick=${signOut}><${Icon} name="leave" /></button>
+    </div>
     <button class="plain" title=${t(`theme.${theme.value}`)} aria-label=${t(`theme.${theme.value}`)} onClick=${nextTheme}>
       <${Icon} name=${THEME_ICONS[theme.value]} />
     </button>
@@ -82,7 +85,6 @@ function Tools() {
     <button class="plain wide-only" title=${t("keys.open")} aria-label=${t("keys.open")} onClick=${() => (listed.value = true)}>
       <${Icon} name="keyboard" />
     </button>
-    <button class="plain" title=${t("sign.out")} aria-label=${t("sign.out")} onClick=${signOut}><${Icon} name="leave" /></button>
   </div>`;
 }
 

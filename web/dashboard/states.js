@@ -42,7 +42,7 @@ export function States({ backup, brief = false }) {
 
 /** @param {{kind?: string, icon?: string, text: string, title?: string}} props */
 export function Chip({ kind = "", icon, text, title }) {
-  return html`<span class=${`chip ${kind}`} title=${title}>${icon && html`<${Icon} name=${icon} />`}${text}</span>`;
+  return html`<span class=${`chip ${kind}`} title=${title ?? text}>${icon && html`<${Icon} name=${icon} />`}<span>${text}</span></span>`;
 }
 
 /** A time as it is read, and in full when it is pointed at. @param {{at: number}} props */
