@@ -50,6 +50,7 @@ from .room import Room
 from .room_api import add_room, storage_report
 from .search_api import add_search
 from .sessions_api import add_sessions
+from .settings_api import add_settings
 from .storage_api import add_storage
 from .sync_api import add_sync
 from .sync_report import places, short_report
@@ -112,15 +113,16 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_watches(app, parts.watches)
     add_remembered(app, side.remembered, clock)
     add_fetches(app, parts.back)
+    add_settings(app, parts.settings, parts.home)
     add_sync(app, side)
     add_keys(app, side.key_desk())
     add_tokens(app, parts.tokens)
     add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
-    add_pages(app, Pages(parts, Beacons(time.monotonic)))
     add_sessions(app, catalog, side)
     add_search(app, catalog, parts.search)
+    add_pages(app, Pages(parts, Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     add_storage(app, parts)

@@ -45,15 +45,15 @@ _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, 
 _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
-_PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
-_DRAINED = _object(id=_STR, backup_id=_STR, kind=_STR)
-_REFUSED = _object(code=_STR, detail=_STR, hint=_STR, retryable=_BOOL)
-_POINT = _object(backup_id=_STR, created_at=_NUM, tokens=_INT, layers=_list(_STR), pinned=_BOOL, preview=_STR)
 _STORAGE = _object(used_bytes=_INT, hard_bytes=_INT, classes=_list(_object(name=_STR, size_bytes=_INT)))
 _CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
 _DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
 _PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
 _PLAN = _object(mode=_STR, exact=_BOOL, sentence=_STR, words=_list(_STR), phrases=_list(_PHRASE))
+_PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
+_DRAINED = _object(id=_STR, backup_id=_STR, kind=_STR)
+_REFUSED = _object(code=_STR, detail=_STR, hint=_STR, retryable=_BOOL)
+_POINT = _object(backup_id=_STR, created_at=_NUM, tokens=_INT, layers=_list(_STR), pinned=_BOOL, preview=_STR)
 
 # What a route answers when all is well; the status is the one that its decorator says.
 _ANSWERS: dict[str, Schema] = {

@@ -55,6 +55,7 @@ ROUTES: dict[str, str] = {
     "POST /v1/watches": "manage",
     "DELETE /v1/watches": "manage",
     "POST /v1/watches/rescan": "manage",
+    "GET /v1/settings": "read",
     "GET /v1/sync": "read",
     "POST /v1/sync/now": "manage",
     "POST /v1/sync/retry": "manage",
