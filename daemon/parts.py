@@ -9,6 +9,7 @@ from .care import Care
 from .catalog import Catalog
 from .fetch_api import BackFromBucket
 from .garbage import Garbage
+from .imports import Imports
 from .remote import RemoteSide
 from .retention import Retention
 from .room import Room
@@ -32,10 +33,12 @@ class Parts:
     garbage: Garbage
     care: Care
     watches: Watches
+    imports: Imports
 
     def stop(self) -> None:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
         self.watches.stop()
+        self.imports.stop()
         self.care.stop()
         if self.back is not None:
             self.back.close()  # requests that wait for the bucket end now
