@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..store.home import Home
+from .attached import Attachments
 from .care import Care
 from .catalog import Catalog
 from .fetch_api import BackFromBucket
@@ -13,6 +14,7 @@ from .imports import Imports
 from .remote import RemoteSide
 from .retention import Retention
 from .room import Room
+from .search_care import SearchCare
 from .settings import Settings
 from .tokens import Tokens
 from .watches import Watches
@@ -34,14 +36,18 @@ class Parts:
     care: Care
     watches: Watches
     imports: Imports
+    search: SearchCare
+    attached: Attachments = field(default_factory=Attachments)
 
     def stop(self) -> None:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
+        self.attached.close()
         self.watches.stop()
         self.imports.stop()
         self.care.stop()
         if self.back is not None:
             self.back.close()  # requests that wait for the bucket end now
         self.side.stop()  # and those that speak with it
+        self.search.stop()
         self.garbage.stop()
         self.retention.stopping.set()

@@ -26,6 +26,7 @@ from torpor.daemon.parts import Parts
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.room import open_room
+from torpor.daemon.search_care import SearchCare
 from torpor.daemon.service import api_of, listening_at
 from torpor.daemon.settings import load_settings
 from torpor.daemon.tokens import Tokens
@@ -107,6 +108,7 @@ class BucketDaemon:
             care=care,
             watches=watches,
             imports=imports,
+            search=SearchCare(self.catalog),
         )
         return api_of(parts, listening_at(7717, None), observe(self.catalog.index))
 
