@@ -64,7 +64,7 @@ def say(plan: RestorePlan, *, images: int = 0, assumed: bool = False) -> Said:
 
 
 def tell(plan: RestorePlan, *, images: int, exact: bool) -> dict[str, Any]:
-    """Return a plan as JSON. It is `exact` when the model that it is for was asked, else assumed to be the saved one."""
+    """Return a plan as JSON. It is `exact` when its model was asked; else that is assumed to be the saved one."""
     said = say(plan, images=images, assumed=not exact and plan.mode != "refuse")
     return {
         "backup_id": plan.backup_id,
