@@ -7,7 +7,6 @@ given back by the daemon itself. Every answer says `success`; one that is no suc
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -20,18 +19,17 @@ from ..codec import manifest_file
 from ..codec.source_media import source
 from ..state.access import Access, parse_origin
 from ..state.backup import Backup
-from ..state.errors import BadInput, NoProcess, Unauthorized
+from ..state.errors import BadInput, Unauthorized
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.manifest import MAX_COUNT
 from ..state.page_items import read_item
-from ..state.plan_words import images_in
 from .beacons import MAX_AT_ONCE, Beacons
 from .blob_reads import BlobReads
 from .fetch_api import resolve
 from .page_points import points, text_of
 from .page_saves import PageSaves
 from .parts import Parts
-from .plan_api import described, plans_of
+from .plan_api import PlanDesk
 from .sessions_api import media_response
 
 MAX_POINTS = 100
@@ -60,7 +58,7 @@ class Pages:
     def __init__(self, parts: Parts, beacons: Beacons) -> None:
         self.catalog, self.back, self.processes, self.beacons = parts.catalog, parts.back, parts.attached, beacons
         self.reads = BlobReads(parts.catalog, parts.back)
-        self.saves, self.plans = PageSaves(parts.catalog, self.reads, parts.room), plans_of(parts)
+        self.saves, self.plans = PageSaves(parts.catalog, self.reads, parts.room), PlanDesk(parts)
 
     async def find(self, ref: str) -> Backup:
         """Return a backup by its id, or the newest of a session, from the bucket if need be."""
@@ -125,11 +123,7 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
     @app.get("/api/backup/plan/{ref}")
     async def plan(ref: str) -> Response:
         """Tell what a restore would bring back: of the attached process, else as it was saved, under the same model."""
-        found = await pages.find(ref)
-        with suppress(NoProcess):
-            return _json(await pages.processes.ask("plan", session_id=found.session_id, backup_id=found.id))
-        made, manifest = await run_in_threadpool(pages.plans.as_saved, found.id)
-        return _json(described(made, images=0 if manifest is None else images_in(manifest), exact=False))
+        return _json(await pages.plans.tell(await pages.find(ref)))
 
     @app.get("/api/backup/points/{session_id}")
     def list_points(session_id: str, limit: int = Query(20, ge=1, le=MAX_POINTS)) -> Response:
