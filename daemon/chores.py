@@ -54,12 +54,6 @@ class Chores:
             self._due[chore.name] = now + (chore.every_s if chore.first_s is None else chore.first_s)
         self._thread.start()
 
-    def soon(self, name: str) -> None:
-        """Have a chore done as soon as the thread is free."""
-        with self._wake:
-            self._due[name] = self._steady()
-            self._wake.notify()
-
     def stop(self) -> None:
         """End, behind the chore that is being done."""
         with self._wake:

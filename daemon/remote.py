@@ -28,7 +28,7 @@ from ..state.collection import Grace
 from ..state.errors import BackupNotFound, Conflict, TorporError
 from ..store.arriving import StoreBlobs
 from ..store.home import Home
-from ..store.machine import machine_id
+from ..store.machine import boot_id, machine_id
 from ..store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
 from ..sync.bucket import Bucket
 from ..sync.collect import Collected, Collector
@@ -110,7 +110,7 @@ class RemoteSide:
             RemotePort(self._connect, lambda: self.bucket().now(), self._can_connect, self.opening.break_off),
             self.watcher,
             Clocks(self._clock, steady_clock, random.random),
-            f"{_boot_id()}:{os.getpid()}",
+            f"{boot_id()}:{os.getpid()}",
             changed=self._nudge,
             checkpoint=self._catalog.checkpoint,
         )
@@ -376,11 +376,3 @@ def _new_id() -> str:
 
 def _mark() -> str:
     return secrets.token_hex(4)
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return "no-boot-id"

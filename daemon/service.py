@@ -234,7 +234,7 @@ def _limits(room: Room) -> dict[str, int]:
 
 
 def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
-    """Return what is done by the way; each for the first time an hour after the start, so that a start stays light."""
+    """Return what is done by the way; what is heavy for the first time an hour after the start, which stays light."""
 
     def sweep() -> None:
         if swept := staging_folders.sweep(parts.home.store / "staging"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..state.errors import TorporError
 from ..state.trusted_clock import Judged, Reading, first_anchor, judge
 from ..store.clock_anchor import read_anchor, write_anchor
+from ..store.machine import boot_id
 
 log = logging.getLogger("torpor.clock")
 KEPT_EVERY_S = 600.0  # the anchor on disk is no older, so a restart loses no more than that
@@ -22,15 +23,7 @@ _TIMEX_BYTES = 512  # more than `struct timex` has anywhere
 def read_clocks() -> Reading:
     """Read this machine's clocks."""
     up_s = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-    return Reading(time.time(), up_s, _boot_id(), _is_synchronised())
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return "no-boot-id"
+    return Reading(time.time(), up_s, boot_id(), _is_synchronised())
 
 
 def _is_synchronised() -> bool:

@@ -50,6 +50,7 @@ class Index:
 
     def __init__(self, path: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
         self._checkpoint, self._write_lock = checkpoint, threading.Lock()
+        self.generation = 0  # counts what was committed since the start: it tells that something changed
         self._writer, self._reader = writer_engine(path), reader_engine(path)
         try:
             with _translated():
@@ -66,8 +67,10 @@ class Index:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
-        with self._write_lock, _translated(), self._writer.begin() as connection:
-            yield connection
+        with self._write_lock, _translated():
+            with self._writer.begin() as connection:
+                yield connection
+            self.generation += 1
 
     @contextmanager
     def erasing(self) -> Iterator[None]:

@@ -20,7 +20,16 @@ from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed
 from ..state.ids import Digest, is_digest, parse_digest
 from ..state.manifest import BlobRef
-from .files import create_exclusive, make_private_folder, read_run, store_error, sync_folder, translated, write_all
+from .files import (
+    create_exclusive,
+    make_private_folder,
+    read_run,
+    store_error,
+    sync_folder,
+    translated,
+    unlinked,
+    write_all,
+)
 from .staging import Staging
 
 READ_BYTES = 1 << 20  # of one read: stays in the second-level cache until it is hashed
@@ -231,13 +240,7 @@ class BlobStore:
 
     def remove(self, digest: str) -> bool:
         """Unlink a blob; return whether it was there. Raises: StoreFailed."""
-        path = self.path(digest)
-        with translated("remove", path):
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                return False
-        return True
+        return unlinked(self.path(digest))
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of every blob in the store, one shard after the other."""

@@ -120,6 +120,16 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def unlinked(path: Path) -> bool:
+    """Unlink a file; return whether it was there. Raises: StoreFailed."""
+    with translated("remove", path):
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Replace a small file of the owner's alone, durably. Raises: StoreFull, StoreFailed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

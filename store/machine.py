@@ -1,4 +1,4 @@
-"""The file `machine-id`: what tells this home from others that use the same bucket."""
+"""What tells this home from others that use the same bucket, and this run of the machine from others."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def machine_id(path: Path) -> str:
     made = secrets.token_hex(8)
     write_private(path, made.encode() + b"\n")
     return made
+
+
+def boot_id() -> str:
+    """Return what names this run of the machine: another one after a reboot."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "no-boot-id"

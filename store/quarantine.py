@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..state.ids import is_digest, parse_digest
 from .blobs import BlobStore
-from .files import make_private_folder, sync_folder, translated
+from .files import make_private_folder, sync_folder, translated, unlinked
 
 
 class Quarantine:
@@ -52,13 +52,7 @@ class Quarantine:
 
     def drop(self, digest: str) -> bool:
         """Unlink a damaged blob for good; return whether it was here. Raises: StoreFailed."""
-        path = self.path(digest)
-        with translated("remove", path):
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                return False
-        return True
+        return unlinked(self.path(digest))
 
     def digests(self) -> Iterator[str]:
         """Yield the digests of what is here."""

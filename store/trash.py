@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..state.ids import is_digest, parse_digest
 from .blobs import BlobStore
-from .files import make_private_folder, sync_folder, translated
+from .files import make_private_folder, sync_folder, translated, unlinked
 
 
 class BlobTrash:
@@ -65,13 +65,7 @@ class BlobTrash:
 
     def drop(self, digest: str) -> bool:
         """Unlink a blob for good; return whether it was here. Raises: StoreFailed."""
-        path = self.path(digest)
-        with translated("remove", path):
-            try:
-                path.unlink()
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-        return True
+        return unlinked(self.path(digest))
 
     def shards(self) -> list[Path]:
         """Return the folders that are there."""

@@ -81,13 +81,14 @@ class BucketDaemon:
             new_id=lambda: secrets.token_hex(16),
         )
 
-    def app(self, *, s3: bool = True, tokens: Tokens | None = None) -> FastAPI:
+    def app(self, *, s3: bool = True, tokens: Tokens | None = None, care: Care | None = None) -> FastAPI:
         """Return the application with every route, as a running daemon has it."""
         settings = load_settings()
         side = RemoteSide(self.home, RemoteSettings(None), self.catalog, Remembered(self.catalog.index))
         back = self.back if s3 else None
-        care = Care(self.home, self.catalog, side.memory, back, settings)
-        self.stack.callback(care.stop)
+        if care is None:
+            care = Care(self.home, self.catalog, side.memory, back, settings)
+            self.stack.callback(care.stop)
         parts = Parts(
             home=self.home,
             settings=settings,

@@ -30,8 +30,8 @@ WAIT_S = 30
 class Client:
     """Sends requests to the application, in this process."""
 
-    def __init__(self, daemon: BucketDaemon) -> None:
-        self.daemon, self.app = daemon, daemon.app()
+    def __init__(self, daemon: BucketDaemon, **parts: Any) -> None:
+        self.daemon, self.app = daemon, daemon.app(**parts)
 
     async def open(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

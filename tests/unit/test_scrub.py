@@ -18,7 +18,6 @@ from torpor.daemon.garbage import Garbage
 from torpor.daemon.scrub import IN_A_ROW, Scrub, ScrubSettings
 from torpor.daemon.settings import load_settings
 from torpor.daemon.sync_memory import SyncMemory
-from torpor.daemon.verify_api import add_verify
 from torpor.db.remembered import Remembered
 from torpor.state.errors import BackupNotFound, Conflict, NotFound
 from torpor.state.manifest import BlobRef, Manifest, manifest_blobs
@@ -258,9 +257,7 @@ def test_an_index_that_rots_under_a_daemon_is_told(world: World) -> None:
 def client(world: World, care: Care) -> Any:
     from test_bring_back import Client
 
-    made = Client(world.daemon)
-    add_verify(made.app, world.catalog, care.verifier, care.scrub)
-    return made
+    return Client(world.daemon, care=care)
 
 
 def verified(call: Any, ref: str | None) -> dict[str, Any]:

@@ -1,31 +1,20 @@
-/** The dashboard. */
+/** The dashboard begins here. */
 
-import { html, render } from "/vendor/preact.js";
-import { json, signIn } from "/dashboard/session.js";
+import { html, render } from "../vendor/preact.js";
+import { listen } from "./live.js";
+import { tellNews } from "./news.js";
+import { lookForPagesAlways } from "./pairing.js";
+import { Shell, why } from "./shell.js";
+import { signIn } from "./session.js";
+import { inWords } from "./toasts.js";
 
-function SignedOut({ why }) {
-  return html`<main>
-    <h1>Torpor</h1>
-    <p>${why || "This tab is not signed in."}</p>
-    <p>Open the dashboard with <code>torpor open</code>, or from the tray.</p>
-  </main>`;
+try {
+  await signIn();
+} catch (error) {
+  const { text, more } = inWords(error);
+  why.value = more ? `${text}: ${more}` : text;
 }
-
-function Overview({ status }) {
-  return html`<main>
-    <h1>Torpor</h1>
-    <p>${status.backups} backups of ${status.sessions} sessions in ${status.home}</p>
-  </main>`;
-}
-
-async function start() {
-  const place = document.getElementById("app");
-  try {
-    if (!(await signIn())) return render(html`<${SignedOut} />`, place);
-    render(html`<${Overview} status=${await json("GET", "/v1/status")} />`, place);
-  } catch (error) {
-    render(html`<${SignedOut} why=${error.message} />`, place);
-  }
-}
-
-start();
+listen();
+tellNews();
+lookForPagesAlways();
+render(html`<${Shell} />`, /** @type {HTMLElement} */ (document.getElementById("app")));
