@@ -22,6 +22,8 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
 from .activity_api import add_activity
+from .attached_api import add_attached
+from .beacons import Beacons
 from .catalog import Catalog
 from .doctor_api import add_doctor
 from .fetch_api import add_fetches, places_of, resolve
@@ -34,6 +36,7 @@ from .metrics_api import counted
 from .observing import Observing
 from .open_file import OpenFileResponse
 from .openapi import describe
+from .page_api import Pages, add_pages, no_success
 from .pair_api import add_pairing, add_tokens
 from .pairing import Pairing
 from .parts import Parts
@@ -47,6 +50,7 @@ from .room import Room
 from .room_api import add_room, storage_report
 from .search_api import add_search
 from .sessions_api import add_sessions
+from .settings_api import add_settings
 from .storage_api import add_storage
 from .sync_api import add_sync
 from .sync_report import places, short_report
@@ -109,13 +113,16 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_watches(app, parts.watches)
     add_remembered(app, side.remembered, clock)
     add_fetches(app, parts.back)
+    add_settings(app, parts.settings, parts.home)
     add_sync(app, side)
     add_keys(app, side.key_desk())
     add_tokens(app, parts.tokens)
+    add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
     add_sessions(app, catalog, side)
     add_search(app, catalog, parts.search)
+    add_pages(app, Pages(catalog, parts.back, parts.room, parts.attached, Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     add_storage(app, parts)
@@ -134,7 +141,8 @@ def _json(value: Any, status: int = 200) -> Response:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, TorporError):
         error = TorporError(f"a defect of ours: {type(error).__name__}")  # its text may hold anything; the log has it
-    return Response(orjson.dumps(to_problem(error)), error.http_status, media_type=MEDIA_TYPE)
+    problem = to_problem(error) | no_success(request.url.path)
+    return Response(orjson.dumps(problem), error.http_status, media_type=MEDIA_TYPE)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -153,7 +161,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
         return await _on_error(request, BadInput(str(error.detail)))
-    problem["status"] = error.status_code
+    problem |= {"status": error.status_code} | no_success(request.url.path)
     return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 

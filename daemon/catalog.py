@@ -367,10 +367,13 @@ class Catalog:
 
     def manifest_json(self, backup_id: str) -> bytes:
         """Return a manifest's canonical JSON, checked against the index. Raises: BackupNotFound, ManifestDamaged."""
-        record = self.index.backup(parse_backup_id(backup_id))
-        raw = self.manifests.read(backup_id)
-        if manifest_file.digest_of(raw) != record.manifest_digest:
-            raise ManifestDamaged(f"the manifest of backup {backup_id} is not the one that was committed")
+        return self.manifest_of(self.index.backup(parse_backup_id(backup_id)))
+
+    def manifest_of(self, backup: Backup) -> bytes:
+        """Return the canonical JSON of a backup of the index. Raises: BackupNotFound, ManifestDamaged."""
+        raw = self.manifests.read(backup.id)
+        if manifest_file.digest_of(raw) != backup.manifest_digest:
+            raise ManifestDamaged(f"the manifest of backup {backup.id} is not the one that was committed")
         return raw
 
     def blobs_of(self, backup_id: str) -> BackupBlobs:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
+from ..codec.media import SHOWN
 from ..state.backup import Backup, Group
 from ..state.errors import error_classes
 from ..state.glimpse import PICTURES
@@ -50,6 +51,10 @@ _CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
 _DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
 _PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
 _PLAN = _object(mode=_STR, exact=_BOOL, sentence=_STR, words=_list(_STR), phrases=_list(_PHRASE))
+_PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
+_DRAINED = _object(id=_STR, backup_id=_STR, kind=_STR)
+_REFUSED = _object(code=_STR, detail=_STR, hint=_STR, retryable=_BOOL)
+_POINT = _object(backup_id=_STR, created_at=_NUM, tokens=_INT, layers=_list(_STR), pinned=_BOOL, preview=_STR)
 
 # What a route answers when all is well; the status is the one that its decorator says.
 _ANSWERS: dict[str, Schema] = {
@@ -112,6 +117,15 @@ _ANSWERS: dict[str, Schema] = {
     "PUT /v1/sync/policy": _SYNC,
     "POST /v1/sync/retry": _object(retried=_INT),
     "POST /v1/sync/collect": _ANY_OBJECT,
+    "GET /v1/attached": _object(processes=_list(_PROCESS)),
+    "PUT /v1/attached/{attach_id}": _object(longest_poll_s=_NUM),
+    "GET /v1/attached/{attach_id}/work": _object(work=_list(_object(id=_STR, kind=_STR))),
+    "POST /api/backup/create": _object(success=_BOOL),
+    "POST /api/backup/drain": _object(success=_BOOL, drained=_list(_DRAINED), refused=_list(_REFUSED)),
+    "POST /api/backup/tokens": _object(tokens=_list(_STR)),
+    "GET /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "POST /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "GET /api/backup/points/{session_id}": _object(points=_list(_POINT)),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,
     "POST /v1/key/rotate": _ANY_OBJECT,
@@ -128,6 +142,7 @@ _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/groups/{group_id}": ("application/json", _object(manifests=_list(_ANY_OBJECT))),
     "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
     "PUT /v1/blobs/{digest}": ("application/octet-stream", _BINARY),
+    "POST /api/backup/drain": ("application/json", _object(pending=_list({}))),
 }
 _PATTERNS = {
     "backup_id": BACKUP_PATTERN,
@@ -196,6 +211,9 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
     elif route == "GET /v1/backups/{backup_id}/media/{number}":
         answers["200"]["content"] = {kind: {"schema": _BINARY} for kind in ("application/octet-stream", *PICTURES)}
+    elif route == "GET /api/backup/media/{backup_id}/{index}":
+        picture: Schema = {"schema": {"type": "string", "format": "binary"}}
+        answers["200"]["content"] = dict.fromkeys((*sorted(SHOWN), "application/octet-stream"), picture)
     elif route == "GET /v1/events/stream":
         answers["200"]["content"] = {"text/event-stream": {"schema": _STR}}
     elif route == "GET /metrics":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..store.home import Home
+from .attached import Attachments
 from .care import Care
 from .catalog import Catalog
 from .fetch_api import BackFromBucket
@@ -34,9 +35,11 @@ class Parts:
     care: Care
     watches: Watches
     search: SearchCare
+    attached: Attachments = field(default_factory=Attachments)
 
     def stop(self) -> None:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
+        self.attached.close()
         self.watches.stop()
         self.care.stop()
         if self.back is not None:

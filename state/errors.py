@@ -52,6 +52,7 @@ TorporError
 │   └── ObjectDamaged        an object of the bucket is not what was written
 ├── Unavailable              may heal by itself
 │   ├── DaemonNotRunning
+│   ├── NoProcess            no inference process is attached that could do it
 │   ├── StoreFull
 │   │   └── QuotaFull        what may be used is used, and nothing may go
 │   ├── StoreFailed
@@ -361,6 +362,11 @@ class Unavailable(TorporError):
 class DaemonNotRunning(Unavailable):
     code, title = "daemon-not-running", "The daemon is not running"
     default_hint = "Start it with `torpor serve`."
+
+
+class NoProcess(Unavailable):
+    code, title = "no-process", "No inference process is attached"
+    default_hint = "In the process that runs the model: `keeper.attach(provider)`. It is found as soon as it is there."
 
 
 class StoreFull(Unavailable):

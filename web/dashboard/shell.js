@@ -3,6 +3,7 @@
 import { html, signal, useEffect, useState } from "../vendor/preact.js";
 import { Failed, Waiting } from "./data.js";
 import { Icon, Mark } from "./icons.js";
+import { DropPlace } from "./imports.js";
 import { KeyList, listed, useKeys } from "./keys.js";
 import { link } from "./live.js";
 import { PAGES } from "./pages.js";
@@ -42,6 +43,7 @@ function Frame() {
       <${Tools} />
     </header>
     <main id="content" tabindex="-1"><${Lost} /><${Current} /></main>
+    <${DropPlace} />
   </div>`;
 }
 
