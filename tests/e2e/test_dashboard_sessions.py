@@ -70,8 +70,6 @@ def test_from_the_list_to_a_message(shared_daemon: Daemon, hiking: list[Backup],
         expect(page.locator(".lane")).to_have_count(8)  # two branches that meet
         expect(history(page).filter(has_text="1 fork")).to_contain_text("Start early")
         history(page).filter(has_text="The first is").click()
-            history.get_by_role("link", name="The first is")
-        ).first.click()
         panel = open_pane(page, "Backup")
         expect(panel.get_by_role("region", name="Restoring it")).to_contain_text("Everything comes back")
         expect(panel.get_by_role("region", name="Messages").get_by_role("listitem")).to_have_count(4)
