@@ -26,6 +26,8 @@ from ..state.watching import Signature
 from ..state.window import Overflow, check_overflow
 from ..store.crash import from_environment
 from .api import Api
+from .attach import Attachment, process_name
+from .backup_desk import BackupDesk
 from .blob_access import BlobAccess, OverHttp, SharedFiles
 from .canary import read_checked
 from .capture import Foreseeing, Restored, RestoreTarget, SessionSource, Woken
@@ -41,6 +43,7 @@ from .importing import Imported, Importer
 from .losses import NOT_THERE, why_let_go, why_not_fetched
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
+from .provider import Provider
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
@@ -119,15 +122,18 @@ class Keeper:
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
         self.desk = RoomDesk(api, unasked_bytes)
+        self._attached = set[Attachment]()
         worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint, self.desk)
         self._saver = Saver(worker, pool or Pool(), self.memory, self._rates, free_memory, clock, at_exit=self.close)
 
-    def save(self, session_id: str, source: SessionSource) -> SaveHandle:
+    def save(self, session_id: str, source: SessionSource, *, small: bool = False) -> SaveHandle:
         """Capture a session and write it in the background; returns in milliseconds.
 
+        A `small` save takes all but new KV: blocks that the last whole save of the live cache wrote are referred to,
+        and the rest of the cache is prefilled after a restore. It is cheap enough for every message.
         Raises: InvalidId, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
-        return self._saver.save(session_id, source)
+        return self._saver.save(session_id, source, small=small)
 
     def save_group(self, name: str, sources: Mapping[str, SessionSource]) -> GroupHandle:
         """Capture several sessions (by session id) at one moment, and save all of them or none.
@@ -386,8 +392,19 @@ class Keeper:
         importer = Importer(self.api, self.blobs, self.desk, self._clock)
         return importer.run(path, session_id, progress, follow=follow, expected=expected)
 
+    def attach(self, provider: Provider, *, name: str | None = None) -> Attachment:
+        """Let tray, command line and pages save and wake this process's sessions, until the attachment is closed.
+
+        `name` is what people see. A daemon that is away is looked for until it is there; nothing is raised for it.
+        """
+        made = Attachment(self.api, BackupDesk(self, provider), name or process_name(), self._attached.discard)
+        self._attached.add(made)
+        return made
+
     def close(self) -> None:
         """Finish the saves that were started, then free everything."""
+        for attachment in list(self._attached):
+            attachment.close()
         if not self._saver.close():
             return
         self._threads.shutdown()

@@ -14,12 +14,12 @@ Three ways to a consistent snapshot, by what is unsaved and how much memory is f
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..state.errors import SnapshotLost
-from ..state.manifest import BlobRef, KVLayout, block_ranges
+from ..state.manifest import BlobRef, KVCache, KVLayout, block_ranges
 from .capture import KVView, LiveKV
 from .memory import RESERVE_BYTES, Lease, Pool
 
@@ -86,6 +86,30 @@ class KVJob:
         self.before = self.fallback = None
         if self.lease is not None:
             self.lease.free()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBlocks:
+    """The blocks below `start` of a live cache that an earlier save wrote: all that a small save has of it."""
+
+    layout: KVLayout
+    cache_class: str
+    start: int
+    before: Saved
+
+    def cache(self, gone: Collection[str]) -> KVCache | None:
+        """Return the part of the cache that is durable, up to the first block that is gone; called in save order."""
+        size = self.layout.block_tokens
+        known = self.before.blocks[: self.start // size]
+        count = next((i for i, ref in enumerate(known) if ref.digest in gone), len(known))
+        return KVCache(self.layout, count * size, self.cache_class, tuple(known[:count])) if count else None
+
+
+def known_blocks(live: LiveKV, caches: SavedCaches) -> KnownBlocks | None:
+    """Return what earlier saves wrote of a live cache and is still in it. Nothing is copied, held or marked."""
+    before = caches.last(live)
+    start = _unsaved_from(live, before)
+    return KnownBlocks(live.layout, live.cache_class, start, before) if before is not None and start else None
 
 
 def capture_kv(live: LiveKV, caches: SavedCaches, pool: Pool, available_bytes: Callable[[], int]) -> KVJob:

@@ -154,7 +154,7 @@ class SaveWorker:
             tokens=job.tokens,
             parent_id=job.parent_id,
             fingerprint=fingerprint,
-            kv_cache=None if kv is None else _with_keys(kv, job.row(), fingerprint),
+            kv_cache=_known(job, gone) if kv is None else _with_keys(kv, job.row(), fingerprint),
             omitted=job.omitted,
             media_spans=job.media_spans,
             group=job.group,
@@ -227,6 +227,11 @@ def _blocks(kv: KVJob, gone: frozenset[str]) -> Iterator[tuple[int, int, BlobRef
     for i, (start, stop) in enumerate(block_ranges(kv.tokens, kv.layout.block_tokens)):
         is_known = start < kv.start and i < len(reusable) and reusable[i].digest not in gone
         yield start, stop, reusable[i] if is_known else None
+
+
+def _known(job: SaveJob, gone: frozenset[str]) -> KVCache | None:
+    """Return what a small save refers to. Its blocks were named when they were written."""
+    return None if job.known is None else job.known.cache(gone)
 
 
 def _with_keys(kv: KVCache, row: TokenRow | None, fingerprint: Fingerprint) -> KVCache:

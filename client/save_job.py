@@ -17,7 +17,7 @@ from ..state.fingerprint import Fingerprint
 from ..state.manifest import BlobRef, GroupRef, LayerName
 from ..state.rates import Observation
 from .capture import SessionSource
-from .kv_save import KVJob
+from .kv_save import KnownBlocks, KVJob
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ class SaveHandle(Started[Backup]):
         super().__init__(f"backup {backup_id}")
         self.backup_id, self.session_id = backup_id, session_id
         self.snapshot = "none"  # how the KV cache was captured: copied, held, followed
+        self.messages: int | None = None  # of the conversation; None where nobody can count them
 
 
 @dataclass(slots=True)
@@ -77,6 +78,7 @@ class SaveJob:
     observations: Sequence[Observation] = ()
     row: Callable[[], TokenRow | None] = lambda: None
     kv: KVJob | None = None
+    known: KnownBlocks | None = None  # in place of `kv`: a small save writes none
     group: GroupRef | None = None
     parent_id: str | None = None
     lost: TorporError | None = None  # why the KV cache could not even be captured

@@ -13,13 +13,14 @@ from ulid import ULID
 
 from ..codec import tree
 from ..state.backup import Backup
+from ..state.conversation import count_messages
 from ..state.errors import SnapshotLost, TorporError
 from ..state.ids import parse_session_id
 from ..state.manifest import BlobRef, GroupRef
 from ..state.plan import TargetState
 from .capture import LiveKV, SessionSource
 from .groups import GroupHandle, check_sources
-from .kv_save import SavedCaches, capture_kv
+from .kv_save import SavedCaches, capture_kv, known_blocks
 from .lineage import Lineage
 from .memory import Pool
 from .rates import RateBook
@@ -28,6 +29,7 @@ from .save import SaveWorker, name_of
 from .save_job import Batch, SaveHandle, SaveJob
 
 LEAST_S = 1e-6  # between two backups of a session
+NO_NEW_KV = "a small save writes none; what the last whole one wrote of it is referred to"
 
 
 class Saver:
@@ -53,8 +55,8 @@ class Saver:
         self._lock, self._closed = threading.Lock(), False
         self._at_exit = at_exit  # one object, so that it can be unregistered
 
-    def save(self, session_id: str, source: SessionSource) -> SaveHandle:
-        """Capture a session and write it in the background; returns in milliseconds.
+    def save(self, session_id: str, source: SessionSource, *, small: bool = False) -> SaveHandle:
+        """Capture a session and write it in the background; returns in milliseconds. `small`: no new KV.
 
         Raises: InvalidId, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
@@ -66,7 +68,7 @@ class Saver:
             self._start()
             now = self._now([session_id])
             handle = SaveHandle(str(ULID.from_timestamp(now)), session_id)
-            job = self._capture(handle, source, now)
+            job = self._capture(handle, source, now, small=small)
             self._jobs.put(Batch([job], [source], lambda backups: handle.finish(backups[0]), handle.fail))
         handle.stall_s = time.perf_counter() - started
         return handle
@@ -117,11 +119,22 @@ class Saver:
             known = self._newest.get(backup.session_id, 0.0)
             self._newest[backup.session_id] = max(known, backup.created_at)
 
-    def _capture(self, handle: SaveHandle, source: SessionSource, now: float, group: GroupRef | None = None) -> SaveJob:
+    def _capture(
+        self,
+        handle: SaveHandle,
+        source: SessionSource,
+        now: float,
+        group: GroupRef | None = None,
+        *,
+        small: bool = False,
+    ) -> SaveJob:
         capture = source.capture()
         trees = {name: tree.encode(value, capture.to_leaf) for name, value in capture.layers.items()}
-        kv, omitted, lost = None, dict(capture.omitted), None
-        if capture.kv is not None:
+        handle.messages = count_messages(capture.layers.get("text_context"))
+        kv, known, omitted, lost = None, None, dict(capture.omitted), None
+        if capture.kv is not None and small:
+            known, omitted["kv_cache"] = known_blocks(capture.kv, self._caches), NO_NEW_KV
+        elif capture.kv is not None:
             try:
                 kv = capture_kv(capture.kv, self._caches, self.pool, self._free_memory)
                 handle.snapshot = kv.way
@@ -141,6 +154,7 @@ class Saver:
             observations=capture.observations,
             row=capture.row,
             kv=kv,
+            known=known,
             group=group,
         )
 

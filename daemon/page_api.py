@@ -19,7 +19,7 @@ from ..codec import manifest_file
 from ..codec.media import SHOWN, media_bytes
 from ..state.access import Access, parse_origin
 from ..state.backup import Backup
-from ..state.errors import BadInput, NoProcess, Unauthorized
+from ..state.errors import BadInput, Unauthorized
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.manifest import MAX_COUNT
 from ..state.page_items import read_item
@@ -46,16 +46,6 @@ class Processes(Protocol):
     ) -> dict[str, Any]:
         """Let one do something and return its answer. Raises: NoProcess, Timeout, and whatever it failed with."""
         ...
-
-
-class Nobody:
-    """No process at all."""
-
-    async def ask(
-        self, kind: Kind, *, session_id: str | None = None, backup_id: str | None = None, small: bool = False
-    ) -> dict[str, Any]:
-        """Say that there is none. Raises: NoProcess."""
-        raise NoProcess("no inference process is attached")
 
 
 class Create(BaseModel):

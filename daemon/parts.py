@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..store.home import Home
+from .attached import Attachments
 from .care import Care
 from .catalog import Catalog
 from .fetch_api import BackFromBucket
@@ -12,6 +13,7 @@ from .garbage import Garbage
 from .remote import RemoteSide
 from .retention import Retention
 from .room import Room
+from .search_care import SearchCare
 from .settings import Settings
 from .tokens import Tokens
 from .watches import Watches
@@ -32,13 +34,17 @@ class Parts:
     garbage: Garbage
     care: Care
     watches: Watches
+    search: SearchCare
+    attached: Attachments = field(default_factory=Attachments)
 
     def stop(self) -> None:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
+        self.attached.close()
         self.watches.stop()
         self.care.stop()
         if self.back is not None:
             self.back.close()  # requests that wait for the bucket end now
         self.side.stop()  # and those that speak with it
+        self.search.stop()
         self.garbage.stop()
         self.retention.stopping.set()

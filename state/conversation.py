@@ -85,6 +85,14 @@ def read_talk(text: Mapping[str, Any]) -> Talk:
     return Talk(messages, len(messages), None, text.get("tools"))
 
 
+def count_messages(text: Any) -> int | None:
+    """Return how many messages a text layer holds on its open path; None where there is no such path."""
+    try:
+        return len(read_talk(text).messages) if isinstance(text, Mapping) else None
+    except UnsupportedState:
+        return None
+
+
 def _begun(value: Any) -> Begun | None:
     if not isinstance(value, Mapping) or not isinstance(value.get("text"), str):
         return None

@@ -40,7 +40,7 @@ def kv_limit(manifest: Manifest, room: Room) -> Limit:
         return Limit(0, "no KV cache was saved")
     if says_pruned(manifest):
         return Limit(0, "the session says that its cache was pruned: which tokens it holds is not known")
-    width, limits = kv.layout.token_bytes(), [Limit(kv.tokens)]
+    width, limits = kv.layout.token_bytes(), [Limit(kv.tokens, manifest.omitted.get("kv_cache"))]
     if kv.tokens >= manifest.tokens:  # no session of ours; its next token would be wrong
         limits.append(Limit(max(manifest.tokens - 1, 0), f"one of {manifest.tokens} ids must be left to be fed"))
     if kv.tokens > room.max_tokens:

@@ -269,7 +269,7 @@ def _mode(case: _Case, layers: Decisions, limit: Limit) -> Mode:
         whole = reused == set(layers) and layers and not manifest.omitted
         return MODES[case.worst] if whole else "text-only" if reused else "refuse"
     if limit.tokens and manifest.kv_cache is not None:
-        whole = limit.tokens == manifest.kv_cache.tokens and reused == set(layers)
+        whole = limit == Limit(manifest.kv_cache.tokens) and reused == set(layers)
         return "full" if whole and best else "prefix"
     if best and reused == set(layers) and layers and not manifest.omitted:
         return "full"

@@ -1,0 +1,197 @@
+"""What a page, a tray or a command may ask of a process and its sessions: saved, planned, woken. Answers are JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..codec.media import media_items
+from ..state.backup import Backup
+from ..state.errors import BackupNotFound, InvalidManifest, SessionNotFound, TorporError
+from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
+from ..state.manifest import Manifest
+from ..state.page_view import View, page_message, view_or_nothing
+from ..state.plan import RestorePlan
+from ..state.problems import to_problem
+from .provider import Busy, Conversing, Provider
+from .save_job import SaveHandle
+from .switch import read_small
+
+if TYPE_CHECKING:
+    from .keeper import Keeper
+
+SAVE_WAIT_S = 600.0  # hours of context are written at the speed of the disk
+AWAKE = "the session is awake here and goes on; nothing had to be read"
+
+Json = dict[str, Any]
+
+
+class BackupDesk:
+    """Saves and wakes the sessions of a provider for whoever asks. Safe to use from several threads."""
+
+    def __init__(self, keeper: Keeper, provider: Provider) -> None:
+        self._keeper, self.provider = keeper, provider
+
+    def create(self, session_id: str | None, *, small: bool = False, state: Mapping[str, Any] | None = None) -> Json:
+        """Save a session (None: all that are awake) and return when it is durable.
+
+        `state` is what the page shows (state/page_items.py). Where the session is not awake, or the model is at work
+        and a small save must not wait, the daemon saves that alone; else it looks whether the session has all of it,
+        and saves what is missing. `item` of the answer says what became of it.
+        Raises: SessionNotFound, and whatever a save fails with; of a save of all, `failed` tells.
+        """
+        if session_id is None:
+            return self._create_all(small)
+        name = parse_session_id(session_id)
+        if state is not None and not self._can_hold(name, state, small):
+            return self._of_page(name, state)
+        try:
+            with self.provider.hold(name) as source:
+                handle = self._keeper.save(name, source, small=small)
+            del source
+        except SessionNotFound:
+            if state is None:
+                raise
+            return self._of_page(name, state)
+        return _saved(handle, small) | self._rest_of(state)
+
+    def _can_hold(self, session_id: str, state: Mapping[str, Any], small: bool) -> bool:
+        if session_id not in self.provider.sessions():
+            return False
+        busy = isinstance(self.provider, Busy) and self.provider.busy()
+        return not small or not (busy or state.get("partial") or state.get("draft"))
+
+    def _of_page(self, session_id: str, state: Mapping[str, Any]) -> Json:
+        body = {"session_id": session_id, "small": True, "state": dict(state)}
+        made = self._keeper.api.json("POST", "/api/backup/create", json=body)
+        return made | {"item": {"id": state.get("id"), "backup_id": made.get("backup_id"), "kind": made.get("kind")}}
+
+    def _rest_of(self, state: Mapping[str, Any] | None) -> Json:
+        """Save what a page shows and the session does not have; what the daemon refuses the page sends again itself."""
+        drained = self.drain([dict(state)]).get("drained") if state is not None else None
+        return {"item": drained[0]} if drained else {}
+
+    def _create_all(self, small: bool) -> Json:
+        handles: list[SaveHandle] = []
+        backups, failed = list[Json](), list[Json]()
+        for name in self.provider.sessions():
+            try:
+                with self.provider.hold(name) as source:
+                    handles.append(self._keeper.save(name, source, small=small))
+                del source
+            except TorporError as error:
+                failed.append({"session_id": name, "problem": to_problem(error)})
+        for handle in handles:
+            try:
+                backups.append(_saved(handle, small))
+            except TorporError as error:
+                failed.append({"session_id": handle.session_id, "problem": to_problem(error)})
+        return {"success": bool(backups) or not failed, "backups": backups, "failed": failed}
+
+    def restore(self, ref: str, *, text_only: bool = False) -> Json:
+        """Wake a session in this process: the newest backup of a session, or a backup. Returns what the page shows.
+
+        A session that is awake and has all of it goes on as it is: nothing said since is lost, nothing is read.
+        Raises: BackupNotFound, SessionNotFound, RestoreRefused, and as `Keeper.restore`.
+        """
+        if text_only:
+            return self._keeper.api.json("GET", f"/api/backup/restore/{_checked(ref)}", params={"text": 1})
+        backup, manifest = self._keeper.manifest(_checked(ref))
+        awake = self._awake(backup, manifest, exactly=is_backup_id(ref))
+        if awake is not None:
+            return awake
+        with self.provider.pause():
+            restored = self._keeper.restore(backup.id, self.provider.target())
+            self.provider.woken(backup.session_id, restored)
+        return _page(backup, manifest, restored.plan, view_or_nothing(restored.layers.get("text_context")))
+
+    def _awake(self, backup: Backup, manifest: Manifest, *, exactly: bool) -> Json | None:
+        """Return what a page shows of a session that is awake and has all of a backup, or None."""
+        if not isinstance(self.provider, Conversing):
+            return None
+        live = self.provider.conversation(backup.session_id)
+        if not live:
+            return None
+        saved = view_or_nothing(read_small(manifest, "text_context", self._keeper.blobs))
+        shown = tuple(page_message(message) for message in live)
+        whole = saved.conversation[:-1] if saved.partial else saved.conversation
+        if shown[: len(whole)] != whole or (exactly and len(shown) != len(saved.conversation)):
+            return None
+        written = saved.partial and len(shown) == len(whole)  # the model is at it, or was
+        plan = RestorePlan(backup.id, "full", {}, 0, manifest.tokens, 0, estimated_s=0.0, notes=(AWAKE,))
+        seen = saved if written else View(shown, draft=saved.draft)
+        return _page(backup, manifest, plan, seen)
+
+    def plan(self, ref: str) -> Json:
+        """Tell what a restore would bring back into the model that is loaded, and how long it takes."""
+        found = self._keeper.plan(_checked(ref), self.provider.target())
+        return _costs(found) | {"bytes_read": found.bytes_read, "words": list(found.notes), "exact": True}
+
+    def points(self, session_id: str, limit: int = 20) -> Json:
+        """Return the backups that a session can go back to, newest first."""
+        path = f"/api/backup/points/{parse_session_id(session_id)}"
+        return self._keeper.api.json("GET", path, params={"limit": limit})
+
+    def drain(self, pending: Sequence[Any]) -> Json:
+        """Save what a page could not save when it was said; each item once, however often it comes."""
+        return self._keeper.api.json("POST", "/api/backup/drain", json={"pending": list(pending)})
+
+    def media(self, backup_id: str, index: int) -> tuple[bytes, str]:
+        """Return a picture of a backup and its media type."""
+        answer = self._keeper.api.call("GET", f"/api/backup/media/{parse_backup_id(backup_id)}/{int(index)}")
+        return answer.content, answer.headers.get("content-type", "")
+
+
+def _checked(ref: str) -> str:
+    try:
+        return ref if is_backup_id(ref) else parse_session_id(ref)
+    except TorporError as error:
+        raise BackupNotFound(error.detail, hint=error.hint) from error
+
+
+def _saved(handle: SaveHandle, small: bool) -> Json:
+    backup = handle.wait(SAVE_WAIT_S)
+    return {
+        "success": True,
+        "backup_id": backup.id,
+        "session_id": backup.session_id,
+        "created_at": backup.created_at,
+        "messages": handle.messages,
+        "tokens": backup.tokens,
+        "bytes_written": backup.bytes_written,
+        "kind": "small" if small else "full",
+    }
+
+
+def _costs(plan: RestorePlan) -> Json:
+    return {
+        "mode": plan.mode,
+        "notes": list(plan.notes),
+        "tokens_reused": plan.tokens_reused,
+        "tokens_prefill": plan.tokens_prefill,
+        "seconds": plan.estimated_s,
+    }
+
+
+def _page(backup: Backup, manifest: Manifest, plan: RestorePlan, seen: View) -> Json:
+    return {
+        "success": True,
+        "mode": plan.mode,
+        "session_id": backup.session_id,
+        "backup_id": backup.id,
+        "created_at": backup.created_at,
+        "conversation": list(seen.conversation),
+        "partial": seen.partial,
+        "images": _images(manifest),
+        "draft": seen.draft,
+        "plan": _costs(plan),
+    }
+
+
+def _images(manifest: Manifest) -> list[Json]:
+    """List the pictures of a backup; a media layer of another form than ours has none to ask for."""
+    try:
+        found = [medium for medium in media_items(manifest) if medium.is_image]
+    except InvalidManifest:
+        return []
+    return [{"index": i.index, "media_type": i.media_type, "size_bytes": i.size_bytes} for i in found]
