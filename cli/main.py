@@ -19,8 +19,23 @@ from ..codec.compare import compare
 from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
 from ..state.plan import check_mode
 from ..store.files import store_error
+from . import (
+    attached,
+    doctor,
+    events,
+    key,
+    output,
+    pair,
+    remote,
+    retention,
+    sessions,
+    storage,
+    sync,
+    transfer,
+    verify,
+    watch,
+)
 from . import diff as diff_page
-from . import doctor, events, key, output, pair, remote, retention, sessions, storage, sync, transfer, verify, watch
 from . import home as home_folder
 from . import log as history
 from . import plan as plan_page
@@ -310,7 +325,9 @@ app.command("import")(transfer.import_files)
 app.command("log")(history.log)
 app.command("fork")(sessions.fork)
 app.command("rename")(sessions.rename)
-app.command("restore")(sessions.restore)
+app.command("save")(attached.save)
+app.command("restore")(attached.restore)
+app.command("attached")(attached.attached)
 app.command("fetch")(remote.fetch)
 app.command("no-sync")(sync.no_sync)
 app.command("gc")(retention.gc)

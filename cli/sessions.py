@@ -1,4 +1,4 @@
-"""`torpor fork`, `rename` and `restore`: what can be done with a session from outside of its process."""
+"""`torpor fork` and `rename`: what can be done with a session from outside of its process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..client import connect
-from ..state.errors import RestoreRefused
 from .output import show
 from .visible import plain
 
@@ -38,13 +37,3 @@ def rename(
     value = {"session_id": found.session_id, "title": found.title}
     words = f'{found.session_id} is called "{found.title}"' if found.title else f"{session} has no title"
     show(value, as_json, lambda: plain(words))
-
-
-def restore(ref: Ref, as_json: Json = False) -> None:
-    """Say how a backup is woken: that happens inside the inference process, so this command never does it."""
-    with connect() as keeper:
-        backup = keeper.api.backup(ref)
-    raise RestoreRefused(
-        "a command cannot wake a session inside another process; nothing was restored",
-        hint=f'There, call connect().restore("{backup.id}", target); `torpor plan {backup.id}` says what comes back.',
-    )

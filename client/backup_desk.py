@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..codec.media import media_items
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, SessionNotFound, TorporError
+from ..state.errors import BackupNotFound, InvalidManifest, SessionNotFound, TorporError
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
-from ..state.page_form import conversation_of, draft_of, images_of, message_form
+from ..state.page_view import View, page_message, view_or_nothing
 from ..state.plan import RestorePlan
 from ..state.problems import to_problem
 from .provider import Busy, Conversing, Provider
@@ -34,8 +35,8 @@ class BackupDesk:
     def create(self, session_id: str | None, *, small: bool = False, state: Mapping[str, Any] | None = None) -> Json:
         """Save a session (None: all that are awake) and return when it is durable.
 
-        `state` is what the page shows (state/page_items.py). Where the session is not awake, or the model is at work and
-        a small save must not wait for it, the daemon saves that alone; else it looks whether the session has all of it,
+        `state` is what the page shows (state/page_items.py). Where the session is not awake, or the model is at work
+        and a small save must not wait, the daemon saves that alone; else it looks whether the session has all of it,
         and saves what is missing. `item` of the answer says what became of it.
         Raises: SessionNotFound, and whatever a save fails with; of a save of all, `failed` tells.
         """
@@ -102,9 +103,7 @@ class BackupDesk:
         with self.provider.pause():
             restored = self._keeper.restore(backup.id, self.provider.target())
             self.provider.woken(backup.session_id, restored)
-        text = restored.layers.get("text_context")
-        conversation, partial = conversation_of(text)
-        return _page(backup, manifest, restored.plan, conversation, partial, draft_of(text))
+        return _page(backup, manifest, restored.plan, view_or_nothing(restored.layers.get("text_context")))
 
     def _awake(self, backup: Backup, manifest: Manifest, *, exactly: bool) -> Json | None:
         """Return what a page shows of a session that is awake and has all of a backup, or None."""
@@ -113,15 +112,15 @@ class BackupDesk:
         live = self.provider.conversation(backup.session_id)
         if not live:
             return None
-        text = read_small(manifest, "text_context", self._keeper.blobs)
-        saved, partial = conversation_of(text)
-        shown = [message_form(message) for message in live]
-        whole = saved[:-1] if partial else saved
-        if shown[: len(whole)] != whole or (exactly and len(shown) != len(saved)):
+        saved = view_or_nothing(read_small(manifest, "text_context", self._keeper.blobs))
+        shown = tuple(page_message(message) for message in live)
+        whole = saved.conversation[:-1] if saved.partial else saved.conversation
+        if shown[: len(whole)] != whole or (exactly and len(shown) != len(saved.conversation)):
             return None
-        written = partial and len(shown) == len(whole)  # the model is at it, or was
+        written = saved.partial and len(shown) == len(whole)  # the model is at it, or was
         plan = RestorePlan(backup.id, "full", {}, 0, manifest.tokens, 0, estimated_s=0.0, notes=(AWAKE,))
-        return _page(backup, manifest, plan, shown + saved[-1:] * written, written, draft_of(text))
+        seen = saved if written else View(shown, draft=saved.draft)
+        return _page(backup, manifest, plan, seen)
 
     def plan(self, ref: str) -> Json:
         """Tell what a restore would bring back into the model that is loaded, and how long it takes."""
@@ -174,18 +173,25 @@ def _costs(plan: RestorePlan) -> Json:
     }
 
 
-def _page(
-    backup: Backup, manifest: Manifest, plan: RestorePlan, conversation: list[Json], partial: bool, draft: str | None
-) -> Json:
+def _page(backup: Backup, manifest: Manifest, plan: RestorePlan, seen: View) -> Json:
     return {
         "success": True,
         "mode": plan.mode,
         "session_id": backup.session_id,
         "backup_id": backup.id,
         "created_at": backup.created_at,
-        "conversation": conversation,
-        "partial": partial,
-        "images": images_of(manifest.layers.get("media")),
-        "draft": draft,
+        "conversation": list(seen.conversation),
+        "partial": seen.partial,
+        "images": _images(manifest),
+        "draft": seen.draft,
         "plan": _costs(plan),
     }
+
+
+def _images(manifest: Manifest) -> list[Json]:
+    """List the pictures of a backup; a media layer of another form than ours has none to ask for."""
+    try:
+        found = [medium for medium in media_items(manifest) if medium.is_image]
+    except InvalidManifest:
+        return []
+    return [{"index": i.index, "media_type": i.media_type, "size_bytes": i.size_bytes} for i in found]

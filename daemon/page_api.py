@@ -1,0 +1,173 @@
+"""The backup routes of an inference server, served by the daemon: for pages that speak with it directly.
+
+What needs the model is asked of the inference process that is attached; what a page says in text alone is saved and
+given back by the daemon itself. Every answer says `success`; one that is no success is a problem besides.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Protocol
+
+import orjson
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..codec import manifest_file
+from ..codec.media import SHOWN, media_bytes
+from ..state.access import Access, parse_origin
+from ..state.backup import Backup
+from ..state.errors import BadInput, Unauthorized
+from ..state.ids import parse_backup_id, parse_session_id
+from ..state.manifest import MAX_COUNT
+from ..state.page_items import read_item
+from .beacons import MAX_AT_ONCE, Beacons
+from .blob_reads import BlobReads
+from .catalog import Catalog
+from .fetch_api import BackFromBucket, resolve
+from .page_points import points, text_of
+from .page_saves import PageSaves
+from .room import Room
+
+MAX_POINTS = 100
+_PRIVATE = {"Cache-Control": "no-store"}
+_MEDIA = _PRIVATE | {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
+
+Kind = Literal["save", "restore", "plan"]
+
+
+class Processes(Protocol):
+    """The inference processes that are attached."""
+
+    async def ask(
+        self, kind: Kind, *, session_id: str | None = None, backup_id: str | None = None, small: bool = False
+    ) -> dict[str, Any]:
+        """Let one do something and return its answer. Raises: NoProcess, Timeout, and whatever it failed with."""
+        ...
+
+
+class Create(BaseModel):
+    """What to back up: a session, or with null all that are held; `state` is what a page says by itself."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    session_id: str | None
+    small: bool = False
+    state: dict[str, Any] | None = None
+
+
+class Count(BaseModel):
+    """How many tokens for beacons a page wants."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    count: int = Field(1, ge=1, le=MAX_AT_ONCE)
+
+
+class Pages:
+    """What the routes work with."""
+
+    def __init__(
+        self, catalog: Catalog, back: BackFromBucket | None, room: Room, processes: Processes, beacons: Beacons
+    ) -> None:
+        self.catalog, self.back, self.processes, self.beacons = catalog, back, processes, beacons
+        self.reads = BlobReads(catalog, back)
+        self.saves = PageSaves(catalog, self.reads, room)
+
+    async def find(self, ref: str) -> Backup:
+        """Return a backup by its id, or the newest of a session, from the bucket if need be."""
+        return await resolve(self.catalog, self.back, ref, ask=True)
+
+
+def no_success(path: str) -> dict[str, bool]:
+    """Return what a problem of a path says besides: those of the backup routes have `success` in every answer."""
+    return {"success": False} if path.startswith("/api/backup/") else {}
+
+
+def add_pages(app: FastAPI, pages: Pages) -> None:
+    """Add the routes."""
+    _add_saves(app, pages)
+    _add_restores(app, pages)
+
+
+def _add_saves(app: FastAPI, pages: Pages) -> None:
+    @app.post("/api/backup/create", status_code=201)
+    async def create(wanted: Create) -> Response:
+        """Back up a session: by the attached process, or with `state` what the page says of it."""
+        if wanted.state is None:
+            session_id = None if wanted.session_id is None else parse_session_id(wanted.session_id)
+            return _json(await pages.processes.ask("save", session_id=session_id, small=wanted.small), 201)
+        item = read_item(wanted.state)
+        if item.session_id != wanted.session_id:
+            raise BadInput("the state is one of another session")
+        saved = await run_in_threadpool(pages.saves.save, item)
+        return _json({"success": True} | asdict(saved), 201)
+
+    @app.post("/api/backup/drain")
+    async def drain(request: Request) -> Response:
+        """Save what a page could not send earlier. Without a header for its token, one lies in the body (`token`)."""
+        body = _read_body(await request.body())
+        if request.scope.get("torpor.access") is None:
+            _let_in(pages.beacons, request, body.get("token"))
+        pending = body.get("pending")
+        if not isinstance(pending, list):
+            raise BadInput("`pending` is not a list")
+        return _json(await run_in_threadpool(pages.saves.drain, pending))
+
+    @app.post("/api/backup/tokens")
+    def tokens(wanted: Count, request: Request) -> Response:
+        """Give a page tokens for beacons, each for one drain and some hours."""
+        access = request.scope.get("torpor.access")
+        return _json({"tokens": pages.beacons.give(access, wanted.count) if isinstance(access, Access) else []})
+
+
+def _add_restores(app: FastAPI, pages: Pages) -> None:
+    @app.get("/api/backup/restore/{ref}")
+    @app.post("/api/backup/restore/{ref}")
+    async def restore(ref: str, text: bool = False) -> Response:
+        """Wake a backup (or the newest of a session) in the attached process; with `text`, only say what it holds."""
+        found = await pages.find(ref)
+        if not text:
+            return _json(await pages.processes.ask("restore", session_id=found.session_id, backup_id=found.id))
+        seen = await run_in_threadpool(pages.saves.look, found)
+        plan = {"mode": "text-only", "notes": [], "tokens_reused": 0, "tokens_prefill": 0, "seconds": None}
+        return _json({"success": True, "mode": "text-only"} | text_of(seen) | {"plan": plan})
+
+    @app.get("/api/backup/points/{session_id}")
+    def list_points(session_id: str, limit: int = Query(20, ge=1, le=MAX_POINTS)) -> Response:
+        """List the points that a session can go back to, newest first."""
+        found = pages.catalog.index.list_backups(session_id=parse_session_id(session_id), limit=limit)
+        return _json({"points": points(pages.saves, found)})
+
+    @app.get("/api/backup/media/{backup_id}/{index}")
+    def media(backup_id: str, index: Annotated[int, Path(ge=0, lt=MAX_COUNT)]) -> Response:
+        """Return the bytes of an image."""
+        manifest = manifest_file.load(pages.catalog.manifest_json(parse_backup_id(backup_id)))
+        found, raw = media_bytes(manifest, index, pages.reads.joined)
+        if found.media_type in SHOWN:
+            return Response(bytes(raw), media_type=found.media_type, headers=_MEDIA)
+        headers = _MEDIA | {"Content-Disposition": "attachment"}
+        return Response(bytes(raw), media_type="application/octet-stream", headers=headers)
+
+
+def _read_body(raw: bytes) -> dict[str, Any]:
+    """Read a drain's body: JSON, whatever type it was sent as. Raises: BadInput."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BadInput("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise BadInput("the body is not an object")
+    return body
+
+
+def _let_in(beacons: Beacons, request: Request, token: Any) -> None:
+    """Check the right of a beacon, whose origin the gate has approved. Raises: Unauthorized."""
+    origin = request.headers.get("origin")
+    if origin is None or not isinstance(token, str):
+        raise Unauthorized("the beacon carries no token")
+    beacons.take(parse_origin(origin), token)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json", headers=_PRIVATE)

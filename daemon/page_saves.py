@@ -1,0 +1,267 @@
+"""Saves of web pages: their text as a backup that goes on from an earlier one, without any inference process.
+
+Such a backup holds its base's images, settings and fingerprint by reference, so it costs its text alone and nothing is
+asked for again. It has no token ids and no KV cache of its own: a restore finds those of its base (client/switch.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..codec import manifest_file, tree
+from ..codec.media import media_items
+from ..state.backup import Backup
+from ..state.conversation import read_talk, settled
+from ..state.errors import (
+    BackupNotFound,
+    BadInput,
+    Conflict,
+    Damaged,
+    InvalidManifest,
+    NotFound,
+    SessionNotFound,
+    StoreFailed,
+    TooLarge,
+    TorporError,
+)
+from ..state.fingerprint import Fingerprint
+from ..state.manifest import Manifest, layer_blobs
+from ..state.page_items import Message, PageItem, id_of, read_item
+from ..state.page_view import Layout, View, holds, lay_out, shared, view_or_nothing, whole
+from ..state.quota import on_disk
+from .blob_reads import BlobReads
+from .catalog import Catalog
+from .room import Room
+
+ADAPTER = "page"
+MAX_ITEMS = 1_000  # of one drain
+MAX_MANIFEST_BYTES = 64 << 20  # of a conversation that grew by many items
+_ITEM_KEY = "page_item"  # in the metadata: the digest of the item that a backup was made of
+_OWN_KEYS = ("conversation", "messages", "conversation_history", "covered", "pending", "draft")
+_AWAY = "its images are only in the bucket, which does not give them now"
+
+Kind = Literal["full", "small", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class PageSaved:
+    """What became of a page's item: the backup that has all of it. `kind` is `unchanged` where that was there."""
+
+    backup_id: str
+    session_id: str
+    created_at: float
+    messages: int
+    tokens: int
+    bytes_written: int
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A backup as it is read for a page: its text layer decoded (tensors as leaves), and what a page sees of it."""
+
+    backup: Backup
+    manifest: Manifest
+    text: dict[str, Any]
+    view: View
+
+
+class PageSaves:
+    """Makes backups of what pages say. Safe to call from several threads."""
+
+    def __init__(self, catalog: Catalog, reads: BlobReads, room: Room) -> None:
+        self._catalog, self._reads, self._room = catalog, reads, room
+
+    def drain(self, pending: Sequence[Any]) -> dict[str, Any]:
+        """Save what a page could not send earlier, in its order; one that is refused stops no other.
+
+        Raises: TooLarge.
+        """
+        if len(pending) > MAX_ITEMS:
+            raise TooLarge(
+                f"{len(pending)} items at once (at most {MAX_ITEMS})", hint="Send the rest in a second request."
+            )
+        drained, refused = [], []
+        for value in pending:
+            try:
+                item = read_item(value)
+                saved = self.save(item)
+                drained.append({"id": item.id, "backup_id": saved.backup_id, "kind": saved.kind})
+            except TorporError as error:
+                told = {"code": error.code, "detail": error.detail, "hint": error.hint, "retryable": error.retryable}
+                refused.append({"id": id_of(value)} | told)
+        return {"success": True, "drained": drained, "refused": refused}
+
+    def save(self, item: PageItem) -> PageSaved:
+        """Save an item under its own id. The same one again changes nothing.
+
+        Durability: as a commit. Raises: BadInput, BackupNotFound (its base), Conflict, TooLarge, QuotaFull, StoreFull,
+        StoreFailed.
+        """
+        if (known := self._known(item)) is not None:
+            return known
+        newest = self._newest(item.session_id)
+        base = self._base(item, newest)
+        conversation = whole(item, base.view if base is not None else View())
+        if newest is not None and holds(newest.view, item, conversation, is_base=newest is base):
+            return _saved(newest.manifest, len(newest.view.conversation), "unchanged")
+        if not conversation and item.draft is None:
+            raise BadInput("the item holds neither a message nor a draft")
+        on = base if base is newest else _closest([seen for seen in (base, newest) if seen], conversation)
+        made = self._made(item, on, conversation)
+        self._catalog.commit_all([made])
+        if item.title is not None and (newest is None or newest.backup.title is None):
+            with suppress(TorporError):  # the backup is there; a title can be given again
+                self._catalog.set_title(item.session_id, item.title)
+        return _saved(made, len(conversation), "small")
+
+    def _known(self, item: PageItem) -> PageSaved | None:
+        """Return what was saved of an item before. Raises: Conflict where something else has its id."""
+        if not self._catalog.index.has_backup(item.id):
+            return None
+        seen = self.look(self._catalog.index.backup(item.id))
+        metadata = self._decoded(seen.manifest, "metadata")
+        if seen.backup.session_id == item.session_id and metadata.get(_ITEM_KEY) == item.digest():
+            return _saved(seen.manifest, len(seen.view.conversation), "small")
+        raise Conflict(f"backup {item.id} exists with other content", hint="Make a new id for each state.")
+
+    def _newest(self, session_id: str) -> Seen | None:
+        """Return the newest backup of a session, where there is one that can be read."""
+        try:
+            return self.look(self._catalog.index.newest(session_id))
+        except (SessionNotFound, Damaged, InvalidManifest, NotFound, StoreFailed):
+            return None
+
+    def _base(self, item: PageItem, newest: Seen | None) -> Seen | None:
+        if item.base is None:
+            return None
+        if newest is not None and newest.backup.id == item.base:
+            return newest
+        hint = "Send all messages with base null and keep 0."
+        try:
+            backup = self._catalog.index.backup(item.base)
+            if backup.session_id != item.session_id:
+                raise BackupNotFound(f"backup {item.base} is one of another session", hint=hint)
+            return self.look(backup)
+        except (Damaged, InvalidManifest, NotFound) as error:
+            raise BackupNotFound(f"the base of the item cannot be read: {error.detail}", hint=hint) from error
+
+    def look(self, backup: Backup) -> Seen:
+        """Read a backup as a page sees it.
+
+        Raises: BackupNotFound, Damaged, InvalidManifest, BlobNotFound, StoreFailed.
+        """
+        manifest = manifest_file.load(self._catalog.manifest_of(backup))
+        text = self._decoded(manifest, "text_context")
+        return Seen(backup, manifest, text, view_or_nothing(text))
+
+    def _decoded(self, manifest: Manifest, layer: str) -> dict[str, Any]:
+        found = tree.decode(manifest.layers.get(layer), self._reads.joined, lambda leaf: leaf)
+        return found if isinstance(found, dict) else {}
+
+    def _made(self, item: PageItem, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
+        """Return the manifest of an item; what is too long for it is in the store already."""
+        kinds = [] if on is None else [medium.media_type for medium in media_items(on.manifest)]
+        layout = lay_out(item, conversation, on.view if on is not None else View(), kinds)
+        layers, written = self._written(
+            {
+                "metadata": self._metadata(item, on),
+                "text_context": _text_layer(item, on, layout),
+            }
+        )
+        media = _media(on, layout)
+        omitted = {} if on is None else {"kv_cache": f"a page saved its text alone; it goes on from {on.backup.id}"}
+        if media and self._reads.missing(list(layer_blobs(media))):
+            media, omitted["media"] = [], _AWAY
+        if on is not None and "config_snapshot" in on.manifest.layers:
+            layers["config_snapshot"] = on.manifest.layers["config_snapshot"]
+        manifest = Manifest(
+            id=item.id,
+            session_id=item.session_id,
+            created_at=self._created_at(item, on),
+            adapter=ADAPTER,
+            layers=layers | ({"media": media} if media else {}),
+            parent_id=None if on is None else on.backup.id,
+            fingerprint=Fingerprint() if on is None else on.manifest.fingerprint,
+            omitted=omitted,
+            bytes_written=written,
+        )
+        if len(manifest_file.dump(manifest)) > MAX_MANIFEST_BYTES:
+            raise TooLarge("the conversation is too long for one manifest")
+        return manifest
+
+    def _created_at(self, item: PageItem, on: Seen | None) -> float:
+        """Return when it was said: never in the future, whatever the page's clock says, and behind what it adds to."""
+        at = min(item.created_at, self._catalog.now())
+        return at if on is None else max(at, math.nextafter(on.backup.created_at, math.inf))
+
+    def _metadata(self, item: PageItem, on: Seen | None) -> dict[str, Any]:
+        return ({} if on is None else self._decoded(on.manifest, "metadata")) | {_ITEM_KEY: item.digest()}
+
+    def _written(self, layers: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Encode layers, and store what is too long for a manifest; return also how many bytes were new."""
+        trees = {name: tree.encode(value, _to_leaf) for name, value in layers.items()}
+        unsynced: set[Path] = set()
+        written = 0
+        with self._room.taking() as take:
+            for leaf, body in (pending for encoded in trees.values() for pending in encoded.pending):
+                refs = []
+                for chunk in tree.chunks(leaf):
+                    take(on_disk(chunk.nbytes))
+                    result = self._catalog.blobs.put(self._catalog.staging, [chunk], unsynced)
+                    written += result.ref.size_bytes if result.written else 0
+                    refs.append(result.ref)
+                tree.fill(body, refs)
+        self._catalog.blobs.sync_folders(unsynced)
+        return {name: encoded.value for name, encoded in trees.items()}, written
+
+
+def _to_leaf(value: Any) -> tree.Leaf | tree.Encoded | None:
+    """Take back a tensor that `decode` gave as a leaf, and what is encoded already."""
+    return value if isinstance(value, (tree.Leaf, tree.Encoded)) else None
+
+
+def _text_layer(item: PageItem, on: Seen | None, layout: Layout) -> dict[str, Any]:
+    """Return the text layer: the base's, with the conversation that the page says in place of its own."""
+    rest = {} if on is None else {key: value for key, value in on.text.items() if key not in _OWN_KEYS}
+    messages = [*_shared(on, layout.shared), *layout.messages]
+    begun = layout.begun
+    pending = None if begun is None or begun.is_empty else asdict(begun)
+    own = {on.view.key if on is not None else "conversation": messages, "covered": len(messages), "pending": pending}
+    return rest | own | ({} if item.draft is None else {"draft": item.draft})
+
+
+def _shared(on: Seen | None, count: int) -> list[Any]:
+    """Return the messages that stay: in their encoded form where the layer has them as a plain list."""
+    if on is None or not count:
+        return []
+    nodes, messages = on.manifest.layers["text_context"].get(on.view.key), settled(read_talk(on.text)).messages
+    if isinstance(nodes, list) and len(nodes) == len(messages):
+        return [tree.Encoded(node) for node in nodes[:count]]
+    return messages[:count]
+
+
+def _closest(candidates: Sequence[Seen], conversation: Sequence[Message]) -> Seen | None:
+    """Return the backup that has the most of a conversation, the first of equals."""
+    return max(candidates, key=lambda seen: shared(conversation, seen.view), default=None)
+
+
+def _media(on: Seen | None, layout: Layout) -> list[Any]:
+    """Return the media layer: the images of the parts in order; with all of the base's messages, all of its media."""
+    nodes = [] if on is None else on.manifest.layers.get("media") or []
+    if on is None or not nodes:
+        return []
+    images = sum(medium.is_image for medium in media_items(on.manifest))
+    if layout.shared == len(on.view.conversation) - on.view.partial and len(layout.images) >= images:
+        return [*nodes, *(nodes[n] for n in layout.images[images:])]
+    return [nodes[n] for n in layout.images]
+
+
+def _saved(made: Manifest, messages: int, kind: Kind) -> PageSaved:
+    written = 0 if kind == "unchanged" else made.bytes_written
+    return PageSaved(made.id, made.session_id, made.created_at, messages, made.tokens, written, kind)

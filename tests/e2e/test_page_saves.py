@@ -1,0 +1,60 @@
+"""Pages that save their own text on a real daemon: what is saved, what comes back, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.daemon import Daemon
+from ulid import ULID
+
+
+def item(session_id: str, *texts: str, **changes: Any) -> dict[str, Any]:
+    """A state of a page whose turns alternate."""
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    made = {"id": str(ULID()), "session_id": session_id, "created_at": 1.0, "base": None, "keep": 0, "messages": turns}
+    return made | changes
+
+
+def create(daemon: Daemon, state: dict[str, Any]) -> dict[str, Any]:
+    body = {"session_id": state["session_id"], "small": True, "state": state}
+    answer = daemon.request("POST", "/api/backup/create", json=body)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def text(daemon: Daemon, ref: str) -> dict[str, Any]:
+    answer = daemon.request("GET", f"/api/backup/restore/{ref}?text=1")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_a_page_saves_its_text_and_gets_it_back(shared_daemon: Daemon) -> None:
+    first = item("page-a", "Hello", "Hi", title="Greetings")
+    made = create(shared_daemon, first)
+    assert (made["backup_id"], made["kind"], made["messages"]) == (first["id"], "small", 2)
+    second = item("page-a", "How are you?", base=made["backup_id"], keep=2, draft="And also")
+    again = create(shared_daemon, second)
+    found = text(shared_daemon, "page-a")
+    assert [m["content"] for m in found["conversation"]] == ["Hello", "Hi", "How are you?"]
+    assert (found["draft"], found["partial"], found["mode"]) == ("And also", False, "text-only")
+    listed = shared_daemon.request("GET", f"/v1/backups/{again['backup_id']}").json()
+    assert (listed["parent_id"], listed["adapter"], listed["title"]) == (made["backup_id"], "page", "Greetings")
+    points = shared_daemon.request("GET", "/api/backup/points/page-a").json()["points"]
+    assert [(p["backup_id"], p["messages"]) for p in points] == [(second["id"], 3), (first["id"], 2)]
+
+
+def test_the_same_item_twice_is_one_backup(shared_daemon: Daemon) -> None:
+    sent = item("page-b", "Hello")
+    assert create(shared_daemon, sent) == create(shared_daemon, sent)
+    other = item("page-b", "Goodbye", id=sent["id"])
+    answer = shared_daemon.request("POST", "/api/backup/drain", json={"pending": [other]}).json()
+    assert [(r["id"], r["code"]) for r in answer["refused"]] == [(sent["id"], "conflict")]
+
+
+@pytest.mark.parametrize("ref", ["no-such-session", "01M81P35719XNDZ4R57NMV6DYZ"])
+def test_what_needs_a_process_says_that_none_is_there(shared_daemon: Daemon, ref: str) -> None:
+    answer = shared_daemon.request("POST", "/api/backup/create", json={"session_id": "page-c"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["success"]) == (503, "no-process", False)
+    answer = shared_daemon.request("GET", f"/api/backup/restore/{ref}")
+    assert (answer.status_code, answer.json()["success"]) == (404, False)

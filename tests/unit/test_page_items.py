@@ -1,0 +1,225 @@
+"""What a page says of a conversation: read from anything, and laid on what was saved."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.manifests import hostile_trees
+from torpor.state.errors import BadInput, TooLarge, TorporError
+from torpor.state.page_items import MAX_CHARS, MAX_DEPTH, MAX_MESSAGES, PageItem, id_of, read_item
+from torpor.state.page_view import View, holds, lay_out, page_message, shared, view, whole
+
+ID, BASE = "01M81P35719XNDZ4R57NMV6DYZ", "01M81P35719XNDZ4R57NMV6DYA"
+IMAGE = {"type": "image"}
+
+
+def said(*messages: Any, **changes: Any) -> dict[str, Any]:
+    made = {"id": ID, "session_id": "s", "created_at": 5, "base": None, "keep": 0, "messages": list(messages)}
+    return made | changes
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content} | more
+
+
+def read(*messages: Any, **changes: Any) -> PageItem:
+    return read_item(said(*messages, **changes))
+
+
+TALK = (user("Hello"), assistant("Hi"), user("And?"))
+
+
+def test_only_what_is_known_is_read() -> None:
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {"x": [1, None, "y"]}}}]
+    item = read(
+        user([{"type": "image", "index": 2, "src": "data:…"}, {"type": "text", "text": "What?"}, "more"])
+        | {"key": "k7"},
+        assistant(None, tool_calls=calls, reasoning_content="well"),
+        title="A\ntitle\u0007 of  two lines",
+        ids=[1, 2],
+    )
+    assert item.messages == (
+        user([{"type": "image", "index": 2}, {"type": "text", "text": "What?"}, {"type": "text", "text": "more"}]),
+        assistant("", tool_calls=calls, reasoning_content="well"),
+    )
+    assert item.title == "A title of two lines"
+
+
+def test_what_a_model_writes_is_read_as_its_message() -> None:
+    (message,) = read(assistant("<think>\nwell\n</think>\n\nYes")).messages
+    assert message == assistant("Yes", reasoning_content="well")
+
+
+def test_half_a_pair_becomes_a_sign_that_says_so() -> None:
+    item = read(user("a\ud83d"), user("\ude00b"), user("\ud83d\ude00"), draft="\udc00")
+    assert [m["content"] for m in item.messages] == ["a\ufffd", "\ufffdb", "😀"]
+    assert item.draft == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, [], "x", {}, said(id="x"), said(id=ID.lower()), said(id=1), said(session_id="../x"), said(session_id=None),
+        said(created_at="now"), said(created_at=-1), said(created_at=float("nan")), said(created_at=float("inf")), said(created_at=True),
+        said(base="x"), said(base=3), said(base=BASE, keep=-1), said(base=BASE, keep=1.5), said(base=BASE, keep=1 << 40), said(keep=1),
+        said(messages=None), said(messages={}), said(*[user("x")] * (MAX_MESSAGES + 1)), said("x"), said(user(7)), said(user([7])),
+        said({"content": "x"}), said({"role": "", "content": "x"}), said({"role": "a\nb", "content": "x"}), said({"role": 1, "content": "x"}),
+        said(user([{"type": "audio"}])), said(user([{"type": "text", "text": 1}])), said(user([{"type": "text"}] * 1001)),
+        said(assistant("x", tool_calls={"a": 1})), said(assistant("x", tool_calls=[10**30])), said(assistant("x", tool_calls=[float("inf")])),
+        said(assistant("x", reasoning_content=[])), said(draft=1), said(partial="yes"), said(title=[]),
+    ],
+)  # fmt: skip
+def test_what_is_no_item_is_refused(wrong: Any) -> None:
+    with pytest.raises(BadInput):
+        read_item(wrong)
+
+
+def test_texts_have_an_end() -> None:
+    with pytest.raises(TooLarge):
+        read(*[user("x" * 1000)] * (MAX_CHARS // 1000 + 1))
+    deep: Any = 1
+    for _ in range(MAX_DEPTH + 2):
+        deep = [deep]
+    with pytest.raises(BadInput):
+        read(assistant("x", tool_calls=deep))
+
+
+@given(hostile_trees)
+def test_no_item_is_beyond_reading(value: Any) -> None:
+    for wrong in (
+        value,
+        said(value),
+        said(user(value)),
+        said(assistant("x", tool_calls=[value]), draft=value),
+        {"id": value},
+    ):
+        try:
+            item = read_item(wrong)
+        except TorporError:
+            id_of(wrong)
+            continue
+        json.dumps(item.messages, allow_nan=False).encode()
+        assert len(item.digest()) == 64
+
+
+@given(hostile_trees, hostile_trees)
+def test_no_text_layer_is_beyond_looking_at(layer: Any, message: Any) -> None:
+    for text in (layer, {"conversation": [message]}, {"messages": [user(layer)]}):
+        try:
+            seen = view(text)
+        except TorporError:
+            continue
+        json.dumps(seen.conversation, allow_nan=False)
+        assert shared(seen.conversation, seen) == len(seen.conversation) - seen.partial
+
+
+def test_a_page_sees_an_answer_that_was_begun() -> None:
+    text = {"conversation": list(TALK), "covered": 3, "pending": {"text": "Well, I", "ended": False}, "draft": "Also"}
+    seen = view(text)
+    assert seen.conversation == (*TALK, assistant("Well, I"))
+    assert (seen.partial, seen.draft) == (True, "Also")
+    assert view({"messages": list(TALK)}) == View(TALK, key="messages")
+    assert view(None) == View()
+
+
+def test_a_page_sees_where_pictures_are_and_no_more() -> None:
+    saved = user([{"type": "image", "image": b"bytes"}, {"type": "text", "text": "What?"}]) | {"id": 7}
+    assert page_message(saved) == user([IMAGE, {"type": "text", "text": "What?"}])
+
+
+def test_the_messages_that_both_have() -> None:
+    saved = View(
+        (
+            user([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]),
+            assistant("Hi", reasoning_content="polite"),
+        )
+    )
+    assert shared(TALK, saved) == 2  # a page may know less of a message
+    assert shared((user("Hello"), assistant("Hi", reasoning_content="rude")), saved) == 1
+    assert shared((user([IMAGE, "Hello"]),), saved) == 0
+    assert shared(TALK, View((*TALK[:2], assistant("And?")))) == 2
+
+
+def test_an_item_keeps_messages_of_its_base() -> None:
+    item = read(user("And?"), base=BASE, keep=2)
+    assert whole(item, View(TALK)) == list(TALK)
+    with pytest.raises(BadInput):
+        whole(item, View(TALK[:1]))
+
+
+HELD: list[tuple[dict[str, Any], View, bool, bool]] = [
+    (said(*TALK), View(TALK), False, True),
+    (said(*TALK), View(TALK), True, True),
+    (said(*TALK[:2]), View(TALK), False, True),
+    (said(*TALK[:2]), View(TALK), True, False),  # whoever knew it means what is left out
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"))), False, True),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"))), True, True),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well", reasoning_content="hm"))), False, True),
+    (said(*TALK, assistant("Wel")), View((*TALK, assistant("Well"))), False, False),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"), user("x"))), False, True),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("We"), user("x"))), False, False),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"),), partial=True), False, True),
+    (said(*TALK, assistant("Well")), View((*TALK, assistant("Well"),), partial=True), False, False),
+    (said(*TALK, draft="x"), View(TALK), False, False),
+    (said(*TALK, draft="x"), View(TALK, draft="x"), False, True),
+    (said(*TALK), View(TALK, draft="x"), False, True),
+    (said(*TALK), View(TALK, draft="x"), True, False),
+    (said(*TALK), View(TALK[:2]), False, False),
+    (said(), View(), False, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sent", "seen", "is_base", "held"), HELD)
+def test_what_a_backup_has_already(sent: dict[str, Any], seen: View, is_base: bool, held: bool) -> None:
+    item = read_item(sent)
+    assert holds(seen, item, whole(item, View()), is_base=is_base) is held
+
+
+def test_an_answer_that_is_being_written_is_saved_as_begun() -> None:
+    item = read(*TALK, assistant("Wel"), partial=True)
+    layout = lay_out(item, item.messages, View(TALK[:2]), [])
+    assert (layout.shared, layout.messages) == (2, (user("And?"),))
+    assert layout.begun is not None
+    assert (layout.begun.text, layout.begun.ended) == ("Wel", False)
+
+
+PICTURED = (user([IMAGE, "one"]), assistant("1"), user([IMAGE, "two"]))
+
+
+@pytest.mark.parametrize(
+    ("messages", "types", "images"),
+    [
+        (PICTURED, ["image/png", "image/png"], (0, 1)),
+        (PICTURED, ["video/mp4", "image/png", "image/png"], (1, 2)),
+        (PICTURED[:2], ["image/png", "image/png"], (0,)),
+        ((*PICTURED[:2], user([IMAGE | {"index": 1}, "other"])), ["image/png", "image/png"], (0, 1)),
+        ((user([IMAGE | {"index": 1}, "other"]),), ["image/png", "image/png"], (1,)),
+        ((user([IMAGE, "new"]), user([IMAGE | {"index": 0}])), ["image/png"], ()),  # behind one without a source, none
+        ((user([IMAGE | {"index": 5}]),), ["image/png"], ()),
+        ((user([IMAGE | {"index": 0}]),), ["video/mp4"], ()),
+        ((*PICTURED, user([IMAGE | {"index": 0}])), ["image/png"], (0,)),
+    ],
+)
+def test_pictures_stay_where_their_messages_do(messages: Any, types: list[str], images: tuple[int, ...]) -> None:
+    item = read(*messages)
+    layout = lay_out(item, item.messages, View(tuple(map(page_message, PICTURED))), types)
+    assert layout.images == images
+    assert "index" not in json.dumps(layout.messages)
+
+
+@given(
+    st.lists(st.sampled_from([*TALK, *PICTURED]), max_size=5), st.lists(st.sampled_from([*TALK, *PICTURED]), max_size=5)
+)
+def test_laid_out_it_says_what_the_page_said(conversation: list[Any], there: list[Any]) -> None:
+    item, base = read(*conversation), View(tuple(map(page_message, there)))
+    layout = lay_out(item, item.messages, base, ["image/png"] * 9)
+    assert [*base.conversation[: layout.shared], *layout.messages] == list(item.messages)
+    assert shared(item.messages, base) == layout.shared
