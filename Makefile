@@ -8,7 +8,7 @@ FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_f
 FUZZ_SECONDS ?= 60
 PACKAGES := adapters cli client codec daemon db state store sync tray web
 
-.PHONY: demo test lint type bench soak schema fuzz vendor check wheel clean
+.PHONY: demo example test lint type bench soak schema fuzz vendor check wheel clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -21,6 +21,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 
 demo: $(STAMP)
 	$(BIN)/torpor demo
+
+# A chat page; with real weights: make example ARGS="--model-8b PATH --model-4b PATH"
+example: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/qwen3-vl-web/start.sh $(ARGS)
 
 test: $(STAMP)
 	packaging/test-needs.sh

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from ..state.plan import TargetState
-from ..state.rates import FETCH_KEY, KEPT, KINDS, Kind, Observation, Rates, from_rows, is_sane, rates_from, to_rows
+from ..state.rates import (
+    FETCH_KEY,
+    KEPT,
+    KINDS,
+    MACHINE_KINDS,
+    Kind,
+    Observation,
+    Rates,
+    from_rows,
+    is_sane,
+    rate_key,
+    rates_from,
+    to_rows,
+)
 from .remembered import Memory
-
-_OF_MACHINE: tuple[Kind, ...] = ("read", "fetch")
 
 
 class RateBook:
@@ -23,9 +33,9 @@ class RateBook:
         """Return the rates that hold for a target: on its device, or where that is unknown on the last one used."""
         found: list[Observation] = []
         for kind in KINDS:
-            seen = self._seen(kind, _key(kind, target))
+            seen = self._seen(kind, rate_key(kind, target.fingerprint))
             device = target.device if target.device is not None or not seen else seen[-1].device
-            found += [o for o in seen if kind in _OF_MACHINE or o.device == device]
+            found += [o for o in seen if kind in MACHINE_KINDS or o.device == device]
         return rates_from(found)
 
     def note(self, observations: Iterable[Observation], target: TargetState) -> None:
@@ -35,7 +45,7 @@ class RateBook:
             if is_sane(observation):
                 by_kind.setdefault(observation.kind, []).append(observation)
         for kind, new in by_kind.items():
-            key = _key(kind, target)
+            key = rate_key(kind, target.fingerprint)
             kept = self._read[key] = [*self._seen(kind, key), *new][-2 * KEPT :]
             self._memory.put("rate", key, to_rows(kept))
 
@@ -50,11 +60,3 @@ class RateBook:
 
     def _load(self, kind: Kind, key: str) -> list[Observation]:
         return from_rows(kind, self._memory.get("rate", key))
-
-
-def _key(kind: Kind, target: TargetState) -> str:
-    """Name what a rate belongs to: the machine for bytes, the weights for what a model does."""
-    if kind in _OF_MACHINE:
-        return kind
-    part = target.fingerprint.weights if kind == "prefill" else target.fingerprint.vision_weights
-    return f"{kind}:{hashlib.sha256(str(part).encode()).hexdigest()[:32]}"

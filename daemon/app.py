@@ -21,9 +21,11 @@ from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, to_problem
+from .activity_api import add_activity
 from .attached_api import add_attached
 from .beacons import Beacons
 from .catalog import Catalog
+from .doctor_api import add_doctor
 from .fetch_api import add_fetches, places_of, resolve
 from .garbage import discard
 from .groups import add_groups
@@ -38,12 +40,18 @@ from .page_api import Pages, add_pages, no_success
 from .pair_api import add_pairing, add_tokens
 from .pairing import Pairing
 from .parts import Parts
+from .plan_api import add_plans
 from .prefixes import add_prefixes
 from .purge import Purge
 from .remembered_api import add_remembered
+from .removals import Removals
 from .retention_api import add_retention
 from .room import Room
 from .room_api import add_room, storage_report
+from .search_api import add_search
+from .sessions_api import add_sessions
+from .settings_api import add_settings
+from .storage_api import add_storage
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .upload import receive_blob, receive_manifests
@@ -105,15 +113,22 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_watches(app, parts.watches)
     add_remembered(app, side.remembered, clock)
     add_fetches(app, parts.back)
+    add_settings(app, parts.settings, parts.home)
     add_sync(app, side)
     add_keys(app, side.key_desk())
     add_tokens(app, parts.tokens)
     add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
+    add_sessions(app, catalog, side)
+    add_search(app, catalog, parts.search)
     add_pages(app, Pages(catalog, parts.back, parts.room, parts.attached, Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
+    add_storage(app, parts)
+    add_activity(app, catalog.index, clock)
+    add_doctor(app, parts, about.version, clock)
+    add_plans(app, parts)
     observing.add_routes(app)
     describe(app)
     return app
@@ -177,7 +192,7 @@ def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], fl
 
 def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     catalog, side, back = parts.catalog, parts.side, parts.back
-    purger = Purge(parts.home, catalog, side, parts.room)
+    purger, removals = Purge(parts.home, catalog, side, parts.room), Removals(catalog, side)
 
     @app.get("/v1/backups")
     def list_backups(
@@ -218,6 +233,8 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
         raw = await receive_manifests(request)
+        if await run_in_threadpool(removals.holds, backup_id, raw):
+            return _json(_backup(await run_in_threadpool(removals.undo, backup_id)), 201)
         with counted(metrics, request):
             record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
         return _json(_backup(record), 201)
@@ -231,9 +248,15 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     def delete_backup(backup_id: str, purge: bool = False) -> Response:
         """Remove a backup from this machine; with `purge` so that nothing stays, in the bucket neither."""
         if purge:
+            removals.forget(backup_id)
             return _json(asdict(purger.run(parse_backup_id(backup_id))))
-        side.remove(backup_id)
+        removals.remove(backup_id)
         return Response(status_code=204)
+
+    @app.post("/v1/backups/{backup_id}/undo-removal", status_code=201)
+    def undo_removal(backup_id: str) -> Response:
+        """Bring back a backup that was removed in the last quarter of an hour, with all that was said of it."""
+        return _json(_backup(removals.undo(backup_id)), 201)
 
 
 def _add_sessions(app: FastAPI, catalog: Catalog) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ..codec import manifest_file
+from ..codec.glimpse import glimpse
 from ..db.index import Index
 from ..db.records import NewBackup, Sharing, record_of
 from ..state.backup import Backup
@@ -94,6 +95,7 @@ class Catalog:
         self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
+        self._on_change: Callable[[Iterable[str], bool], None] = lambda session_ids, removed: None
         self._room_for: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
 
     def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
@@ -103,6 +105,10 @@ class Catalog:
     def queue_with(self, on_queued: Callable[[], None]) -> None:
         """Queue what is committed from now on for the bucket, and call this behind each commit."""
         self._on_queued = on_queued
+
+    def tell_changes_with(self, on_change: Callable[[Iterable[str], bool], None]) -> None:
+        """Call this with the sessions of which something was entered or the title changed, or (True) removed."""
+        self._on_change = on_change
 
     def _queued(self) -> None:
         if self._on_queued is not None:
@@ -304,10 +310,12 @@ class Catalog:
                 tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else (),
                 absent,
                 self.sidecars.read(manifest.session_id).no_sync,
+                glimpse(manifest),
             )
             for manifest, canonical in manifests
         ]
         self.index.commit_backups(new, now=self._clock(), enqueue=enqueue)
+        self._on_change((each.record.session_id for each in new), False)
 
     def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
         sidecar = self.sidecars.read(manifest.session_id)
@@ -354,14 +362,18 @@ class Catalog:
             sidecar.title = parse_title(title)
             self.sidecars.write(sidecar)
             self.index.set_title(session_id, sidecar.title)
+        self._on_change([session_id], False)
         return self.index.newest(session_id)
 
     def manifest_json(self, backup_id: str) -> bytes:
         """Return a manifest's canonical JSON, checked against the index. Raises: BackupNotFound, ManifestDamaged."""
-        record = self.index.backup(parse_backup_id(backup_id))
-        raw = self.manifests.read(backup_id)
-        if manifest_file.digest_of(raw) != record.manifest_digest:
-            raise ManifestDamaged(f"the manifest of backup {backup_id} is not the one that was committed")
+        return self.manifest_of(self.index.backup(parse_backup_id(backup_id)))
+
+    def manifest_of(self, backup: Backup) -> bytes:
+        """Return the canonical JSON of a backup of the index. Raises: BackupNotFound, ManifestDamaged."""
+        raw = self.manifests.read(backup.id)
+        if manifest_file.digest_of(raw) != backup.manifest_digest:
+            raise ManifestDamaged(f"the manifest of backup {backup.id} is not the one that was committed")
         return raw
 
     def blobs_of(self, backup_id: str) -> BackupBlobs:
@@ -426,6 +438,7 @@ class Catalog:
             self._checkpoint("remove.unindexed")
             self.manifests.empty_trash()
             self._forget_choices(record)
+        self._on_change([record.session_id], True)
         if purge:
             self._queued()
         return True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -18,6 +19,8 @@ from ..db.index import Index
 LOOK_S = 0.25  # between two looks while somebody waits
 LONGEST_WAIT_S = 25.0
 BEAT_S, STREAMED_AT_ONCE = 15.0, 200
+CHANGED_EVERY_S = 1.0  # at most: what is being sent changes the index all the time
+_CHANGED = {"level": "info", "kind": "changed", "session_id": None, "backup_id": None, "detail": ""}
 _NOT_KEPT = {"Cache-Control": "no-store"}
 
 
@@ -48,15 +51,17 @@ class EventFeed:
             found = events_after(connection, event_id if event_id <= newest else 0, limit)
         return found, found[-1]["id"] if found else min(event_id, newest)
 
-    async def wait_after(self, event_id: int, limit: int, wait_s: float) -> tuple[list[dict[str, Any]], int]:
-        """Return as `after`, waiting for the first one. However many wait, they look together."""
+    async def wait_after(
+        self, event_id: int, limit: int, wait_s: float, enough: Callable[[], bool] = lambda: False
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Return as `after`, waiting for the first one, or until `enough`. However many wait, they look together."""
         now = asyncio.get_running_loop().time
         until = now() + wait_s
         while True:
             found, after = await run_in_threadpool(self.after, event_id, limit)
             while True:
                 left = until - now()
-                if found or left <= 0 or self._closing.is_set():
+                if found or left <= 0 or self._closing.is_set() or enough():
                     return found, after
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), min(LOOK_S, left))
@@ -72,15 +77,28 @@ class EventFeed:
         return self._newest
 
     async def stream(self, after: int | None) -> AsyncIterator[bytes]:
-        """Yield server-sent events behind an id, or from now on, until the daemon stops."""
+        """Yield server-sent events behind an id, or from now on, until the daemon stops.
+
+        Between them, that something of the index changed: backups came or went, or were sent. Such an event is not
+        kept, and has the id of the last one that is.
+        """
         if after is None:
             after = await run_in_threadpool(self._newest_id)
+        now = asyncio.get_running_loop().time
+        told, told_at = self._index.generation, now()
+
+        def changed() -> bool:
+            return self._index.generation != told and now() - told_at >= CHANGED_EVERY_S
+
         yield b"retry: 1000\n\n"
         while not self._closing.is_set():
-            found, after = await self.wait_after(after, STREAMED_AT_ONCE, BEAT_S)
+            found, after = await self.wait_after(after, STREAMED_AT_ONCE, BEAT_S, changed)
             for event in found:
                 yield b"id: %d\ndata: %s\n\n" % (event["id"], orjson.dumps(event))
-            if not found:
+            if changed():
+                told, told_at = self._index.generation, now()
+                yield b"event: changed\ndata: %s\n\n" % orjson.dumps(_CHANGED | {"id": after, "at": time.time()})
+            elif not found:
                 yield b": %d\n\n" % after
 
     def _newest_id(self) -> int:

@@ -117,7 +117,7 @@ def settle_index(catalog: Catalog, aside: SetAside | None, found: Reconciled) ->
     with catalog.index.writing() as connection:
         staying = set(stays_here(connection))
         said = (_read(catalog, session_id, staying) for session_id in catalog.sidecars.sessions())
-        changed = sum(apply_choices(connection, _choices(sidecar)) for sidecar in said)
+        changed = sum(apply_choices(connection, choices_of(sidecar)) for sidecar in said)
     if changed or mended:
         log.info("%d rows follow their sidecars now, %d sidecars were written anew", changed, mended)
     if aside is None:
@@ -138,7 +138,8 @@ def _read(catalog: Catalog, session_id: str, staying: set[str]) -> Sidecar:
     return said
 
 
-def _choices(said: Sidecar) -> Choices:
+def choices_of(said: Sidecar) -> Choices:
+    """Return what a sidecar says of its session, as the index takes it."""
     of_session = {name: getattr(said, name) for name in ("title", "no_sync", "ttl_s", "keep_newest")}
     return Choices(said.session_id, of_session, said.pinned, said.expires_at, said.dropped_at)
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from ..codec.media import SHOWN
 from ..state.backup import Backup, Group
 from ..state.errors import error_classes
+from ..state.glimpse import PICTURES
 from ..state.ids import BACKUP_PATTERN, DIGEST_PATTERN, SESSION_PATTERN
 from ..state.problems import MEDIA_TYPE
 from .catalog import BackupBlobs
@@ -22,6 +23,7 @@ from .scopes import CODED, OPEN, ROUTES
 Schema = dict[str, Any]
 _STR, _INT, _NUM, _BOOL = ({"type": name} for name in ("string", "integer", "number", "boolean"))
 _ANY_OBJECT: Schema = {"type": "object"}
+_BINARY: Schema = {"type": "string", "format": "binary"}
 
 
 def _object(**properties: Schema) -> Schema:
@@ -44,6 +46,11 @@ _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, 
 _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
+_STORAGE = _object(used_bytes=_INT, hard_bytes=_INT, classes=_list(_object(name=_STR, size_bytes=_INT)))
+_CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
+_DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
+_PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
+_PLAN = _object(mode=_STR, exact=_BOOL, sentence=_STR, words=_list(_STR), phrases=_list(_PHRASE))
 _PROCESS = _object(name=_STR, pid=_INT, model={}, sessions=_list(_STR), attached_at=_NUM, working=_INT)
 _DRAINED = _object(id=_STR, backup_id=_STR, kind=_STR)
 _REFUSED = _object(code=_STR, detail=_STR, hint=_STR, retryable=_BOOL)
@@ -59,8 +66,15 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/backups/{backup_id}/blobs": _ref("BackupBlobs"),
     "PUT /v1/backups/{backup_id}": _ref("Backup"),
     "PATCH /v1/backups/{backup_id}": _ref("Backup"),
+    "POST /v1/backups/{backup_id}/undo-removal": _ref("Backup"),
     "PATCH /v1/sessions/{session_id}": _ref("Backup"),
+    "GET /v1/search": _object(results=_list(_object(session_id=_STR, hits=_INT)), more=_BOOL, waiting=_INT),
+    "GET /v1/sessions": _object(
+        sessions=_list(_object(session_id=_STR, backups=_INT, newest=_ref("Backup"))), total=_INT
+    ),
+    "GET /v1/sessions/{session_id}/drawing": _object(total=_INT, rows=_list(_object(id=_STR, place=_STR, lane=_INT))),
     "GET /v1/sessions/{session_id}/timeline": _ANY_OBJECT,
+    "GET /v1/backups/{backup_id}/messages": _object(total=_INT, messages=_list(_object(index=_INT, role=_STR))),
     "PUT /v1/sessions/{session_id}/no-sync": _object(session_id=_STR, no_sync=_BOOL),
     "GET /v1/groups": _object(groups=_list(_object(id=_STR, name=_STR, present=_INT))),
     "GET /v1/groups/{ref}": _ref("Group"),
@@ -83,6 +97,12 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/scrub": _ANY_OBJECT,
     "POST /v1/scrub": _ANY_OBJECT,
     "POST /v1/gc": _ANY_OBJECT,
+    "GET /v1/storage": _STORAGE,
+    "GET /v1/activity": _object(step_s=_INT, points=_list(_object(at=_NUM, backups=_INT, bytes_written=_INT))),
+    "GET /v1/doctor": _DOCTOR,
+    "POST /v1/doctor": _DOCTOR,
+    "POST /v1/doctor/fix": _DOCTOR,
+    "GET /v1/backups/{backup_id}/plan": _PLAN,
     "PATCH /v1/backups/{backup_id}/retention": _ref("Backup"),
     "PATCH /v1/sessions/{session_id}/retention": _ANY_OBJECT,
     "GET /v1/watches": _object(watches=_list(_WATCH)),
@@ -121,7 +141,7 @@ _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/backups/{backup_id}": ("application/json", _ANY_OBJECT),
     "PUT /v1/groups/{group_id}": ("application/json", _object(manifests=_list(_ANY_OBJECT))),
     "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
-    "PUT /v1/blobs/{digest}": ("application/octet-stream", {"type": "string", "format": "binary"}),
+    "PUT /v1/blobs/{digest}": ("application/octet-stream", _BINARY),
     "POST /api/backup/drain": ("application/json", _object(pending=_list({}))),
 }
 _PATTERNS = {
@@ -181,7 +201,7 @@ def _complete(operation: dict[str, Any], route: str) -> None:
 def _complete_answers(answers: dict[str, Any], route: str) -> None:
     well = next(status for status in answers if status.startswith("2"))
     if route == "GET /v1/blobs/{digest}":
-        binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        binary = {"application/octet-stream": {"schema": _BINARY}}
         answers["200"]["content"] = binary
         answers["206"] = {
             "description": "The range that was asked for",
@@ -189,6 +209,8 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         }
         answers["416"] = {"description": "No such range", "content": {"text/plain": {"schema": _STR}}}
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
+    elif route == "GET /v1/backups/{backup_id}/media/{number}":
+        answers["200"]["content"] = {kind: {"schema": _BINARY} for kind in ("application/octet-stream", *PICTURES)}
     elif route == "GET /api/backup/media/{backup_id}/{index}":
         picture: Schema = {"schema": {"type": "string", "format": "binary"}}
         answers["200"]["content"] = dict.fromkeys((*sorted(SHOWN), "application/octet-stream"), picture)

@@ -31,7 +31,7 @@ from ..state.errors import (
 )
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest, layer_blobs
-from ..state.page_items import PageItem, id_of, read_item
+from ..state.page_items import Message, PageItem, id_of, read_item
 from ..state.page_view import Layout, View, holds, lay_out, shared, view_or_nothing, whole
 from ..state.quota import on_disk
 from .blob_reads import BlobReads
@@ -109,22 +109,26 @@ class PageSaves:
         base = self._base(item, newest)
         conversation = whole(item, base.view if base is not None else View())
         if newest is not None and holds(newest.view, item, conversation, is_base=newest is base):
-            return _saved(newest.backup, len(newest.view.conversation), "unchanged")
+            return _saved(newest.manifest, len(newest.view.conversation), "unchanged")
         if not conversation and item.draft is None:
             raise BadInput("the item holds neither a message nor a draft")
-        on = max((seen for seen in (base, newest) if seen), key=lambda s: shared(conversation, s.view), default=None)
-        made = self._commit(item, on, conversation)
+        on = base if base is newest else _closest([seen for seen in (base, newest) if seen], conversation)
+        made = self._made(item, on, conversation)
+        self._catalog.commit_all([made])
+        if item.title is not None and (newest is None or newest.backup.title is None):
+            with suppress(TorporError):  # the backup is there; a title can be given again
+                self._catalog.set_title(item.session_id, item.title)
         return _saved(made, len(conversation), "small")
 
     def _known(self, item: PageItem) -> PageSaved | None:
         """Return what was saved of an item before. Raises: Conflict where something else has its id."""
-        with suppress(BackupNotFound):
-            seen = self.look(self._catalog.index.backup(item.id))
-            metadata = self._decoded(seen.manifest, "metadata")
-            if seen.backup.session_id == item.session_id and metadata.get(_ITEM_KEY) == item.digest():
-                return _saved(seen.backup, len(seen.view.conversation), "small")
-            raise Conflict(f"backup {item.id} exists with other content", hint="Make a new id for each state.")
-        return None
+        if not self._catalog.index.has_backup(item.id):
+            return None
+        seen = self.look(self._catalog.index.backup(item.id))
+        metadata = self._decoded(seen.manifest, "metadata")
+        if seen.backup.session_id == item.session_id and metadata.get(_ITEM_KEY) == item.digest():
+            return _saved(seen.manifest, len(seen.view.conversation), "small")
+        raise Conflict(f"backup {item.id} exists with other content", hint="Make a new id for each state.")
 
     def _newest(self, session_id: str) -> Seen | None:
         """Return the newest backup of a session, where there is one that can be read."""
@@ -152,7 +156,7 @@ class PageSaves:
 
         Raises: BackupNotFound, Damaged, InvalidManifest, BlobNotFound, StoreFailed.
         """
-        manifest = manifest_file.load(self._catalog.manifest_json(backup.id))
+        manifest = manifest_file.load(self._catalog.manifest_of(backup))
         text = self._decoded(manifest, "text_context")
         return Seen(backup, manifest, text, view_or_nothing(text))
 
@@ -160,7 +164,8 @@ class PageSaves:
         found = tree.decode(manifest.layers.get(layer), self._reads.joined, lambda leaf: leaf)
         return found if isinstance(found, dict) else {}
 
-    def _commit(self, item: PageItem, on: Seen | None, conversation: list[dict[str, Any]]) -> Backup:
+    def _made(self, item: PageItem, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
+        """Return the manifest of an item; what is too long for it is in the store already."""
         kinds = [] if on is None else [medium.media_type for medium in media_items(on.manifest)]
         layout = lay_out(item, conversation, on.view if on is not None else View(), kinds)
         layers, written = self._written(
@@ -188,17 +193,7 @@ class PageSaves:
         )
         if len(manifest_file.dump(manifest)) > MAX_MANIFEST_BYTES:
             raise TooLarge("the conversation is too long for one manifest")
-        self._catalog.commit_all([manifest])
-        return self._titled(item)
-
-    def _titled(self, item: PageItem) -> Backup:
-        """Give a session that has no title the page's."""
-        made = self._catalog.index.backup(item.id)
-        if item.title is None or made.title is not None:
-            return made
-        with suppress(TorporError):  # the backup is there; a title can be given again
-            self._catalog.set_title(item.session_id, item.title)
-        return self._catalog.index.backup(item.id)
+        return manifest
 
     def _created_at(self, item: PageItem, on: Seen | None) -> float:
         """Return when it was said: never in the future, whatever the page's clock says, and behind what it adds to."""
@@ -226,20 +221,34 @@ class PageSaves:
         return {name: encoded.value for name, encoded in trees.items()}, written
 
 
-def _to_leaf(value: Any) -> tree.Leaf | None:
-    """Take back a tensor that `decode` gave as a leaf."""
-    return value if isinstance(value, tree.Leaf) else None
+def _to_leaf(value: Any) -> tree.Leaf | tree.Encoded | None:
+    """Take back a tensor that `decode` gave as a leaf, and what is encoded already."""
+    return value if isinstance(value, (tree.Leaf, tree.Encoded)) else None
 
 
 def _text_layer(item: PageItem, on: Seen | None, layout: Layout) -> dict[str, Any]:
     """Return the text layer: the base's, with the conversation that the page says in place of its own."""
     rest = {} if on is None else {key: value for key, value in on.text.items() if key not in _OWN_KEYS}
-    there: list[Any] = [] if on is None or not layout.shared else settled(read_talk(on.text)).messages
-    messages = [*there[: layout.shared], *layout.messages]
+    messages = [*_shared(on, layout.shared), *layout.messages]
     begun = layout.begun
     pending = None if begun is None or begun.is_empty else asdict(begun)
     own = {on.view.key if on is not None else "conversation": messages, "covered": len(messages), "pending": pending}
     return rest | own | ({} if item.draft is None else {"draft": item.draft})
+
+
+def _shared(on: Seen | None, count: int) -> list[Any]:
+    """Return the messages that stay: in their encoded form where the layer has them as a plain list."""
+    if on is None or not count:
+        return []
+    nodes, messages = on.manifest.layers["text_context"].get(on.view.key), settled(read_talk(on.text)).messages
+    if isinstance(nodes, list) and len(nodes) == len(messages):
+        return [tree.Encoded(node) for node in nodes[:count]]
+    return messages[:count]
+
+
+def _closest(candidates: Sequence[Seen], conversation: Sequence[Message]) -> Seen | None:
+    """Return the backup that has the most of a conversation, the first of equals."""
+    return max(candidates, key=lambda seen: shared(conversation, seen.view), default=None)
 
 
 def _media(on: Seen | None, layout: Layout) -> list[Any]:
@@ -253,6 +262,6 @@ def _media(on: Seen | None, layout: Layout) -> list[Any]:
     return [nodes[n] for n in layout.images]
 
 
-def _saved(backup: Backup, messages: int, kind: Kind) -> PageSaved:
-    written = 0 if kind == "unchanged" else backup.bytes_written
-    return PageSaved(backup.id, backup.session_id, backup.created_at, messages, backup.tokens, written, kind)
+def _saved(made: Manifest, messages: int, kind: Kind) -> PageSaved:
+    written = 0 if kind == "unchanged" else made.bytes_written
+    return PageSaved(made.id, made.session_id, made.created_at, messages, made.tokens, written, kind)

@@ -13,6 +13,7 @@ from .garbage import Garbage
 from .remote import RemoteSide
 from .retention import Retention
 from .room import Room
+from .search_care import SearchCare
 from .settings import Settings
 from .tokens import Tokens
 from .watches import Watches
@@ -33,6 +34,7 @@ class Parts:
     garbage: Garbage
     care: Care
     watches: Watches
+    search: SearchCare
     attached: Attachments = field(default_factory=Attachments)
 
     def stop(self) -> None:
@@ -43,5 +45,6 @@ class Parts:
         if self.back is not None:
             self.back.close()  # requests that wait for the bucket end now
         self.side.stop()  # and those that speak with it
+        self.search.stop()
         self.garbage.stop()
         self.retention.stopping.set()

@@ -18,7 +18,7 @@ from typing import Any
 from ..db import eviction, retention
 from ..db.eviction import Terms
 from ..state.errors import BackupNotFound, SessionNotFound, StoreFailed
-from ..state.eviction import ORDINARY, Eviction, plan_eviction
+from ..state.eviction import ORDINARY, Eviction, Standing, plan_eviction
 from ..state.retention import AHEAD_S, Action, Policy, newest_needed, plan_retention
 from .catalog import Catalog
 from .in_use import InUse
@@ -205,6 +205,11 @@ class Retention:
         """
         with self._making_room:
             return self._evict(shortfall_bytes, whole=True, session_id=session_id)
+
+    def standings(self) -> list[Standing]:
+        """Return all that may leave when the room gets short, backup by backup, in no order."""
+        with self._catalog.index.reading() as connection, eviction.in_order(connection):
+            return eviction.survey(connection, self._machine(), self._busy(None)).standings
 
     def _plan_eviction(
         self, excess_bytes: int, *, whole: bool = False, session_id: str | None = None

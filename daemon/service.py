@@ -36,6 +36,7 @@ from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import load_remote_settings, working_directory
 from .room import Room, open_room
+from .search_care import SearchCare
 from .settings import Settings
 from .sync_report import state_of
 from .tokens import Tokens
@@ -108,6 +109,7 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
         garbage=garbage,
         care=Care(home, catalog, side.memory, back, settings),
         watches=watches,
+        search=SearchCare(catalog),
     )
     stack.callback(parts.stop)
     return parts
@@ -215,6 +217,7 @@ def _server(config: Config, parts: Parts, observing: Observing, listening: Liste
             announce(parts.home, listening)
             parts.watches.start()  # only now: what it imports is committed by a call to this server
             await asyncio.to_thread(parts.side.start)
+            parts.search.start()
             on_ready(asdict(listening))
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -254,5 +257,6 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("garbage", HOUSEKEEPING_S, collect),
         Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep),
         Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
+        Chore("search", HOUSEKEEPING_S, parts.search.compact),
         parts.care.chore(),
     ]

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="of `logs/daemon.log`: a JSON object a line, or text"
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="of the log, and all above it")
 
     @field_validator("watch", mode="before")
     @classmethod

@@ -34,8 +34,10 @@ from .events import recent_events
 from .migrate import migrate
 from .outbox_rows import insert_pushes, insert_removal
 from .presence import absent_of, note_present
+from .previews import insert_preview
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
+from .search import forget as forget_messages
 from .staying import note_removed, stayed
 
 EVENTS_KEPT = 10_000
@@ -47,6 +49,7 @@ class Index:
 
     def __init__(self, path: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
         self._checkpoint, self._write_lock = checkpoint, threading.Lock()
+        self.generation = 0  # counts what was committed since the start: it tells that something changed
         self._writer, self._reader = writer_engine(path), reader_engine(path)
         try:
             with _translated():
@@ -63,8 +66,10 @@ class Index:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
-        with self._write_lock, _translated(), self._writer.begin() as connection:
-            yield connection
+        with self._write_lock, _translated():
+            with self._writer.begin() as connection:
+                yield connection
+            self.generation += 1
 
     @contextmanager
     def erasing(self) -> Iterator[None]:
@@ -251,6 +256,7 @@ def insert_event(connection: Connection, event: dict[str, Any]) -> None:
 def remove(connection: Connection, backup_id: str, session_id: str) -> None:
     """Remove a backup, what waits of it to go up, blobs that no other one names, and the session with its last one."""
     note_removed(connection, backup_id, session_id)
+    forget_messages(connection, backup_id, session_id)
     mine = list(connection.scalars(select(backup_blobs.c.digest).where(backup_blobs.c.backup_id == backup_id)))
     connection.execute(delete(backups).where(backups.c.id == backup_id))
     connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "push"))
@@ -259,6 +265,8 @@ def remove(connection: Connection, backup_id: str, session_id: str) -> None:
         connection.execute(delete(blobs).where(blobs.c.digest.in_(mine[at : at + _BATCH]), ~used.exists()))
     others = select(backups.c.id).where(backups.c.session_id == sessions.c.id)
     connection.execute(delete(sessions).where(sessions.c.id == session_id, ~others.exists()))
+    newest = select(func.max(backups.c.created_at)).where(backups.c.session_id == session_id).scalar_subquery()
+    connection.execute(update(sessions).where(sessions.c.id == session_id).values(updated_at=newest))
 
 
 def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: bool) -> bool:
@@ -271,6 +279,8 @@ def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: boo
         return False
     _insert_session(connection, record, new.no_sync)
     _insert_backup(connection, new, now)
+    if new.glimpse is not None:
+        insert_preview(connection, record.id, new.glimpse)
     insert_keys(connection, new.block_keys)
     if enqueue and not _stays_here(connection, record.session_id):
         sizes = stage_sizes(record.layers, new.blob_sizes)

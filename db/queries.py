@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from .records import SessionFork, Sharer, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, outbox, sessions, tallies
 
 MAX_FORKS = 10_000  # of a session that are listed, the newest
+_BATCH = 500  # keys of one statement
 
 
 def selection() -> Select[Any]:
@@ -36,6 +38,12 @@ def backup(connection: Connection, backup_id: str) -> Backup:
     if row is None:
         raise BackupNotFound(f"there is no backup {backup_id}")
     return _with_absent(connection, [record(row)])[0]
+
+
+def backups_of(connection: Connection, ids: Sequence[str] | Select[Any]) -> list[Backup]:
+    """Return some backups, in no order; those that are gone are left out."""
+    rows = connection.execute(selection().where(backups.c.id.in_(ids))).mappings()
+    return _with_absent(connection, [record(row) for row in rows])
 
 
 def newest(connection: Connection, session_id: str) -> Backup:
@@ -104,6 +112,17 @@ def _forks(connection: Connection, session_id: str) -> tuple[SessionFork, ...]:
         .limit(MAX_FORKS)
     )
     return tuple(SessionFork(*row) for row in rows)
+
+
+def forks_of(connection: Connection, session_id: str, backup_ids: Sequence[str]) -> list[SessionFork]:
+    """Return the backups of other sessions that come from some backups of one, oldest first."""
+    found: list[SessionFork] = []
+    for at in range(0, len(backup_ids), _BATCH):
+        mine = (backups.c.parent_id.in_(backup_ids[at : at + _BATCH]), backups.c.session_id != session_id)
+        columns = (backups.c.parent_id, backups.c.id, backups.c.session_id, backups.c.created_at)
+        rows = connection.execute(select(*columns).where(*mine).order_by(backups.c.created_at, backups.c.id))
+        found += [SessionFork(*row) for row in rows]
+    return found
 
 
 def _newest_first() -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..state.backup import Backup
 from ..state.fingerprint import TOKEN_PARTS
+from ..state.glimpse import Glimpse
 from ..state.manifest import Manifest, manifest_blobs
 
 
@@ -27,7 +28,7 @@ class NewBackup:
     """A backup to be inserted: its blobs (digest -> size in bytes, layer), and logical keys with their digests.
 
     `absent` are those of its blobs that are not on this machine.
-    With `no_sync` its session stays on this machine.
+    With `no_sync` its session stays on this machine. `glimpse` is what listings show of it, None when it is made later.
     """
 
     record: Backup
@@ -35,6 +36,7 @@ class NewBackup:
     block_keys: tuple[tuple[str, str], ...] = ()
     absent: frozenset[str] = frozenset()
     no_sync: bool = False
+    glimpse: Glimpse | None = None
 
 
 @dataclass(frozen=True, slots=True)

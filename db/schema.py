@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 # The newest migration under migrations/versions; a test compares the two.
-REVISION = "0005"
+REVISION = "0006"
 
 metadata = MetaData()
 
@@ -28,10 +28,11 @@ sessions = Table(
     Column("id", Text, primary_key=True),
     Column("title", Text),
     Column("created_at", Float, nullable=False),
-    Column("updated_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),  # when its newest backup was made
     Column("no_sync", Boolean, nullable=False, server_default="0"),  # never leaves this machine
     Column("ttl_s", Float),  # of its backups; null: the default
     Column("keep_newest", Integer),  # backups that outlive their TTL; null: the default
+    Index("ix_sessions_updated", "updated_at", "id"),
 )
 
 backups = Table(
@@ -225,4 +226,39 @@ remembered = Table(
     Column("used_at", Float, nullable=False),
     Index("ix_remembered_used", "kind", "used_at"),
     sqlite_with_rowid=False,
+)
+
+# What a listing shows of a backup without its manifest (state/glimpse.py). A backup without a row waits for one.
+previews = Table(
+    "previews",
+    metadata,
+    Column("backup_id", Text, ForeignKey("backups.id", ondelete="CASCADE"), primary_key=True),
+    Column("messages", Integer, nullable=False),
+    Column("text", Text),
+    Column("media", Integer, nullable=False),  # how many there are
+    Column("images", Text, nullable=False),  # the first of them that are pictures, JSON
+    sqlite_with_rowid=False,
+)
+
+# Which backup of a session, and which title, can be searched.
+searched = Table(
+    "searched",
+    metadata,
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("backup_id", Text, nullable=False),
+    Column("title", Text),
+    Column("whole", Boolean, nullable=False),  # false: its messages are being entered
+    sqlite_with_rowid=False,
+)
+
+# Messages that can be searched; their text lies under the same id in `words`, an FTS5 table (migration 0006).
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),  # in the conversation; -1 for the session's title
+    Column("role", Text, nullable=False),
+    Column("digest", LargeBinary(16), nullable=False),  # of the message as the manifest has it
+    UniqueConstraint("session_id", "position", name="uq_messages_position"),
 )

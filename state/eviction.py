@@ -16,6 +16,7 @@ from typing import Literal
 Kind = Literal["leftover", "fetchable", "rebuildable"]
 KINDS: tuple[Kind, ...] = ("leftover", "fetchable", "rebuildable")  # in the order in which they go
 ORDINARY, NEWEST, PINNED = range(3)
+TIERS = ("ordinary", "newest", "pinned")  # their names, in this order
 
 
 @dataclass(frozen=True, slots=True)

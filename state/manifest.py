@@ -26,6 +26,7 @@ REBUILDABLE: tuple[LayerName, ...] = ("kv_cache", "vision_cache")  # out of toke
 
 MAX_COUNT = 1 << 50  # of tokens or bytes: a petabyte, and far below where SQLite's integers end
 MAX_GROUP = 1024  # sessions that are saved as one
+_BLOB_TAGS = frozenset({"$tensor", "$bytes", "$text"})
 MAX_BLOBS = 1 << 20  # a 64-token block each: 64 million tokens, far beyond any context window
 
 
@@ -182,14 +183,17 @@ def layer_blobs(tree: Any) -> Iterator[BlobRef]:
     stack = [tree]
     while stack:
         node = stack.pop()
+        if type(node) is str:  # nearly all of a long conversation
+            continue
         if isinstance(node, list):
-            stack.extend(reversed(node))
+            stack += reversed(node)
         elif isinstance(node, dict):
-            for tag in ("$tensor", "$bytes", "$text"):
-                body = node.get(tag)
-                if isinstance(body, dict) and "blocks" in body:
-                    yield from leaf_refs(body["blocks"])
-            stack.extend(reversed(list(node.values())))
+            if not _BLOB_TAGS.isdisjoint(node):
+                for tag in ("$tensor", "$bytes", "$text"):
+                    body = node.get(tag)
+                    if isinstance(body, dict) and "blocks" in body:
+                        yield from leaf_refs(body["blocks"])
+            stack += reversed(node.values())
 
 
 def rebuildable(layers: Collection[str]) -> tuple[LayerName, ...]:

@@ -139,6 +139,8 @@ def _sourced(content: Any, images: list[int | None], pictures: Sequence[int]) ->
 
 def _alike(said: Message, saved: Message) -> bool:
     """Tell whether a page's message is one that was saved; a page may know less of it."""
+    if said is saved:  # what an item keeps of its base
+        return True
     if said["role"] != saved["role"] or _flat(said["content"]) != _flat(saved["content"]):
         return False
     return all(saved.get(key) == said[key] for key in said if key not in ("role", "content"))

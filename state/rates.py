@@ -12,14 +12,17 @@ ten tokens count as much as ten thousand:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from .fingerprint import Fingerprint
 from .manifest import MAX_COUNT
 
 Kind = Literal["read", "fetch", "prefill", "encode"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MACHINE_KINDS: tuple[Kind, ...] = ("read", "fetch")  # of the machine; the others are of a model on a device
 KEPT = 24  # observations of each kind
 MIN_SECONDS, MAX_SECONDS = 1e-5, 1e6  # shorter than a clock tells, and longer than anybody waits
 FETCH_KEY = "fetch"  # under which downloads are remembered: they belong to the machine, not to a model
@@ -112,6 +115,14 @@ class Rates:
 
 
 NOTHING_MEASURED = Rates()
+
+
+def rate_key(kind: Kind, fingerprint: Fingerprint) -> str:
+    """Name what a rate belongs to: the machine for bytes, the weights for what a model does."""
+    if kind in MACHINE_KINDS:
+        return kind
+    part = fingerprint.weights if kind == "prefill" else fingerprint.vision_weights
+    return f"{kind}:{hashlib.sha256(str(part).encode()).hexdigest()[:32]}"
 
 
 def to_rows(observations: Iterable[Observation]) -> list[list[Any]]:

@@ -24,6 +24,7 @@ from torpor.daemon.parts import Parts
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.room import open_room
+from torpor.daemon.search_care import SearchCare
 from torpor.daemon.service import api_of, listening_at
 from torpor.daemon.settings import load_settings
 from torpor.daemon.tokens import Tokens
@@ -100,6 +101,7 @@ class BucketDaemon:
             garbage=Garbage(self.catalog, grace_s=3600.0),
             care=care,
             watches=Watches(self.home, self.catalog.index),
+            search=SearchCare(self.catalog),
         )
         return api_of(parts, listening_at(7717, None), observe(self.catalog.index))
 

@@ -53,7 +53,8 @@ def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
     Index(tmp_path / "i").close()
     engine = writer_engine(tmp_path / "i")
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        ours = {"include_name": lambda name, kind, _: kind != "table" or not name.startswith("words")}  # FTS5's own
+        assert compare_metadata(MigrationContext.configure(connection, opts=ours), metadata) == []
     engine.dispose()
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))

@@ -8,7 +8,6 @@ from pathlib import Path
 import orjson
 import pytest
 from support.pumping import MIB, add, backup_id
-from torpor.client.rates import _key
 from torpor.daemon.endpoint import address_of
 from torpor.daemon.sync_watcher import UPLOAD_KEY, SyncWatcher, prefill_key
 from torpor.db.index import Index
@@ -18,7 +17,7 @@ from torpor.state.errors import BadInput, Offline, RemoteDenied, RemoteFailed
 from torpor.state.fingerprint import Fingerprint
 from torpor.state.kv_policy import Budget, KVPolicy, KVUpload, decide, parse_policy
 from torpor.state.plan import TargetState
-from torpor.state.rates import FETCH_KEY
+from torpor.state.rates import FETCH_KEY, rate_key
 from torpor.state.sync_state import TELLING_AGAIN_S, next_trouble
 from torpor.store.machine import machine_id
 from torpor.store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
@@ -168,7 +167,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def test_the_sdks_name_of_a_prefill_is_ours() -> None:
     for weights in ("a digest", None):
         target = TargetState(Fingerprint(weights=weights))
-        assert prefill_key(weights) == _key("prefill", target)
+        assert prefill_key(weights) == rate_key("prefill", target.fingerprint)
 
 
 def test_measured_rates_decide_with_the_text(desk: Desk) -> None:

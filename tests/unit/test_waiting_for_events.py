@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from torpor.daemon import event_feed
 from torpor.daemon.event_feed import EventFeed
@@ -64,3 +65,39 @@ def test_all_of_them_are_told(index: Counting, monkeypatch: pytest.MonkeyPatch) 
         told = asyncio.run(wait(after))
         assert [[event["detail"] for event in each] for each in told] == [[f"behind {after}"]] * 20
         feed = EventFeed(index)
+
+
+def test_a_stream_tells_that_something_changed_and_no_more_often_than_that(
+    index: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_feed, "LOOK_S", 0.01)
+    monkeypatch.setattr(event_feed, "CHANGED_EVERY_S", 0.05)
+    monkeypatch.setattr(event_feed, "BEAT_S", 20.0)
+
+    def change() -> None:
+        with index.writing():
+            pass
+
+    async def read() -> list[bytes]:
+        feed, told = EventFeed(index), []
+        stream = feed.stream(None)
+        assert await anext(stream) == b"retry: 1000\n\n"
+        waiting = asyncio.ensure_future(anext(stream))
+        for _ in range(100):
+            await asyncio.to_thread(change)
+        while not told or told[-1].startswith(b"event: changed"):
+            told.append(await waiting)
+            if len(told) == 1:
+                await asyncio.to_thread(add, index, "an event of its own")
+            waiting = asyncio.ensure_future(anext(stream))
+        told.append(await waiting)
+        feed.close()
+        return told
+
+    told = asyncio.run(read())
+    kinds = [each.split(b"\n")[0] for each in told]
+    assert kinds == [b"event: changed"] * (len(kinds) - 2) + [b"id: 1", b"event: changed"]
+    assert 3 <= len(kinds) < 50  # of a hundred changes
+    for each, after in zip((told[0], told[-1]), (0, 1), strict=True):
+        said = orjson.loads(each.partition(b"data: ")[2])
+        assert (said["kind"], said["id"]) == ("changed", after)

@@ -45,6 +45,11 @@ export function percent(part) {
   return kept("percent", (lang) => new Intl.NumberFormat(lang, { style: "percent" })).format(part);
 }
 
+/** Write how many times as much something is: 3.4×. @param {number} ratio */
+export function times(ratio) {
+  return `${kept("times", (lang) => new Intl.NumberFormat(lang, { maximumFractionDigits: 1 })).format(ratio)}×`;
+}
+
 /** Write a time relative to now: 2 minutes ago. @param {number} at seconds since the epoch */
 export function ago(at) {
   const passed = at - now.value;

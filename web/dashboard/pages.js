@@ -1,5 +1,9 @@
 /** The pages of the dashboard, in the order of the navigation. Each is loaded when it is first opened. */
 
+import { findings } from "./findings.js";
+import { status } from "./live.js";
+import { waitingPages } from "./pairing.js";
+
 /**
  * @typedef {object} PageEntry
  * @property {string} name of the route and of the phrase `nav.<name>`
@@ -11,4 +15,9 @@
 /** @type {PageEntry[]} */
 export const PAGES = [
   { name: "sessions", icon: "sessions", load: () => import("./sessions.js") },
+  { name: "storage", icon: "storage", load: () => import("./storage.js") },
+  { name: "sync", icon: "sync", load: () => import("./outbox.js"), badge: () => status.value?.remote?.dead_count ?? 0 },
+  { name: "health", icon: "health", load: () => import("./health.js"), badge: () => findings.value },
+  { name: "access", icon: "access", load: () => import("./access.js"), badge: waitingPages },
+  { name: "settings", icon: "settings", load: () => import("./settings.js") },
 ];

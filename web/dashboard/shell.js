@@ -3,6 +3,7 @@
 import { html, signal, useEffect, useState } from "../vendor/preact.js";
 import { Failed, Waiting } from "./data.js";
 import { Icon, Mark } from "./icons.js";
+import { DropPlace } from "./imports.js";
 import { KeyList, listed, useKeys } from "./keys.js";
 import { link } from "./live.js";
 import { PAGES } from "./pages.js";
@@ -42,6 +43,7 @@ function Frame() {
       <${Tools} />
     </header>
     <main id="content" tabindex="-1"><${Lost} /><${Current} /></main>
+    <${DropPlace} />
   </div>`;
 }
 
@@ -67,7 +69,10 @@ const THEME_ICONS = { system: "system", light: "sun", dark: "theme" };
 
 function Tools() {
   return html`<div class="tools">
-    <${Link} />
+    <div class="line-of-link">
+      <${Link} />
+      <button class="plain" title=${t("sign.out")} aria-label=${t("sign.out")} onClick=${signOut}><${Icon} name="leave" /></button>
+    </div>
     <button class="plain" title=${t(`theme.${theme.value}`)} aria-label=${t(`theme.${theme.value}`)} onClick=${nextTheme}>
       <${Icon} name=${THEME_ICONS[theme.value]} />
     </button>
@@ -80,7 +85,6 @@ function Tools() {
     <button class="plain wide-only" title=${t("keys.open")} aria-label=${t("keys.open")} onClick=${() => (listed.value = true)}>
       <${Icon} name="keyboard" />
     </button>
-    <button class="plain" title=${t("sign.out")} aria-label=${t("sign.out")} onClick=${signOut}><${Icon} name="leave" /></button>
   </div>`;
 }
 

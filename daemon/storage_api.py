@@ -1,0 +1,122 @@
+"""The route that tells what uses the room: by class, by session, what sharing saves, and what would go next.
+
+The first of it costs nothing. Which session takes how much, and what would be evicted, are asked of every link between
+backups and blobs: in a large home that takes a second, so the answer is kept for a while.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Response
+
+from ..db import metrics, storage
+from ..state.eviction import KINDS, TIERS, Eviction, plan_eviction
+from ..state.quota import Limits
+from ..store.files import translated
+from .kept_answer import KeptAnswer
+from .parts import Parts
+from .room_api import storage_report
+
+SESSIONS, NEXT = 20, 50  # that are listed
+# Of the blobs' folder, beside the blobs that backups name: folders, halves of disk blocks, blobs without a backup.
+_OVERHEAD = "overhead"
+_TEXT = ("metadata", "text_context", "tokens", "config_snapshot")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is dear to ask: the largest sessions, and everything that may leave, in the order in which it would."""
+
+    sessions: list[storage.SessionBytes]
+    leaving: list[Eviction]
+
+
+def add_storage(app: FastAPI, parts: Parts) -> None:
+    """Add the route."""
+    survey = KeptAnswer(lambda: _survey(parts))
+
+    @app.get("/v1/storage")
+    def get_storage() -> Response:
+        """Tell what takes room, what sharing saves, the limits, and what would be let go of next."""
+        found, age_s = survey.get()
+        report = storage_report(parts.room)
+        limits, _ = parts.room.state()
+        over = parts.room.over_soft()
+        with parts.catalog.index.reading() as connection:
+            layers = storage.bytes_by_layer(connection)
+            logical, in_bucket = metrics.logical_bytes(connection), metrics.bucket_bytes(connection)
+            manifests = storage.manifest_bytes(connection)
+            shown = storage.named(connection, [each.backup_id for each in found.leaving[:NEXT]])
+        held = sum(each.size_bytes for each in layers) + manifests
+        body = (
+            report
+            | _disk(parts)
+            | {
+                "classes": _classes(report["classes"], layers),
+                "layers": [asdict(each) for each in layers],
+                "dedupe": {"logical_bytes": logical, "stored_bytes": held, "ratio": logical / held if held else None},
+                "bucket": {"raw_bytes": in_bucket[0], "stored_bytes": in_bucket[1]} if parts.side.on else None,
+                "sessions": [asdict(each) for each in found.sessions],
+                "next_to_go": _next(found.leaving, shown, over, limits),
+                "surveyed_ago_s": round(age_s, 3),
+            }
+        )
+        return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _survey(parts: Parts) -> Survey:
+    with parts.catalog.index.reading() as connection:
+        sessions = storage.largest_sessions(connection, SESSIONS)
+    everything = 1 << 62
+    return Survey(sessions, plan_eviction(parts.retention.standings(), everything))
+
+
+def _disk(parts: Parts) -> dict[str, int]:
+    with translated("look at the disk of", parts.home.store):
+        disk = os.statvfs(parts.home.store)
+    return {"disk_bytes": disk.f_blocks * disk.f_frsize, "disk_free_bytes": disk.f_bavail * disk.f_frsize}
+
+
+def _classes(on_disk: dict[str, int], layers: list[storage.LayerBytes]) -> list[dict[str, Any]]:
+    """Return the classes of file, that of blobs divided by layer; the largest first.
+
+    Files take whole blocks of the disk, and blobs are counted by their bytes: the remainder is told as overhead.
+    """
+    sizes = {name: size for name, size in on_disk.items() if name != "blobs"}
+    for each in layers:
+        name = "text" if each.layer in _TEXT else each.layer
+        sizes[name] = sizes.get(name, 0) + each.size_bytes
+    sizes[_OVERHEAD] = max(on_disk.get("blobs", 0) - sum(each.size_bytes for each in layers), 0)
+    rows = [{"name": name, "size_bytes": size} for name, size in sizes.items() if size]
+    return sorted(rows, key=lambda row: -int(row["size_bytes"]))
+
+
+def _next(leaving: list[Eviction], shown: dict[str, storage.Named], over: int, limits: Limits) -> dict[str, Any]:
+    """Return what may leave, in its order; `within` what is too much now, as far as an item goes for it."""
+    items, before = [], 0
+    for each in leaving[:NEXT]:
+        about = asdict(shown[each.backup_id]) if each.backup_id in shown else {}
+        items.append(
+            about
+            | {
+                "backup_id": each.backup_id,
+                "kind": each.kind,
+                "tier": TIERS[each.tier],
+                "size_bytes": each.size_bytes,
+                "goes_now": before < over,
+            }
+        )
+        before += each.size_bytes
+    kinds = {kind: sum(each.size_bytes for each in leaving if each.kind == kind) for kind in KINDS}
+    return {
+        "over_bytes": over,
+        "soft_bytes": limits.soft_bytes,
+        "evictable_bytes": sum(kinds.values()),
+        "kinds": kinds,
+        "more": max(len(leaving) - NEXT, 0),
+        "items": items,
+    }

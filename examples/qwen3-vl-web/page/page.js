@@ -1,0 +1,171 @@
+/** The chat page. What makes it lose nothing are the lines with `backup`; the rest is any chat page. */
+
+import { connect } from "/api/backup/torpor.js";
+import { ask, pieces } from "./answer.js";
+import { composer, encoded, samplePicture } from "./composer.js";
+import { pointsDialog } from "./points.js";
+import { drawMessages, drawModels, drawSafety, textOf, wokenWords } from "./view.js";
+
+const torpor = connect({ base: "/api/backup" });
+const $ = (id) => document.getElementById(id);
+const box = composer({ send, changed: () => backup.changed(), complain: say });
+let session, backup, chat;
+
+/** Open the chat that the address names, else the last one, else a new one. */
+function open() {
+  const known = location.hash.slice(1) || localStorage.getItem("chat");
+  session = known || `chat-${crypto.randomUUID().slice(0, 8)}`;
+  localStorage.setItem("chat", session);
+  history.replaceState(null, "", `#${session}`);
+  backup?.stop();
+  backup = torpor.autoBackup({ sessionId: session, every: 5, state });
+  backup.on("*", () => drawSafety(backup.status));
+  backup.on("restored", (woken) => say(wokenWords(woken)));
+  backup.on("online", () => chat.asleep && wake());
+  chat = { conversation: [], unfinished: false, writing: false, asked: false, asleep: false, sent: new Map() };
+  box.draft = "";
+  say("");
+  draw();
+  if (known) wake();
+}
+
+/** Return what there is to back up; asked for at each event. An answer of which nothing is there yet is left out. */
+function state() {
+  const last = chat.conversation.at(-1);
+  const begun = chat.unfinished && last.role === "assistant";
+  const conversation = begun && !textOf(last) ? chat.conversation.slice(0, -1) : chat.conversation;
+  return { conversation, draft: box.draft, partial: begun && conversation.includes(last) };
+}
+
+/** Show the chat as the server has it. Where it sleeps (a restart, another model), wake it: from a point, or as it was last. */
+async function wake(point) {
+  const mine = chat;
+  try {
+    const woken = point || !(await look()) ? await backup.restore(point) : null;
+    const seen = woken?.local ? woken : ((await look()) ?? { conversation: [] });
+    if (chat !== mine) return; // another one was opened meanwhile
+    Object.assign(chat, { asleep: Boolean(woken?.local), away: false, unfinished: false, ...seen });
+    if (woken?.draft && !box.draft) box.draft = woken.draft;
+    draw();
+    if (chat.writing || (chat.unfinished && chat.asked)) await goOn();
+  } catch (problem) {
+    failed(problem);
+  }
+}
+
+/** Return the chat as the server has it, or null where it sleeps. */
+async function look() {
+  return (await ask(`chats/${session}`)).json();
+}
+
+/** Send a message and read the answer; returns whether it was taken. */
+async function send({ text, images }) {
+  if (chat.writing || chat.asleep) return false;
+  const known = chat.conversation.length;
+  const before = chat.conversation.flatMap(({ content }) => (Array.isArray(content) ? content : []));
+  const number = before.filter((part) => part.type === "image").length;
+  images.forEach(({ url }, index) => chat.sent.set(number + index, url));
+  chat.conversation.push({ role: "user", content: [...images.map(() => ({ type: "image" })), { type: "text", text }] });
+  chat.writing = true;
+  say("");
+  draw();
+  try {
+    const body = { text, known, images: await Promise.all(images.map(encoded)) };
+    read(await ask(`chats/${session}`, body));
+    return true;
+  } catch (problem) {
+    chat.conversation.pop();
+    chat.writing = false;
+    failed(problem);
+    if (problem.code === "conflict") wake(); // it went on in another tab
+    return false;
+  }
+}
+
+/** Let an answer that was interrupted go on. */
+async function goOn() {
+  if (chat.conversation.at(-1).role === "assistant") chat.conversation.pop(); // it is told from its beginning
+  await read(await ask(`chats/${session}/answer`, {}));
+}
+
+/** Read an answer to its end. */
+async function read(response) {
+  const mine = chat;
+  const message = { role: "assistant", content: "" };
+  chat.conversation.push(message);
+  chat.writing = chat.unfinished = chat.asked = true;
+  draw();
+  backup.message();
+  try {
+    for await (const piece of pieces(response)) {
+      if (chat !== mine) return;
+      if (piece.text) message.content += piece.text;
+      if (piece.message) Object.assign(message, piece.message);
+      draw();
+      backup.changed();
+    }
+    chat.unfinished = chat.asked = false;
+    backup.message();
+  } catch (problem) {
+    if (chat === mine) failed(problem);
+  }
+  mine.writing = false;
+  draw();
+}
+
+/** Tell of a failure; where the server is gone, wait for it and wake the chat. */
+function failed(problem) {
+  say(problem.message);
+  if (!problem.away) return;
+  chat.away = true;
+  say("The model server does not answer. Nothing is lost: this page waits for it, and wakes the chat.");
+  clearTimeout(failed.again);
+  failed.again = setTimeout(wake, 1000);
+}
+
+function say(words) {
+  $("notice").textContent = words;
+}
+
+function draw() {
+  const imageUrl = (number) => chat.sent.get(number) ?? `chats/${session}/images/${number}`;
+  drawMessages($("messages"), chat, imageUrl);
+  $("welcome").hidden = chat.conversation.length > 0;
+  $("go-on").hidden = !chat.unfinished || chat.writing || chat.away;
+  $("stop").hidden = !chat.writing;
+  $("send").hidden = chat.writing;
+  for (const radio of $("models").elements) radio.disabled = chat.writing;
+}
+
+/** Go on with another model: the server puts all chats to sleep, and this one is woken under the other. */
+async function use(model, name) {
+  say(`Loading ${name}…`);
+  chat.writing = true;
+  draw();
+  await ask("models", { model }).catch(failed);
+  chat.writing = false;
+  await wake();
+  showModels();
+}
+
+async function showModels() {
+  const found = await ask("models").then((response) => response.json(), failed);
+  if (!found) return;
+  drawModels($("models"), found, use);
+  $("note").textContent = found.note;
+}
+
+$("sample").onclick = async () => box.add([await samplePicture()]);
+$("new").onclick = () => {
+  localStorage.removeItem("chat");
+  location.hash = "";
+  open();
+};
+$("go-on").onclick = () => goOn().catch(failed);
+$("stop").onclick = () => ask(`chats/${session}/stop`, {}).catch(failed);
+document.onkeydown = ({ key }) => key === "Escape" && !$("stop").hidden && !$("points").open && $("stop").click();
+window.onhashchange = () => location.hash.slice(1) !== session && open();
+setInterval(() => drawSafety(backup.status), 10_000);
+pointsDialog(() => backup, wake);
+showModels();
+open();

@@ -1,0 +1,96 @@
+/** What is drawn, and in which words. */
+
+/** Make an element. @returns {any} */
+export function make(tag, fields = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), fields);
+  element.append(...children);
+  return element;
+}
+
+/** Return the words of a message. */
+export function textOf({ content }) {
+  return typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
+}
+
+/** Draw the conversation; `imageUrl(n)` is where its n-th image is. What is there already is kept. */
+export function drawMessages(list, { conversation, writing }, imageUrl) {
+  const atEnd = window.innerHeight + window.scrollY > document.body.scrollHeight - 120;
+  let image = 0;
+  conversation.forEach((message, index) => {
+    const parts = Array.isArray(message.content) ? message.content : [];
+    const urls = parts.filter((part) => part.type === "image").map(() => imageUrl(image++));
+    const item = list.children[index] ?? list.appendChild(make("li"));
+    const shown = JSON.stringify([message, urls]);
+    if (item.shown !== shown) fill(item, message, urls);
+    item.shown = shown;
+    item.classList.toggle("writing", Boolean(writing) && index === conversation.length - 1 && message.role === "assistant");
+  });
+  while (list.children.length > conversation.length) list.lastChild.remove();
+  if (atEnd) window.scrollTo(0, document.body.scrollHeight);
+}
+
+function fill(item, message, urls) {
+  item.className = message.role;
+  const who = make("span", { className: "unseen", textContent: message.role === "user" ? "You:" : "The model:" });
+  const images = urls.map((src, n) => make("img", { src, alt: `Image ${n + 1}` }));
+  const thought = message.reasoning_content;
+  const parts = [
+    thought && make("details", {}, make("summary", { textContent: "Thought" }), thought),
+    images.length && make("div", { className: "shown" }, ...images),
+    make("div", { className: "words", textContent: textOf(message) }),
+  ];
+  item.replaceChildren(who, ...parts.filter(Boolean));
+}
+
+/** Draw the switch of models. */
+export function drawModels(fieldset, { model, models }, use) {
+  const entries = models.map(({ id, name }) => {
+    const radio = make("input", { type: "radio", name: "model", value: id, checked: id === model, className: "unseen" });
+    radio.onchange = () => use(id, name);
+    return make("label", { title: name }, radio, make("span", { textContent: id.toUpperCase() }));
+  });
+  fieldset.replaceChildren(fieldset.firstElementChild, ...entries);
+}
+
+/** Say how safe the chat is. */
+export function drawSafety({ phase, online, pending, savedAt, problem }) {
+  const [state, words] =
+    phase === "refused" ? ["bad", `Not saved: ${problem?.message}`]
+    : !online ? ["waiting", "Backup is away: kept in this browser"]
+    : phase === "saving" ? ["busy", "Saving…"]
+    : pending ? ["waiting", "Kept in this browser"]
+    : savedAt ? ["good", `Saved ${ago(savedAt)}`]
+    : ["none", "Nothing to save yet"];
+  document.getElementById("safety").dataset.state = state;
+  document.getElementById("safety-words").textContent = words;
+}
+
+const MODES = {
+  full: "everything, as it was",
+  prefix: "most of its cache; the rest is read again",
+  embeddings: "text and what the model saw; the cache is built again",
+  media: "text and images, read by this model anew",
+  "text-only": "the text",
+  local: "the text that this browser kept; the rest follows when the backup is back",
+};
+
+/** Say what came back. */
+export function wokenWords({ mode, conversation, images }) {
+  const pictures = images.length ? ` and ${count(images.length, "image")}` : "";
+  return `Woken: ${count(conversation.length, "message")}${pictures}. What came back: ${MODES[mode] ?? mode}.`;
+}
+
+/** Return a number of things in words. */
+export function count(number, thing) {
+  return `${number} ${thing}${number === 1 ? "" : "s"}`;
+}
+
+/** Return how long ago something was, in words. */
+export function ago(milliseconds) {
+  const seconds = Math.round((Date.now() - milliseconds) / 1000);
+  const words = new Intl.RelativeTimeFormat("en", { style: "short" });
+  for (const [unit, size] of [["day", 86_400], ["hour", 3600], ["minute", 60]]) {
+    if (seconds >= size) return words.format(-Math.floor(seconds / size), unit);
+  }
+  return seconds < 10 ? "just now" : words.format(-seconds, "second");
+}

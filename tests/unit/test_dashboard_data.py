@@ -1,0 +1,187 @@
+"""What the dashboard shows of a home: storage, activity, health, plans; asked as the page asks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from starlette.testclient import TestClient
+from support.bucket_daemon import BucketDaemon
+from support.manifests import manifest
+from torpor.db.presence import note_present
+from torpor.state.ids import parse_digest
+from torpor.state.manifest import BlobRef
+
+NOW = time.time()
+
+
+def backup_id(number: int) -> str:
+    return f"01M81P35719XNDZ4R57NMV{number:04d}"
+
+
+class Page:
+    """A daemon in this process with some backups, and who asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.daemon = BucketDaemon(folder / "home")
+        self.client = TestClient(self.daemon.app(), base_url="http://127.0.0.1:7717", raise_server_exceptions=False)
+
+    def blob(self, data: bytes) -> BlobRef:
+        ref = BlobRef(parse_digest(blake3(data).hexdigest()), len(data))
+        if not self.daemon.catalog.blobs.has(ref):
+            path = self.daemon.catalog.staging.new_path()
+            path.write_bytes(data)
+            self.daemon.catalog.blobs.publish(path, ref, set())
+        return ref
+
+    def save(self, number: int, session: str, *datas: bytes, layer: str = "vision_cache", **changes: Any) -> None:
+        refs = [self.blob(data) for data in datas]
+        tree = {str(n): leaf(ref) for n, ref in enumerate(refs)}
+        layers = {"metadata": {}, "text_context": {"messages": []}, "media": [], layer: tree}
+        values: dict[str, Any] = {"kv_cache": None, "layers": layers, "created_at": NOW - 100 + number} | changes
+        self.daemon.catalog.commit_all([manifest(id=backup_id(number), session_id=session, **values)])
+
+    def __call__(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
+        answer = self.client.request(method, f"/v1/{path}", **options)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+
+def leaf(ref: BlobRef) -> dict[str, Any]:
+    block = {"digest": ref.digest, "size_bytes": ref.size_bytes}
+    return {"$tensor": {"shape": [ref.size_bytes], "dtype": "uint8", "kind": "torch", "blocks": [block]}}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    before = os.umask(0o077)
+    made = Page(tmp_path_factory.mktemp("page"))
+    shared = os.urandom(70_000)
+    made.save(1, "small", os.urandom(10_000))
+    made.save(2, "large", shared, os.urandom(50_000))
+    made.save(3, "large", shared)
+    made.save(4, "fork", shared, parent_id=backup_id(3))
+    yield made
+    made.daemon.close()
+    os.umask(before)
+
+
+def test_storage_says_who_takes_what(page: Page) -> None:
+    found = page("GET", "storage")
+    classes = {each["name"]: each["size_bytes"] for each in found["classes"]}
+    assert classes["vision_cache"] == 130_000
+    assert sum(classes.values()) == found["used_bytes"]
+    assert found["used_bytes"] <= found["soft_bytes"] <= found["hard_bytes"] < found["disk_bytes"]
+    assert [each["session_id"] for each in found["sessions"]] == ["large", "fork", "small"]
+    large, fork, small = found["sessions"]
+    assert (large["backups"], large["shared_bytes"], fork["shared_bytes"], small["shared_bytes"]) == (
+        2,
+        70_000,
+        70_000,
+        0,
+    )
+    assert 120_000 < large["size_bytes"] < 122_000 < 190_000 < large["logical_bytes"] < 192_000
+    dedupe = found["dedupe"]
+    assert dedupe["ratio"] == pytest.approx((130_000 + 140_000) / 130_000, rel=0.02)
+    assert dedupe["stored_bytes"] < dedupe["logical_bytes"]
+
+
+def test_what_would_go_next_is_in_the_order_in_which_it_goes(page: Page) -> None:
+    found = page("GET", "storage")["next_to_go"]
+    assert found["over_bytes"] == 0
+    assert [(each["backup_id"], each["tier"], each["size_bytes"]) for each in found["items"]] == [
+        (backup_id(2), "ordinary", 50_000),
+        (backup_id(1), "newest", 10_000),
+        (backup_id(4), "newest", 70_000),
+    ]
+    assert {each["kind"] for each in found["items"]} == {"rebuildable"}
+    assert found["evictable_bytes"] == 130_000
+    assert not any(each["goes_now"] for each in found["items"])
+
+
+def test_activity_counts_what_was_saved_today(page: Page) -> None:
+    found = page("GET", "activity", params={"days": 3, "zone": "Asia/Shanghai"})
+    assert [len(found["points"]), found["step_s"]] == [3, 86_400]
+    assert sum(point["backups"] for point in found["points"]) == 4
+    hours = page("GET", "activity", params={"days": 2, "step": "hour"})
+    assert sum(point["backups"] for point in hours["points"]) == 4
+    assert hours["points"][1]["at"] - hours["points"][0]["at"] == 3600
+
+
+@pytest.mark.parametrize("zone", ["", "America", "../../etc/passwd", "/etc/passwd", "a\0b", "Mars/Olympus"])
+def test_what_is_no_time_zone_is_refused(page: Page, zone: str) -> None:
+    assert page("GET", "activity", 422, params={"zone": zone})["code"] == "bad-input"
+
+
+def test_days_by_the_hour_have_an_end(page: Page) -> None:
+    assert page("GET", "activity", 422, params={"days": 32, "step": "hour"})["code"] == "bad-input"
+
+
+def examined(page: Page) -> dict[str, Any]:
+    until = time.monotonic() + 20
+    while (found := page("GET", "doctor"))["state"] != "done":
+        assert time.monotonic() < until
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_doctor_looks_in_the_running_daemon(page: Page) -> None:
+    assert page("GET", "doctor")["state"] == "never"
+    assert page("POST", "doctor", 202)["began"]
+    found = examined(page)
+    assert found["done"] == found["total"] > 10
+    assert found["counts"]["error"] == 0
+    assert {"home", "index", "disk", "versions", "second copy"} <= {check["name"] for check in found["checks"]}
+    open_file = page.daemon.home.logs / "open"
+    open_file.write_text("for everybody")
+    open_file.chmod(0o644)
+    page("POST", "doctor", 202)
+    wrong = [check for check in examined(page)["checks"] if check["status"] == "error"]
+    assert [(check["name"], check["fixable"]) for check in wrong] == [("permissions", True)]
+    page("POST", "doctor/fix", 202, json={"names": ["permissions"]})
+    mended = examined(page)
+    assert mended["fixed"]["permissions"].startswith("closed 1 file")
+    assert mended["counts"]["error"] == 0
+    assert open_file.stat().st_mode & 0o077 == 0
+
+
+def test_a_plan_is_told_before_anybody_restores(page: Page) -> None:
+    found = page("GET", f"backups/{backup_id(2)}/plan")
+    assert (found["mode"], found["exact"], found["tokens_prefill"]) == ("full", False, 66)
+    assert found["sentence"] == ", ".join(found["words"])
+    assert [phrase["code"] for phrase in found["phrases"]] == ["as-stored", "prefill", "seconds-unknown", "assumed"]
+    assert page("GET", f"backups/{backup_id(99)}/plan", 404)["code"] == "backup-not-found"
+
+
+def test_a_plan_counts_what_is_not_here(page: Page) -> None:
+    only = os.urandom(333)
+    page.save(50, "gone", only)
+    page.daemon.catalog.blobs.path(blake3(only).hexdigest()).unlink()
+    with page.daemon.catalog.index.writing() as connection:
+        note_present(connection, [blake3(only).hexdigest()], present=False)
+    found = page("GET", f"backups/{backup_id(50)}/plan")
+    assert (found["mode"], found["bytes_read"]) == ("media", 0)
+    assert found["layers"]["vision_cache"]["decision"] == "rebuild"
+
+
+def test_a_removal_is_taken_back_over_http(page: Page) -> None:
+    page.save(60, "undone")
+    page("PATCH", f"backups/{backup_id(60)}", json={"pinned": True})
+    page("PATCH", "sessions/undone", json={"title": "mine"})
+    before = page("GET", f"backups/{backup_id(60)}")
+    manifest_json = page.client.get(f"/v1/backups/{backup_id(60)}/manifest").content
+    for way in ("POST", "PUT"):
+        assert page.client.delete(f"/v1/backups/{backup_id(60)}").status_code == 204
+        assert page("GET", f"backups/{backup_id(60)}", 404)["code"] == "backup-not-found"
+        if way == "POST":
+            back = page("POST", f"backups/{backup_id(60)}/undo-removal", 201)
+        else:
+            back = page("PUT", f"backups/{backup_id(60)}", 201, content=manifest_json)
+        assert back | {"remote": before["remote"]} == before
+    assert page.client.delete(f"/v1/backups/{backup_id(60)}", params={"purge": True}).status_code == 200
+    assert page("POST", f"backups/{backup_id(60)}/undo-removal", 404)["code"] == "backup-not-found"

@@ -1,0 +1,50 @@
+/** Web pages that wait for approval: looked for every few seconds while somebody looks, told once, counted beside the navigation. */
+
+import { effect, signal } from "../vendor/preact.js";
+import { Problem, json, signedIn } from "./session.js";
+import { href, go, route } from "./routes.js";
+import { toast } from "./toasts.js";
+import { t } from "./words.js";
+
+/** @typedef {{code: string, origin: string, label: string, scopes: string[], asked_at: number, state: "pending" | "approved"}} PairRequest */
+
+const LOOK_MS = 4000; // no event tells of them: they live in the daemon's memory alone
+
+/** The requests of now, oldest first; null until they were asked for. */
+export const requests = signal(/** @type {PairRequest[] | null} */ (null));
+const told = new Set(/** @type {string[]} */ ([]));
+
+/** How many wait for the user. */
+export function waitingPages() {
+  return (requests.value ?? []).filter((each) => each.state === "pending").length;
+}
+
+/** Ask for them now. */
+export async function lookForPages() {
+  try {
+    requests.value = (await json("GET", "/v1/pair/requests")).requests;
+  } catch (error) {
+    if (!(error instanceof Problem || error instanceof TypeError)) throw error; // the banner tells of a daemon that is away
+  }
+}
+
+/** Look from now on, while the tab is signed in and seen. */
+export function lookForPagesAlways() {
+  const look = () => signedIn.value && document.visibilityState === "visible" && lookForPages();
+  effect(() => void (signedIn.value && lookForPages()));
+  effect(tell);
+  setInterval(look, LOOK_MS);
+  document.addEventListener("visibilitychange", look);
+}
+
+function tell() {
+  for (const each of requests.value ?? []) {
+    if (each.state !== "pending" || told.has(each.code)) continue;
+    told.add(each.code);
+    if (route.peek().page === "access") continue;
+    toast(t("pair.asks", { label: each.label }), {
+      more: each.origin,
+      action: { label: t("pair.look"), run: () => go(href("access")) },
+    });
+  }
+}
