@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..codec.media import media_items
+from ..codec.source_media import sources
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, InvalidManifest, Refused, SessionNotFound, TorporError
+from ..state.errors import BackupNotFound, Refused, SessionNotFound, TorporError
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
 from ..state.page_view import View, page_message, view_or_nothing
@@ -196,9 +197,6 @@ def _page(backup: Backup, manifest: Manifest, plan: RestorePlan, seen: View) -> 
 
 
 def _images(manifest: Manifest) -> list[Json]:
-    """List the pictures of a backup; a media layer of another form than ours has none to ask for."""
-    try:
-        found = [medium for medium in media_items(manifest) if medium.is_image]
-    except InvalidManifest:
-        return []
-    return [{"index": i.index, "media_type": i.media_type, "size_bytes": i.size_bytes} for i in found]
+    """List the pictures of a backup."""
+    found = [each.medium for each in sources(manifest)]
+    return [asdict(medium) for medium in found if not medium.media_type.startswith("video/")]

@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from ..codec.media import SHOWN
 from ..state.backup import Backup, Group
 from ..state.errors import error_classes
 from ..state.glimpse import PICTURES
@@ -209,11 +208,8 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         }
         answers["416"] = {"description": "No such range", "content": {"text/plain": {"schema": _STR}}}
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
-    elif route == "GET /v1/backups/{backup_id}/media/{number}":
+    elif route in ("GET /v1/backups/{backup_id}/media/{number}", "GET /api/backup/media/{backup_id}/{index}"):
         answers["200"]["content"] = {kind: {"schema": _BINARY} for kind in ("application/octet-stream", *PICTURES)}
-    elif route == "GET /api/backup/media/{backup_id}/{index}":
-        picture: Schema = {"schema": {"type": "string", "format": "binary"}}
-        answers["200"]["content"] = dict.fromkeys((*sorted(SHOWN), "application/octet-stream"), picture)
     elif route == "GET /v1/events/stream":
         answers["200"]["content"] = {"text/event-stream": {"schema": _STR}}
     elif route == "GET /metrics":

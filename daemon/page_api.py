@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..codec import manifest_file
-from ..codec.media import SHOWN, media_bytes
+from ..codec.source_media import source
 from ..state.access import Access, parse_origin
 from ..state.backup import Backup
 from ..state.errors import BadInput, Unauthorized
@@ -30,10 +30,10 @@ from .fetch_api import BackFromBucket, resolve
 from .page_points import points, text_of
 from .page_saves import PageSaves
 from .room import Room
+from .sessions_api import media_response
 
 MAX_POINTS = 100
 _PRIVATE = {"Cache-Control": "no-store"}
-_MEDIA = _PRIVATE | {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
 
 Kind = Literal["save", "restore", "plan"]
 
@@ -128,7 +128,8 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
         """Wake a backup (or the newest of a session) in the attached process; with `text`, only say what it holds."""
         found = await pages.find(ref)
         if not text:
-            return _json(await pages.processes.ask("restore", session_id=found.session_id, backup_id=found.id))
+            exactly = None if ref == found.session_id else found.id  # its newest: one that is awake may go on as it is
+            return _json(await pages.processes.ask("restore", session_id=found.session_id, backup_id=exactly))
         seen = await run_in_threadpool(pages.saves.look, found)
         plan = {"mode": "text-only", "notes": [], "tokens_reused": 0, "tokens_prefill": 0, "seconds": None}
         return _json({"success": True, "mode": "text-only"} | text_of(seen) | {"plan": plan})
@@ -143,11 +144,7 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
     def media(backup_id: str, index: Annotated[int, Path(ge=0, lt=MAX_COUNT)]) -> Response:
         """Return the bytes of an image."""
         manifest = manifest_file.load(pages.catalog.manifest_json(parse_backup_id(backup_id)))
-        found, raw = media_bytes(manifest, index, pages.reads.joined)
-        if found.media_type in SHOWN:
-            return Response(bytes(raw), media_type=found.media_type, headers=_MEDIA)
-        headers = _MEDIA | {"Content-Disposition": "attachment"}
-        return Response(bytes(raw), media_type="application/octet-stream", headers=headers)
+        return media_response(source(manifest, index), pages.reads.one)
 
 
 def _read_body(raw: bytes) -> dict[str, Any]:

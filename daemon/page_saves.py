@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..codec import manifest_file, tree
-from ..codec.media import media_items
+from ..codec.source_media import sources
 from ..state.backup import Backup
 from ..state.conversation import read_talk, settled
 from ..state.errors import (
@@ -166,8 +166,7 @@ class PageSaves:
 
     def _made(self, item: PageItem, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
         """Return the manifest of an item; what is too long for it is in the store already."""
-        kinds = [] if on is None else [medium.media_type for medium in media_items(on.manifest)]
-        layout = lay_out(item, conversation, on.view if on is not None else View(), kinds)
+        layout = lay_out(item, conversation, on.view if on is not None else View(), _pictures(on))
         layers, written = self._written(
             {
                 "metadata": self._metadata(item, on),
@@ -251,12 +250,18 @@ def _closest(candidates: Sequence[Seen], conversation: Sequence[Message]) -> See
     return max(candidates, key=lambda seen: shared(conversation, seen.view), default=None)
 
 
+def _pictures(on: Seen | None) -> list[int]:
+    """Return which media of a backup are images; the i-th belongs to the i-th image part."""
+    found = [] if on is None else [each.medium for each in sources(on.manifest)]
+    return [medium.index for medium in found if not medium.media_type.startswith("video/")]
+
+
 def _media(on: Seen | None, layout: Layout) -> list[Any]:
     """Return the media layer: the images of the parts in order; with all of the base's messages, all of its media."""
-    nodes = [] if on is None else on.manifest.layers.get("media") or []
-    if on is None or not nodes:
+    nodes = None if on is None else on.manifest.layers.get("media")
+    if on is None or not isinstance(nodes, list):
         return []
-    images = sum(medium.is_image for medium in media_items(on.manifest))
+    images = len(_pictures(on))
     if layout.shared == len(on.view.conversation) - on.view.partial and len(layout.images) >= images:
         return [*nodes, *(nodes[n] for n in layout.images[images:])]
     return [nodes[n] for n in layout.images]

@@ -108,14 +108,13 @@ def holds(seen: View, item: PageItem, conversation: Sequence[Message], *, is_bas
     return open_end and _begins(conversation[count], there[count])
 
 
-def lay_out(item: PageItem, conversation: Sequence[Message], base: View, media_types: Sequence[str]) -> Layout:
-    """Return what is saved of an item on a base with images of these types (its media layer's, in order)."""
+def lay_out(item: PageItem, conversation: Sequence[Message], base: View, pictures: Sequence[int]) -> Layout:
+    """Return what is saved of an item on a base; `pictures` are the images among its media, in their order."""
     count = shared(conversation, base)
     rest = [dict(message) for message in conversation[count:]]
     begun = None
     if item.partial and rest and rest[-1]["role"] == "assistant":
         begun = Begun(text_of(rest.pop()))
-    pictures = [n for n, kind in enumerate(media_types) if not kind.startswith("video/")]
     kept = sum(1 for _ in image_parts(base.conversation[:count]))
     images: list[int | None] = [*pictures[:kept], *[None] * (kept - len(pictures))]
     for message in rest:
