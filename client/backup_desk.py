@@ -14,6 +14,7 @@ from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
 from ..state.page_view import View, page_message, view_or_nothing
 from ..state.plan import RestorePlan
+from ..state.plan_words import described, images_in
 from ..state.problems import to_problem
 from .provider import Busy, Conversing, Provider
 from .save_job import SaveHandle
@@ -133,7 +134,8 @@ class BackupDesk:
     def plan(self, ref: str) -> Json:
         """Tell what a restore would bring back into the model that is loaded, and how long it takes."""
         found = self._keeper.plan(_checked(ref), self.provider.target())
-        return _costs(found) | {"bytes_read": found.bytes_read, "words": list(found.notes), "exact": True}
+        images = 0 if found.mode == "refuse" else images_in(self._keeper.manifest(found.backup_id)[1])
+        return described(found, images=images, exact=True)
 
     def points(self, session_id: str, limit: int = 20) -> Json:
         """Return the backups that a session can go back to, newest first."""

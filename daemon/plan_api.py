@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Response
 
-from ..state.plan import RestorePlan
-from ..state.plan_words import images_in, say
+from ..state.plan_words import described, images_in
 from .fetch_api import BackFromBucket
 from .parts import Parts
 from .plans import Plans
@@ -34,28 +32,6 @@ def add_plans(app: FastAPI, parts: Parts) -> None:
         plan, manifest = plans.as_saved(backup_id)
         images = 0 if manifest is None else images_in(manifest)
         return _json(described(plan, images=images, exact=False))
-
-
-def described(plan: RestorePlan, *, images: int, exact: bool) -> dict[str, Any]:
-    """Return a plan as the API tells it."""
-    said = say(plan, images=images, assumed=not exact and plan.mode != "refuse")
-    return {
-        "backup_id": plan.backup_id,
-        "base_id": plan.base_id,
-        "mode": plan.mode,
-        "exact": exact,
-        "sentence": said.sentence,
-        "words": list(said.words),
-        "phrases": [asdict(phrase) for phrase in said.phrases],
-        "images": images,
-        "tokens_reused": plan.tokens_reused,
-        "tokens_prefill": plan.tokens_prefill,
-        "seconds": plan.estimated_s,
-        "bytes_read": plan.bytes_read,
-        "bytes_fetch": plan.bytes_fetch,
-        "layers": {name: {"decision": what, "reason": why} for name, (what, why) in plan.layers.items()},
-        "notes": list(plan.notes),
-    }
 
 
 def _in_bucket(back: BackFromBucket | None, digests: Any) -> set[str]:

@@ -111,6 +111,17 @@ def test_a_provider_that_fails_is_told_of_and_lives_on(shared_daemon: Daemon) ->
         assert ask(shared_daemon, "create", {"session_id": "broken"}).status_code == 201
 
 
+def test_an_answer_that_is_too_long_for_the_daemon_is_told_of(shared_daemon: Daemon) -> None:
+    sessions = table()
+    sessions["long"] = talk({"role": "user", "content": "x" * (17 << 20)})
+    with shared_daemon.keeper() as keeper, attaching(keeper, sessions):
+        made = ask(shared_daemon, "create", {"session_id": "long"}).json()
+        del sessions["long"]
+        told = ask(shared_daemon, f"restore/{made['backup_id']}")
+        assert (told.status_code, told.json()["code"]) == (413, "too-large")
+        assert "long" in sessions  # it is awake all the same
+
+
 def test_a_page_cannot_pose_as_a_process(shared_daemon: Daemon) -> None:
     path, said = f"/v1/attached/{'0' * 26}", {"name": "x", "pid": 1, "sessions": ["s"]}
     for scopes, origin in ((["save", "restore", "read"], "http://localhost:3000"), (["save"], None)):

@@ -104,6 +104,7 @@ def test_failures_are_problems_that_are_no_success(keeper: Keeper, serve: Any) -
         ("POST", "/create", {"json": {"session_id": "nobody"}}, 404, "session-not-found"),
         ("POST", "/create", {"json": {"session_id": "../x"}}, 422, "invalid-id"),
         ("POST", "/create", {"json": {"session_id": 5}}, 422, "bad-input"),
+        ("POST", "/create", {"json": {}}, 422, "bad-input"),
         ("POST", "/create", {"json": []}, 422, "bad-input"),
         ("POST", "/create", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 422, "bad-input"),
         ("POST", "/create", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media"),
@@ -240,6 +241,7 @@ def test_a_real_session_with_a_picture_comes_back_and_goes_on(keeper: Keeper) ->
     models.append(other)
     plan = call("GET", f"/plan/{made['backup_id']}").json()
     assert (plan["mode"], plan["tokens_reused"]) == ("media", 0)
+    assert plan["words"][0] == "1 image and the text come back"
     sessions.clear()
     switched = call("POST", "/restore/real", json={}).json()
     assert (switched["mode"], switched["conversation"]) == ("media", woken["conversation"])
