@@ -45,7 +45,7 @@ document.title = "ready";
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    extensions_map = {".js": "text/javascript", "": "application/octet-stream"}
+    extensions_map: ClassVar[dict[str, str]] = {".js": "text/javascript", "": "application/octet-stream"}
 
     def do_GET(self) -> None:
         if self.path != "/":
