@@ -150,7 +150,7 @@ def _read_body(raw: bytes) -> dict[str, Any]:
 
 
 def _let_in(beacons: Beacons, request: Request, token: Any) -> None:
-    """Check the right of a beacon, whose origin the gate has approved. Raises: Unauthorized."""
+    """Check the right of a beacon, whose origin the gate has approved. Raises: as `Beacons.take`."""
     origin = request.headers.get("origin")
     if origin is None or not isinstance(token, str):
         raise Unauthorized("the beacon carries no token")
