@@ -65,11 +65,6 @@ class Pages:
         return await resolve(self.catalog, self.back, ref, ask=True)
 
 
-def no_success(path: str) -> dict[str, bool]:
-    """Return what a problem of a path says besides: those of the backup routes have `success` in every answer."""
-    return {"success": False} if path.startswith("/api/backup/") else {}
-
-
 def add_pages(app: FastAPI, pages: Pages) -> None:
     """Add the routes."""
     _add_saves(app, pages)

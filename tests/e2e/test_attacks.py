@@ -161,7 +161,7 @@ def login(target: Target, body: bytes, kind: str = "application/json", *lines: s
     return post(target, f"Content-Type: {kind}", f"Content-Length: {len(body)}", *lines, path="/v1/login")
 
 
-DRAIN = b'{"pending":[]}'
+DRAIN, TEXT = b'{"pending":[]}', "text/plain;charset=UTF-8"
 
 
 def in_body(target: Target) -> bytes:
@@ -172,13 +172,12 @@ def beacon(
     target: Target,
     body: bytes,
     origin: str | None = PAGE,
-    *,
     path: str = "/api/backup/drain",
-    kind: str = "text/plain;charset=UTF-8",
-    token: str = "",
+    kind: str = TEXT,
+    **more: Any,
 ) -> bytes:
     lines = [f"Content-Type: {kind}", f"Content-Length: {len(body)}", *([f"Origin: {origin}"] if origin else [])]
-    return post(target, *lines, path=path, token=token)
+    return post(target, *lines, path=path, **more)
 
 
 # name -> what is sent, and the statuses that refuse it (0: the connection was closed without a word)
@@ -390,13 +389,11 @@ def test_they_were_refused_for_their_attack(target: Target) -> None:
     assert status_of(target.raw(target.head(f"/v1/backups/{target.backup_id}/manifest", token="restore"))) == 200
     assert status_of(target.raw(*lengthy(target, b'{"blobs": {}}', 13, token="save"))) == 200
     assert status_of(target.raw(target.head("/"))) == 200
-    home = ("Sec-Fetch-Site: same-origin", f"Origin: {target.daemon.url}")
-    assert status_of(target.raw(target.head("/v1/status", *home, token="read"))) == 200
+    assert status_of(target.raw(target.head("/v1/status", f"Origin: {target.daemon.url}", token="read"))) == 200
     told = orjson.loads(target.owner("POST", "/v1/login/links").content)["url"].partition("#login=")[2]
     code = orjson.dumps({"code": told})
     assert status_of(target.raw(login(target, code), code)) == 201
-    drain = [JSON, f"Content-Length: {len(DRAIN)}"]
-    assert status_of(target.raw(post(target, *drain, path="/api/backup/drain", token="save"), DRAIN)) == 200
+    assert status_of(target.raw(*lengthy(target, DRAIN, len(DRAIN), path="/api/backup/drain", token="save"))) == 200
     body = keys(0)
     assert status_of(target.raw(post(target, JSON, "Transfer-Encoding: chunked", token="owner"), chunks(body))) == 200
 

@@ -186,6 +186,11 @@ def test_a_body_that_is_no_drain(shared_daemon: Daemon, body: bytes) -> None:
         assert (answer.status_code, answer.json()["code"], answer.json()["success"]) == (422, "bad-input", False)
 
 
+def test_what_the_gate_refuses_is_no_success_either(shared_daemon: Daemon) -> None:
+    answer = httpx.post(f"{shared_daemon.url}/api/backup/create", json={}, trust_env=False)
+    assert (answer.status_code, answer.json()["success"], answer.json()["code"]) == (401, False, "unauthorized")
+
+
 def test_more_than_a_drain_may_hold(shared_daemon: Daemon) -> None:
     answer = shared_daemon.request("POST", "/api/backup/drain", json={"pending": [None] * 1001})
     assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
