@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.source_media import sources
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, Refused, SessionNotFound, TorporError
+from ..state.errors import (
+    BackupNotFound,
+    InvalidManifest,
+    ManifestDamaged,
+    Refused,
+    SessionNotFound,
+    TorporError,
+)
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
 from ..state.page_view import View, page_message, view_or_nothing
 from ..state.plan import RestorePlan
-from ..state.plan_words import described, images_in
+from ..state.plan_words import images_in, tell
 from ..state.problems import to_problem
 from .provider import Busy, Conversing, Provider
 from .save_job import SaveHandle
@@ -134,8 +141,9 @@ class BackupDesk:
     def plan(self, ref: str) -> Json:
         """Tell what a restore would bring back into the model that is loaded, and how long it takes."""
         found = self._keeper.plan(_checked(ref), self.provider.target())
-        images = 0 if found.mode == "refuse" else images_in(self._keeper.manifest(found.backup_id)[1])
-        return described(found, images=images, exact=True)
+        with suppress(ManifestDamaged, InvalidManifest):  # the plan says so
+            return tell(found, images=images_in(self._keeper.manifest(found.backup_id)[1]), exact=True)
+        return tell(found, images=0, exact=True)
 
     def points(self, session_id: str, limit: int = 20) -> Json:
         """Return the backups that a session can go back to, newest first."""

@@ -63,8 +63,8 @@ def say(plan: RestorePlan, *, images: int = 0, assumed: bool = False) -> Said:
     return Said(", ".join(phrase.text for phrase in phrases), phrases)
 
 
-def described(plan: RestorePlan, *, images: int, exact: bool) -> dict[str, Any]:
-    """Return a plan as the APIs tell it. `exact`: for the model that it would go into, not for the one it came from."""
+def tell(plan: RestorePlan, *, images: int, exact: bool) -> dict[str, Any]:
+    """Return a plan as JSON. It is `exact` when its model was asked; else that is assumed to be the saved one."""
     said = say(plan, images=images, assumed=not exact and plan.mode != "refuse")
     return {
         "backup_id": plan.backup_id,
