@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..codec.media import media_items
+from ..codec.source_media import sources
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, InvalidManifest, SessionNotFound, TorporError
+from ..state.errors import BackupNotFound, InvalidManifest, ManifestDamaged, SessionNotFound, TorporError
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
 from ..state.page_view import View, page_message, view_or_nothing
 from ..state.plan import RestorePlan
+from ..state.plan_words import images_in, tell
 from ..state.problems import to_problem
 from .provider import Busy, Conversing, Provider
 from .save_job import SaveHandle
@@ -125,7 +128,9 @@ class BackupDesk:
     def plan(self, ref: str) -> Json:
         """Tell what a restore would bring back into the model that is loaded, and how long it takes."""
         found = self._keeper.plan(_checked(ref), self.provider.target())
-        return _costs(found) | {"bytes_read": found.bytes_read, "words": list(found.notes), "exact": True}
+        with suppress(ManifestDamaged, InvalidManifest):  # the plan says so
+            return tell(found, images=images_in(self._keeper.manifest(found.backup_id)[1]), exact=True)
+        return tell(found, images=0, exact=True)
 
     def points(self, session_id: str, limit: int = 20) -> Json:
         """Return the backups that a session can go back to, newest first."""
@@ -189,9 +194,6 @@ def _page(backup: Backup, manifest: Manifest, plan: RestorePlan, seen: View) -> 
 
 
 def _images(manifest: Manifest) -> list[Json]:
-    """List the pictures of a backup; a media layer of another form than ours has none to ask for."""
-    try:
-        found = [medium for medium in media_items(manifest) if medium.is_image]
-    except InvalidManifest:
-        return []
-    return [{"index": i.index, "media_type": i.media_type, "size_bytes": i.size_bytes} for i in found]
+    """List the pictures of a backup."""
+    found = [each.medium for each in sources(manifest)]
+    return [asdict(medium) for medium in found if not medium.media_type.startswith("video/")]
