@@ -147,11 +147,7 @@ class _Messages:
         if position == TITLE:
             return Entry(TITLE, "title", digest, self._title or "")
         node = self._found[position].node
-        try:
-            text = words_of(node, self._read, MOST_CHARS)
-        except _UNREADABLE:  # a long text whose blob is not here
-            text = ""
-        return Entry(position, role_of(node), digest, text)
+        return Entry(position, role_of(node), digest, words_of(node, self._read, MOST_CHARS))
 
 
 def _digest(node: object) -> bytes:
