@@ -121,7 +121,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
-    add_sessions(app, catalog, side)
+    add_sessions(app, catalog, side, parts.back)
     add_search(app, catalog, parts.search)
     add_pages(app, Pages(parts, Beacons(lambda origin: parts.tokens.page_may(origin, "save"), time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
