@@ -123,7 +123,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
     add_sessions(app, catalog, side)
     add_search(app, catalog, parts.search)
-    add_pages(app, Pages(catalog, parts.back, parts.room, parts.attached, Beacons(time.monotonic)))
+    add_pages(app, Pages(parts, Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     add_storage(app, parts)

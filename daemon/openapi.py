@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from ..codec.media import SHOWN
 from ..state.backup import Backup, Group
 from ..state.errors import error_classes
 from ..state.glimpse import PICTURES
@@ -129,6 +128,7 @@ _ANSWERS: dict[str, Schema] = {
     "POST /api/backup/tokens": _object(tokens=_list(_STR)),
     "GET /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
     "POST /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "GET /api/backup/plan/{ref}": _object(mode=_STR, words=_list(_STR), exact=_BOOL),
     "GET /api/backup/points/{session_id}": _object(points=_list(_POINT)),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,
@@ -216,11 +216,8 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
     elif route == "GET /v1/backups/{backup_id}/export":
         answers["200"]["content"] = {"application/octet-stream": {"schema": _BINARY}}
-    elif route == "GET /v1/backups/{backup_id}/media/{number}":
+    elif route in ("GET /v1/backups/{backup_id}/media/{number}", "GET /api/backup/media/{backup_id}/{index}"):
         answers["200"]["content"] = {kind: {"schema": _BINARY} for kind in ("application/octet-stream", *PICTURES)}
-    elif route == "GET /api/backup/media/{backup_id}/{index}":
-        picture: Schema = {"schema": {"type": "string", "format": "binary"}}
-        answers["200"]["content"] = dict.fromkeys((*sorted(SHOWN), "application/octet-stream"), picture)
     elif route == "GET /v1/events/stream":
         answers["200"]["content"] = {"text/event-stream": {"schema": _object(data=_STR)}}
     elif route == "GET /metrics":

@@ -109,6 +109,8 @@ class SearchCare:
                 changed = [self._behind.popleft()]
         if broken:
             self._remake()
+        if self._removed and self._reading.is_empty():  # a removal found the words damaged, and made them anew
+            changed += self._reading.behind()
         for session_id in changed:
             if self._stop.is_set():
                 return False

@@ -34,6 +34,11 @@ class SearchReading:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog, self._index = catalog, catalog.index
 
+    def is_empty(self) -> bool:
+        """Tell whether nothing can be searched."""
+        with self._index.reading() as connection:
+            return search.is_empty(connection)
+
     def behind(self) -> list[str]:
         """Return the sessions that are to be read, the newest first; none where words cannot be indexed."""
         with self._index.reading() as connection:
