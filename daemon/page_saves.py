@@ -41,6 +41,7 @@ from .room import Room
 ADAPTER = "page"
 MAX_ITEMS = 1_000  # of one drain
 MAX_MANIFEST_BYTES = 64 << 20  # of a conversation that grew by many items
+_LOOK_BACK = 64  # backups, for images that were away
 _ITEM_KEY = "page_item"  # in the metadata: the digest of the item that a backup was made of
 _OWN_KEYS = ("conversation", "messages", "conversation_history", "covered", "pending", "draft")
 _AWAY = "its images are only in the bucket, which does not give them now"
@@ -181,6 +182,7 @@ class PageSaves:
 
     def _made(self, item: PageItem, said: str, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
         """Return the manifest of an item; what is too long for it is in the store already."""
+        on = None if on is None else self._with_images(on)
         layout = lay_out(item, conversation, on.view if on is not None else View(), _pictures(on))
         layers, written = self._written(
             {
@@ -210,6 +212,22 @@ class PageSaves:
         if len(manifest_file.dump(manifest)) > MAX_MANIFEST_BYTES:
             raise TooLarge("the conversation is too long for one manifest")
         return manifest
+
+    def _with_images(self, on: Seen) -> Seen:
+        """Return a backup with the images that could not be had when it was saved: those that it went on from."""
+        holder = on
+        for _ in range(_LOOK_BACK):
+            if holder.manifest.omitted.get("media") != _AWAY or holder.backup.parent_id is None:
+                break
+            try:
+                holder = self.look(self._catalog.index.backup(holder.backup.parent_id))
+            except (Damaged, InvalidManifest, NotFound, StoreFailed):
+                return on
+        known = holder.view.conversation
+        if holder is on or shared(known, on.view) < len(known) - holder.view.partial:
+            return on
+        layers = on.manifest.layers | {"media": holder.manifest.layers.get("media", [])}
+        return replace(on, manifest=replace(on.manifest, layers=layers))
 
     def _created_at(self, item: PageItem, on: Seen | None) -> float:
         """Return when it was said: never in the future, whatever the page's clock says, and behind what it adds to."""
