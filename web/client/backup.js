@@ -218,10 +218,10 @@ export class SessionBackup {
       answer = {}; // no process knows the session, or not this base: the queue's way says it exactly
       if (full) this._sinceFull = 0;
     }
-    const { kind = "page", backup_id: backupId = row.id } = answer;
+    const { kind = "page", backup_id: backupId = row.id, item } = answer;
     if (kind === "full") this._sinceFull = 0;
-    if (kind === "unchanged" || answer.backup_id === row.id) {
-      await this._queue.note({ row, taken: { backupId, kind }, problem: null });
+    if (item || kind === "unchanged" || answer.backup_id === row.id) {
+      await this._queue.note({ row, taken: { backupId: item?.backup_id ?? backupId, kind }, problem: null });
     } else {
       const [outcome] = await this._queue.send([row]); // a process saved what it has; what only the page has follows
       if (outcome.problem !== null) throw outcome.problem;

@@ -17,6 +17,7 @@ import { Problem } from "./wire.js";
  */
 
 const AT_ONCE_BYTES = 4 << 20;
+const CLOSING_MS = 300; // at the load of a page, whose former life may not have ended yet
 const FIRST_MS = 500;
 const LONGEST_MS = 30_000;
 
@@ -51,7 +52,8 @@ export class Queue {
   /** @param {boolean} again */
   async _drain(again) {
     const rows = (await this._kept.pending()).filter((row) => again || row.refused === null);
-    const living = await this._tab.alive(rows);
+    const working = rows.filter((row) => row.working);
+    const living = await this._tab.alive(working, again ? CLOSING_MS : 0);
     let left = rows.filter((row) => !row.working || !living.has(row.tab));
     let taken = 0;
     do {
