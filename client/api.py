@@ -131,6 +131,10 @@ class Api:
         query = {"limit": limit} if before is None else {"limit": limit, "before": before}
         return self.json("GET", f"/v1/sessions/{parse_session_id(session_id)}/timeline", params=query)
 
+    def search(self, question: str, limit: int = 20) -> dict[str, Any]:
+        """Return the sessions in which a question's words were said, best first (`GET /v1/search`)."""
+        return self.json("GET", "/v1/search", params={"q": question, "limit": limit})
+
     def rename(self, session_id: str, title: str | None) -> Backup:
         """Give a session a title, and return its newest backup. Raises: SessionNotFound, BadInput."""
         path = f"/v1/sessions/{parse_session_id(session_id)}"
@@ -192,10 +196,10 @@ class Api:
         body = b'{"manifests":[' + b",".join(raws) + b"]}"
         return Group.from_dict(self._put_patiently(f"/v1/groups/{group_id}", body, timing))
 
-    def restored(self, mode: str, took_s: float) -> None:
-        """Tell the daemon's metrics of a restore; one that does not count them is not asked again here."""
+    def restored(self, mode: str, took_s: float, backup_id: str) -> None:
+        """Tell the daemon of a restore; one that does not count them is not asked again here."""
         with suppress(TorporError):
-            self.call("POST", "/v1/restored", json={"mode": mode, "seconds": took_s})
+            self.call("POST", "/v1/restored", json={"mode": mode, "seconds": took_s, "backup_id": backup_id})
 
     def events(self, after: int | None = None, *, limit: int = 50, wait_s: float = 0.0) -> dict[str, Any]:
         """Return the newest events, or those behind an id, waiting for the first: `events`, and the next `after`."""

@@ -28,7 +28,7 @@ from ..state.errors import (
     UnsupportedMedia,
     VersionMismatch,
 )
-from ..state.problems import MEDIA_TYPE, to_problem
+from ..state.problems import MEDIA_TYPE, problem_at
 from .request_head import Head, read_head
 from .scopes import BEACONS, CODED, OPEN, RouteScopes
 from .tokens import Tokens
@@ -37,6 +37,7 @@ log = logging.getLogger("torpor.security")
 
 MAX_BODY_BYTES = 64 << 20  # of a manifest; blobs have a limit of their own
 MAX_BLOB_BYTES = 1 << 30
+MAX_IMPORT_BYTES = 1 << 37  # of a file: a bundle of a context of a million tokens
 MAX_JSON_BYTES = 16 << 20  # of a question: 160,000 digests
 MAX_OPEN_BYTES = 4 << 10  # of somebody who has no token
 MAX_BEACON_BYTES = 64 << 10  # which is what browsers hold for a page that unloads
@@ -86,7 +87,7 @@ class Gate:
                 return
             limit, access = self._check(head)
         except TorporError as error:
-            await send_problem(_readable_by(page, send), error)
+            await send_problem(_readable_by(page, send), error, scope["path"])
             return
         scope["torpor.access"] = access
         with self._holding(head, access is not None and access.owner) as hold:
@@ -94,12 +95,12 @@ class Gate:
 
     @contextmanager
     def _holding(self, head: Head, owner: bool) -> Iterator[Callable[[int], None]]:
-        """Count what of bodies is in memory; a blob goes to the disk piece by piece. Raises: Unavailable, in the count.
+        """Count what of bodies is in memory; blobs and files go to the disk piece by piece.
 
-        Nobody with a token of some scopes takes the owner's part.
+        Raises: Unavailable, in the count. Nobody with a token of some scopes takes the owner's part.
         """
         most, mine = self._most if owner else self._most // 2, 0
-        streamed = _body_limit(head.method, head.path) == MAX_BLOB_BYTES
+        streamed = _body_limit(head.method, head.path) in (MAX_BLOB_BYTES, MAX_IMPORT_BYTES)
 
         def hold(size_bytes: int) -> None:
             nonlocal mine
@@ -201,7 +202,7 @@ def _check_body(head: Head, limit: int, *, text: bool = False) -> None:
 
 def _body_limit(method: str, path: str) -> int:
     if method != "PUT":
-        return MAX_JSON_BYTES
+        return MAX_IMPORT_BYTES if (method, path) == ("POST", "/v1/imports") else MAX_JSON_BYTES
     return MAX_BLOB_BYTES if path.startswith("/v1/blobs/") else MAX_BODY_BYTES
 
 
@@ -254,9 +255,9 @@ async def _answer_preflight(send: Send, page: str, *, private_network: bool) -> 
     await send({"type": "http.response.body", "body": b""})
 
 
-async def send_problem(send: Send, error: TorporError) -> None:
+async def send_problem(send: Send, error: TorporError, path: str = "") -> None:
     """Answer with an RFC 9457 problem."""
-    body = orjson.dumps(to_problem(error))
+    body = orjson.dumps(problem_at(path, error))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))

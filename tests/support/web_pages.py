@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from support.daemon import Daemon
 
@@ -45,7 +45,7 @@ document.title = "ready";
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    extensions_map = {".js": "text/javascript", "": "application/octet-stream"}
+    extensions_map: ClassVar[dict[str, str]] = {".js": "text/javascript", "": "application/octet-stream"}
 
     def do_GET(self) -> None:
         if self.path != "/":
