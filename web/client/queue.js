@@ -27,14 +27,21 @@ export function backoffMs(tries, chance) {
 }
 
 export class Queue {
-  /** @param {Wire} wire @param {Kept} kept @param {Tab} tab @param {(outcome: Outcome) => void} told */
-  constructor(wire, kept, tab, told) {
+  /** @param {Wire} wire @param {Kept} kept @param {Tab} tab */
+  constructor(wire, kept, tab) {
     this._wire = wire;
     this._kept = kept;
     this._tab = tab;
-    this._told = told;
+    /** @type {Set<(outcome: Outcome) => void>} */
+    this._listeners = new Set();
     /** @type {Promise<number> | null} */
     this._draining = null;
+  }
+
+  /** Hear what becomes of each state, of whichever session. Returns what ends it. @param {(outcome: Outcome) => void} listener */
+  on(listener) {
+    this._listeners.add(listener);
+    return () => void this._listeners.delete(listener);
   }
 
   /**
@@ -83,7 +90,7 @@ export class Queue {
     else if (problem !== null && !problem.retryable) {
       await this._kept.refuse(row.id, { code: problem.code, detail: problem.message });
     }
-    this._told(outcome);
+    for (const listener of this._listeners) listener(outcome);
   }
 
   /**
