@@ -54,7 +54,7 @@ function List({ tokens }) {
           <div class="row"><strong class="one-line">${token.label}</strong>${token.scopes.map((each) => html`<span key=${each} class="chip" title=${t(`scope.${each}.more`)}>${t(`scope.${each}`)}</span>`)}</div>
           <p class="small muted">
             ${token.origin && html`<span class="mono">${token.origin}</span> · `}
-            ${t("token.made")} <${When} at=${token.created_at} /> · ${token.used_at === null ? t("token.unused") : html`${t("token.used")} <${When} at=${token.used_at} />`}
+            ${t("token.made")} <${When} at=${token.created_at} /> · ${token.used_at === null ? t("token.unused") : html`${t("token.used")} <${When} at=${Math.max(token.used_at, token.created_at)} />`}
             ${token.expires_at !== null && html` · ${t("token.ends")} <${When} at=${token.expires_at} />`}
           </p>
         </div>

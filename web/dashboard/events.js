@@ -32,7 +32,7 @@ function Line({ event }) {
   return html`<li class=${event.level}>
     <${Icon} name=${ICONS[event.level] ?? "info"} />
     <div class="grow">
-      <strong><${Said} code=${`event.${event.kind}`} words=${event.kind.replaceAll("-", " ")} /></strong>
+      <strong class="capital"><${Said} code=${`event.${event.kind}`} words=${event.kind.replaceAll("-", " ")} /></strong>
       ${event.session_id && html` <a class="small" href=${href("sessions", event.backup_id ? [event.session_id, event.backup_id] : [event.session_id])}>${event.session_id}</a>`}
       ${event.detail && html`<p class="small muted"><${Verbatim} words=${event.detail} /></p>`}
     </div>

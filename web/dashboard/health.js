@@ -62,7 +62,7 @@ function Found({ data, going, reload }) {
     <ul class="findings">${bad.map((each, index) => html`<${Finding} key=${`${each.name}/${index}`} check=${each} />`)}</ul>
     <ul class="wells">
       ${checks.filter((each) => each.status === "ok").map((each, index) => html`<li key=${`${each.name}/${index}`}>
-        <${Icon} name="check" /><div class="grow"><strong><${Said} code=${`check.${each.name}`} words=${each.name} /></strong><p class="small muted"><${Verbatim} words=${each.detail} /></p></div>
+        <${Icon} name="check" /><div class="grow"><strong class="capital"><${Said} code=${`check.${each.name}`} words=${each.name} /></strong><p class="small muted"><${Verbatim} words=${each.detail} /></p></div>
       </li>`)}
     </ul>
   </section>`;
@@ -83,7 +83,7 @@ function Finding({ check }) {
   return html`<li class=${`notice ${error ? "bad" : "warn"}`}>
     <${Icon} name="alert" />
     <div class="grow">
-      <strong><span class="hidden-text">${t(error ? "health.error" : "health.warning")}: </span><${Said} code=${`check.${check.name}`} words=${check.name} /></strong>
+      <strong><span class="hidden-text">${t(error ? "health.error" : "health.warning")}: </span><span class="capital"><${Said} code=${`check.${check.name}`} words=${check.name} /></span></strong>
       <p><${Verbatim} words=${check.detail} /></p>
       ${check.hint && html`<p class="hint"><${Verbatim} words=${check.hint} /></p>`}
     </div>

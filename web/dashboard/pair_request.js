@@ -20,7 +20,7 @@ export function Request({ request }) {
   /** @param {string} scope */
   const toggle = (scope) => give(given.includes(scope) ? given.filter((each) => each !== scope) : [...given, scope]);
   return html`<li class="request">
-    <p class="code" aria-label=${t("pair.code", { code: request.code })}>${request.code}</p>
+    <p class="pair-code" aria-label=${t("pair.code", { code: request.code })}>${request.code}</p>
     <div class="grow">
       <h3>${request.label}</h3>
       <p class="mono small">${request.origin}</p>

@@ -47,6 +47,7 @@ async function wake(point) {
     Object.assign(chat, { asleep: Boolean(woken?.local), away: false, unfinished: false, ...seen });
     if (woken?.draft && !box.draft) box.draft = woken.draft;
     draw();
+    if (point) backup.message(); // from here on this is the newest
     if (chat.writing || (chat.unfinished && chat.asked)) await goOn();
   } catch (problem) {
     failed(problem);
@@ -163,8 +164,12 @@ $("new").onclick = () => {
 };
 $("go-on").onclick = () => goOn().catch(failed);
 $("stop").onclick = () => ask(`chats/${session}/stop`, {}).catch(failed);
-document.onkeydown = ({ key }) => key === "Escape" && !$("stop").hidden && !$("points").open && $("stop").click();
-window.onhashchange = () => location.hash.slice(1) !== session && open();
+document.onkeydown = ({ key }) => {
+  if (key === "Escape" && chat.writing && !$("points").open) $("stop").click();
+};
+window.onhashchange = () => {
+  if (location.hash.slice(1) !== session) open();
+};
 setInterval(() => drawSafety(backup.status), 10_000);
 pointsDialog(() => backup, wake);
 showModels();
