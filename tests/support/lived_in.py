@@ -80,11 +80,15 @@ class ChatSession(CacheSession):
         return Capture("test", layers, torch_bridge.to_leaf, tokens=self.tokens, kv=kv, fingerprint=lambda: IDENTITY)
 
 
-def live_in(daemon: Daemon, now: float, *, tokens: int = 400, stories: tuple[Story, ...] = STORIES) -> list[Backup]:
-    """Save the stories, turn by turn, as they would have been; one of them is forked."""
+def live_in(
+    daemon: Daemon, now: float, *, tokens: int = 400, stories: tuple[Story, ...] = STORIES, forked: bool = True
+) -> list[Backup]:
+    """Save the stories, turn by turn, as they would have been; the first of them is forked, too."""
     at = [now]
     with daemon.keeper(clock=lambda: at[0]) as keeper:
         made = [backup for story in reversed(stories) for backup in _tell(daemon, keeper, at, now, story, tokens)]
+        if not forked:
+            return made
         first = next(backup for backup in made if backup.session_id == stories[0].id)
         at[0] = now - 0.015 * DAY_S
         fork = keeper.fork(first.id, f"{stories[0].id}-fork-1")

@@ -77,8 +77,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     os.umask(before)
 
 
+def surveyed(page: Page) -> Any:
+    until = time.monotonic() + 20
+    while (found := page("GET", "storage"))["surveyed_ago_s"] is None:
+        assert time.monotonic() < until
+    return found
+
+
 def test_storage_says_who_takes_what(page: Page) -> None:
-    found = page("GET", "storage")
+    found = surveyed(page)
     classes = {each["name"]: each["size_bytes"] for each in found["classes"]}
     assert classes["vision_cache"] == 130_000
     assert sum(classes.values()) == found["used_bytes"]
@@ -98,7 +105,7 @@ def test_storage_says_who_takes_what(page: Page) -> None:
 
 
 def test_what_would_go_next_is_in_the_order_in_which_it_goes(page: Page) -> None:
-    found = page("GET", "storage")["next_to_go"]
+    found = surveyed(page)["next_to_go"]
     assert found["over_bytes"] == 0
     assert [(each["backup_id"], each["tier"], each["size_bytes"]) for each in found["items"]] == [
         (backup_id(2), "ordinary", 50_000),
