@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.source_media import sources
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, InvalidManifest, ManifestDamaged, Refused, SessionNotFound, TorporError
+from ..state.errors import (
+    BackupNotFound,
+    InvalidManifest,
+    ManifestDamaged,
+    Refused,
+    SessionNotFound,
+    TorporError,
+)
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
 from ..state.page_view import View, page_message, view_or_nothing

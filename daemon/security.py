@@ -28,7 +28,7 @@ from ..state.errors import (
     UnsupportedMedia,
     VersionMismatch,
 )
-from ..state.problems import MEDIA_TYPE, to_problem
+from ..state.problems import MEDIA_TYPE, problem_at
 from .request_head import Head, read_head
 from .scopes import BEACONS, CODED, OPEN, RouteScopes
 from .tokens import Tokens
@@ -87,7 +87,7 @@ class Gate:
                 return
             limit, access = self._check(head)
         except TorporError as error:
-            await send_problem(_readable_by(page, send), error)
+            await send_problem(_readable_by(page, send), error, scope["path"])
             return
         scope["torpor.access"] = access
         with self._holding(head, access is not None and access.owner) as hold:
@@ -255,9 +255,9 @@ async def _answer_preflight(send: Send, page: str, *, private_network: bool) -> 
     await send({"type": "http.response.body", "body": b""})
 
 
-async def send_problem(send: Send, error: TorporError) -> None:
+async def send_problem(send: Send, error: TorporError, path: str = "") -> None:
     """Answer with an RFC 9457 problem."""
-    body = orjson.dumps(to_problem(error))
+    body = orjson.dumps(problem_at(path, error))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))

@@ -21,7 +21,9 @@ from ..state.glimpse import Glimpse
 from ..state.happenings import happened, shared_bytes
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.lanes import LaneRow, in_lanes
+from .blob_reads import BlobReads
 from .catalog import Catalog
+from .fetch_api import BackFromBucket
 from .remote import RemoteSide
 from .sync_report import places
 
@@ -33,9 +35,9 @@ CONTENT = frozenset({"restore"})  # of backups: without it a listing has no text
 _PRIVATE = {"Cache-Control": "no-store"}
 
 
-def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide) -> None:
-    """Add the routes."""
-    index = catalog.index
+def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None) -> None:
+    """Add the routes. Nothing is fetched from the bucket but on demand: a list would fetch all that is scrolled by."""
+    index, far = catalog.index, BlobReads(catalog, back)
 
     @app.get("/v1/sessions")
     def sessions(
@@ -85,21 +87,27 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide) -> None:
 
     @app.get("/v1/backups/{backup_id}/messages")
     def messages(
-        backup_id: str, offset: int = Query(0, ge=0, le=1 << 31), limit: int = Query(50, ge=1, le=MAX_MESSAGES)
+        backup_id: str,
+        offset: int = Query(0, ge=0, le=1 << 31),
+        limit: int = Query(50, ge=1, le=MAX_MESSAGES),
+        fetch: bool = False,
     ) -> Response:
-        """Return messages of a backup, oldest first."""
+        """Return messages of a backup, oldest first; with `fetch` long texts that only the bucket has, too."""
         manifest = manifest_file.load(catalog.manifest_json(parse_backup_id(backup_id)))
-        found = read_transcript(manifest, catalog.blobs.read, offset, limit)
+        found = read_transcript(manifest, far.one if fetch else catalog.blobs.read, offset, limit)
         end = offset + len(found.messages)
         body = {"backup_id": backup_id, "total": found.total, "offset": offset}
         body |= {"messages": [asdict(each) for each in found.messages], "next": end if end < found.total else None}
         return _json(body)
 
     @app.get("/v1/backups/{backup_id}/media/{number}")
-    def media(backup_id: str, number: int) -> Response:
-        """Return the bytes of a source image or video; only what is a picture is said to be one."""
+    def media(backup_id: str, number: int, fetch: bool = False) -> Response:
+        """Return the bytes of a source image or video; only what is a picture is said to be one.
+
+        With `fetch`, also of one that only the bucket has.
+        """
         manifest = manifest_file.load(catalog.manifest_json(parse_backup_id(backup_id)))
-        return media_response(source(manifest, number), catalog.blobs.read)
+        return media_response(source(manifest, number), far.one if fetch else catalog.blobs.read)
 
 
 def media_response(found: Source, read: ReadBlob) -> Response:

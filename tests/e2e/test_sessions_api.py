@@ -194,6 +194,22 @@ def test_only_a_picture_is_handed_out_as_one(shelf: Shelf) -> None:
         assert "sandbox" in answer.headers["content-security-policy"]
 
 
+def test_what_is_not_here_is_said_to_be_missing(shelf: Shelf) -> None:
+    lost = b"lost " * 10_000
+    ref = shelf.blob(lost)
+    text = {"$text": {"size_bytes": len(lost), "blocks": [ref]}}
+    far = {"data": {"$bytes": {"size_bytes": len(lost), "blocks": [ref]}}, "media_type": "image/png"}
+    made = shelf.put("lost", {"role": "user", "content": text}, user("and this?"), media=[far])
+    for path in shelf.daemon.blob_files():
+        if path.name == ref["digest"]:
+            path.unlink()
+    first, second = shelf.get(f"/v1/backups/{made}/messages", fetch=True)["messages"]
+    assert [(part["text"], part["missing"]) for part in first["parts"]] == [(None, True)]
+    assert [(part["text"], part["missing"]) for part in second["parts"]] == [("and this?", False)]
+    for query in ("", "?fetch=true"):
+        assert shelf.daemon.request("GET", f"/v1/backups/{made}/media/0{query}").json()["code"] == "blob-not-found"
+
+
 def test_what_was_said_is_found_by_route_and_command(shelf: Shelf) -> None:
     made = shelf.put("found", user("hello"), {"role": "assistant", "content": LANTERN + " \x1b[31m"})
     until = time.monotonic() + 20

@@ -84,37 +84,6 @@ def start_sync(home: Path, settings: dict[str, str], crash_at: str) -> tuple[Bas
     return _start(_sync, str(home), settings, crash_at)
 
 
-def start_attached(home: Path, session_id: str) -> tuple[BaseProcess, Connection]:
-    """Start a process with an awake session that attaches; a session called `stuck` is never lent to its end."""
-    return _start(_attached, str(home), session_id)
-
-
-def _attached(home: str, session_id: str, out: Connection) -> None:
-    from collections.abc import Iterator
-    from contextlib import contextmanager
-    from threading import Event
-
-    from torpor.adapters.plain import PlainSession, PlainTarget
-    from torpor.client import connect
-    from torpor.client.provider import SessionTable
-
-    class Table(SessionTable):
-        @contextmanager
-        def hold(self, session_id: str) -> Iterator[Any]:
-            if session_id == "stuck":
-                out.send(("holding", session_id))
-                Event().wait()
-            with super().hold(session_id) as session:
-                yield session
-
-    table = Table(PlainTarget)
-    table[session_id] = PlainSession({"text_context": {"conversation": [{"role": "user", "content": "hello"}]}})
-    with connect(home=home) as keeper, keeper.attach(table, name="worker") as attachment:
-        attachment.wait_connected(30)
-        out.send(("attached", session_id))
-        Event().wait()
-
-
 def _start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
     here, there = _context.Pipe(duplex=False)
     process = _context.Process(target=target, args=(*arguments, there), daemon=True)
