@@ -192,10 +192,10 @@ class Api:
         body = b'{"manifests":[' + b",".join(raws) + b"]}"
         return Group.from_dict(self._put_patiently(f"/v1/groups/{group_id}", body, timing))
 
-    def restored(self, mode: str, took_s: float) -> None:
-        """Tell the daemon's metrics of a restore; one that does not count them is not asked again here."""
+    def restored(self, mode: str, took_s: float, backup_id: str) -> None:
+        """Tell the daemon of a restore; one that does not count them is not asked again here."""
         with suppress(TorporError):
-            self.call("POST", "/v1/restored", json={"mode": mode, "seconds": took_s})
+            self.call("POST", "/v1/restored", json={"mode": mode, "seconds": took_s, "backup_id": backup_id})
 
     def events(self, after: int | None = None, *, limit: int = 50, wait_s: float = 0.0) -> dict[str, Any]:
         """Return the newest events, or those behind an id, waiting for the first: `events`, and the next `after`."""

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..codec.media import media_items
+from ..codec.source_media import sources
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, InvalidManifest, SessionNotFound, TorporError
+from ..state.errors import (
+    BackupNotFound,
+    InvalidManifest,
+    ManifestDamaged,
+    Refused,
+    SessionNotFound,
+    TorporError,
+)
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
 from ..state.page_view import View, page_message, view_or_nothing
 from ..state.plan import RestorePlan
+from ..state.plan_words import images_in, tell
 from ..state.problems import to_problem
 from .provider import Busy, Conversing, Provider
 from .save_job import SaveHandle
@@ -40,6 +50,7 @@ class BackupDesk:
         and saves what is missing. `item` of the answer says what became of it.
         Raises: SessionNotFound, and whatever a save fails with; of a save of all, `failed` tells.
         """
+        self._check_daemon()
         if session_id is None:
             return self._create_all(small)
         name = parse_session_id(session_id)
@@ -54,6 +65,11 @@ class BackupDesk:
                 raise
             return self._of_page(name, state)
         return _saved(handle, small) | self._rest_of(state)
+
+    def _check_daemon(self) -> None:
+        """Ask whether the daemon is there: a commit waits a while for one that restarts, and a page should be told."""
+        with suppress(Refused):  # a token that opens less has asked all the same
+            self._keeper.api.call("GET", "/v1/attached")
 
     def _can_hold(self, session_id: str, state: Mapping[str, Any], small: bool) -> bool:
         if session_id not in self.provider.sessions():
@@ -125,7 +141,9 @@ class BackupDesk:
     def plan(self, ref: str) -> Json:
         """Tell what a restore would bring back into the model that is loaded, and how long it takes."""
         found = self._keeper.plan(_checked(ref), self.provider.target())
-        return _costs(found) | {"bytes_read": found.bytes_read, "words": list(found.notes), "exact": True}
+        with suppress(ManifestDamaged, InvalidManifest):  # the plan says so
+            return tell(found, images=images_in(self._keeper.manifest(found.backup_id)[1]), exact=True)
+        return tell(found, images=0, exact=True)
 
     def points(self, session_id: str, limit: int = 20) -> Json:
         """Return the backups that a session can go back to, newest first."""
@@ -189,9 +207,6 @@ def _page(backup: Backup, manifest: Manifest, plan: RestorePlan, seen: View) -> 
 
 
 def _images(manifest: Manifest) -> list[Json]:
-    """List the pictures of a backup; a media layer of another form than ours has none to ask for."""
-    try:
-        found = [medium for medium in media_items(manifest) if medium.is_image]
-    except InvalidManifest:
-        return []
-    return [{"index": i.index, "media_type": i.media_type, "size_bytes": i.size_bytes} for i in found]
+    """List the pictures of a backup."""
+    found = [each.medium for each in sources(manifest)]
+    return [asdict(medium) for medium in found if not medium.media_type.startswith("video/")]

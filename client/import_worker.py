@@ -6,6 +6,9 @@ Run as `python -m torpor.client.import_worker` with `TORPOR_HOME` set. One JSON 
     {"outcome": "imported" | "known", "backup": {…}, "seen": {"size_bytes", "mtime_ns", "inode"}}
     {"outcome": "failed", "problem": {…}, "seen": {…} | null}
     {"outcome": "busy", "detail": "…"}     somebody still writes to it, or it is not the one that was `expected`
+
+With `"name"` the file was called so before; with `"progress": true`, lines `{"progress": [bytes done, bytes]}` come
+before the answer.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -26,9 +30,10 @@ from ..state.problems import to_problem
 from ..state.watching import Signature
 from ..store.files import store_error
 from .keeper import Keeper, connect
-from .transfer import signature_of
+from .transfer import no_progress, signature_of
 
 _PR_SET_PDEATHSIG = 1
+TELL_EVERY_S = 0.2
 
 
 def main() -> int:
@@ -65,13 +70,29 @@ def _import(keeper: Keeper, request: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": "busy", "detail": "another process has it open for writing"}
     try:
         wanted = None if expected is None else Signature.of(**expected)
-        done = keeper.import_file(path, request.get("session_id"), follow=False, expected=wanted)
+        told = _Telling() if request.get("progress") else no_progress
+        given, name = request.get("session_id"), request.get("name")
+        done = keeper.import_file(path, given, told, follow=False, expected=wanted, name=name)
     except FileChanged as error:
         return {"outcome": "busy", "detail": error.detail}
     except OSError as error:
         raise store_error(error, "read", path) from error
     outcome = "known" if done.known else "imported"
     return {"outcome": outcome, "backup": asdict(done.backup), "seen": asdict(done.seen)}
+
+
+class _Telling:
+    """Tells on stdout how far it is, now and then."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._next_at = now + TELL_EVERY_S
+            sys.stdout.buffer.write(orjson.dumps({"progress": [done_bytes, total_bytes]}) + b"\n")
+            sys.stdout.buffer.flush()
 
 
 def _seen(path: str) -> dict[str, int] | None:

@@ -72,8 +72,11 @@ class Importer:
         *,
         follow: bool = True,
         expected: Signature | None = None,
+        name: str | None = None,
     ) -> Imported:
         """Import one file. Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise.
+
+        `name` is what the file was called before it came to lie under `path`.
 
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, TooLarge, UnsupportedState, MissingExtra,
         FileChanged, and what storing raises. Nothing is listed and nothing kept then.
@@ -82,12 +85,19 @@ class Importer:
             parse_session_id(session_id)
         for _ in range(MAX_ATTEMPTS - 1):
             with suppress(MissingBlobs):  # somebody's import that failed took back what this one counted on
-                return self._run(path, session_id, progress, follow, expected)
-        return self._run(path, session_id, progress, follow, expected)
+                return self._run(path, session_id, progress, follow, expected, name)
+        return self._run(path, session_id, progress, follow, expected, name)
 
     def _run(
-        self, path: str | Path, session_id: str | None, progress: Progress, follow: bool, expected: Signature | None
+        self,
+        path: str | Path,
+        session_id: str | None,
+        progress: Progress,
+        follow: bool,
+        expected: Signature | None,
+        name: str | None,
     ) -> Imported:
+        named = Path(name if name is not None else path)
         with ExitStack() as stack, _translated(path):
             file = stack.enter_context(_open(path, follow))
             seen = signature_of(os.fstat(file.fileno()))
@@ -95,14 +105,12 @@ class Importer:
                 raise FileChanged(f"{path} is not the file that was to be read")
             stack.enter_context(_unless_changed(path, file, seen))
             head = file.read(512)
-            kind = format_of(head, Path(path).name)
+            kind = format_of(head, named.name)
             counted: Any = Counted(file, _PASSES[kind] * seen.size_bytes, progress)
             # The structure comes before the digest: a few bytes refuse what is no such file.
             source = open_source(kind, counted, seen.size_bytes, stack)
             digest = _digest(counted)
-            made = _Import(
-                self._api, self._blobs, self._desk, source, Path(path), seen, digest, session_id, self._clock()
-            )
+            made = _Import(self._api, self._blobs, self._desk, source, named, seen, digest, session_id, self._clock())
             backup, known = made.run(lambda: signature_of(os.fstat(file.fileno())))
         return Imported(backup, known, kind, seen)
 

@@ -233,7 +233,7 @@ class Keeper:
             took = Observation("read", read.woken.plan.bytes_read, time.perf_counter() - started)
             self._threads.submit(self._rates.note, [took], read.state)
         restored = self._handed_over(read, target, session)
-        self._threads.submit(self.api.restored, restored.mode, time.perf_counter() - started)
+        self._threads.submit(self.api.restored, restored.mode, time.perf_counter() - started, read.backup.id)
         return restored
 
     def restore_group(
@@ -381,16 +381,18 @@ class Keeper:
         *,
         follow: bool = True,
         expected: Signature | None = None,
+        name: str | None = None,
     ) -> Imported:
         """Make a backup of a state file: v1, bundle, safetensors or .pt; the same file again gives the same backup.
 
-        Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise.
+        Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise. `name` is what it
+        was called before, where it lies under another name now.
 
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, FileChanged, TooLarge, UnsupportedState,
         MissingExtra.
         """
         importer = Importer(self.api, self.blobs, self.desk, self._clock)
-        return importer.run(path, session_id, progress, follow=follow, expected=expected)
+        return importer.run(path, session_id, progress, follow=follow, expected=expected, name=name)
 
     def attach(self, provider: Provider, *, name: str | None = None) -> Attachment:
         """Let tray, command line and pages save and wake this process's sessions, until the attachment is closed.

@@ -11,7 +11,7 @@ compared and never interpreted, and no name in the file becomes a path.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from blake3 import blake3
@@ -49,14 +49,27 @@ def blob_refs(manifest: Manifest) -> list[BlobRef]:
 
 def write_bundle(raw: bytes, read: ReadBlob) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a bundle; `raw` is the manifest's JSON. Raises: InvalidManifest, and what `read` raises."""
+    return write_in_pieces(raw, lambda ref: (read(ref),))
+
+
+def write_in_pieces(
+    raw: bytes, read: Callable[[BlobRef], Iterable[bytes | memoryview]]
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a bundle, of blobs that are read piece by piece. Raises: as `write_bundle`."""
     packed = manifest_file.pack(raw)
     yield header(MANIFEST_NAME, len(packed))
     yield packed + _padding(len(packed))
     for ref in blob_refs(manifest_file.load(raw)):
         yield header(f"{FOLDER}/blobs/{ref.digest}", ref.size_bytes)
-        yield read(ref)
+        yield from read(ref)
         yield _padding(ref.size_bytes)
     yield _END
+
+
+def size_of_bundle(raw: bytes) -> int:
+    """Return how many bytes a bundle has. Raises: InvalidManifest."""
+    members = [len(manifest_file.pack(raw)), *(ref.size_bytes for ref in blob_refs(manifest_file.load(raw)))]
+    return sum(BLOCK_BYTES + size + len(_padding(size)) for size in members) + len(_END)
 
 
 def is_bundle(head: bytes) -> bool:

@@ -54,6 +54,7 @@ from .settings_api import add_settings
 from .storage_api import add_storage
 from .sync_api import add_sync
 from .sync_report import places, short_report
+from .transfer_api import add_transfer
 from .upload import receive_blob, receive_manifests
 from .verify_api import add_verify
 from .watch_api import add_watches
@@ -122,13 +123,14 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
     add_sessions(app, catalog, side)
     add_search(app, catalog, parts.search)
-    add_pages(app, Pages(catalog, parts.back, parts.room, parts.attached, Beacons(time.monotonic)))
+    add_pages(app, Pages(parts, Beacons(time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     add_storage(app, parts)
     add_activity(app, catalog.index, clock)
     add_doctor(app, parts, about.version, clock)
     add_plans(app, parts)
+    add_transfer(app, parts)
     observing.add_routes(app)
     describe(app)
     return app

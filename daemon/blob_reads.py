@@ -22,8 +22,8 @@ class BlobReads:
     def joined(self, refs: list[BlobRef]) -> memoryview:
         """Return the joined bytes of some blobs. Raises: BlobNotFound, BlobDamaged, StoreFailed, and as the bucket."""
         if len(refs) == 1:
-            return self._one(refs[0])
-        return memoryview(b"".join(self._one(ref) for ref in refs))
+            return self.one(refs[0])
+        return memoryview(b"".join(self.one(ref) for ref in refs))
 
     def missing(self, refs: list[BlobRef]) -> list[str]:
         """Return those that are not here and cannot be brought here now; the others are here then."""
@@ -35,7 +35,8 @@ class BlobReads:
                 break  # one that the bucket does not give at once: nobody waits for the others
         return self._blobs.missing(refs) if missing else []
 
-    def _one(self, ref: BlobRef) -> memoryview:
+    def one(self, ref: BlobRef) -> memoryview:
+        """Return the bytes of a blob. Raises: as `joined`."""
         try:
             return self._blobs.read(ref)
         except (BlobNotFound, BlobDamaged):

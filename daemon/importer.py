@@ -13,14 +13,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import IO
+from typing import IO, Any
 
 import orjson
 
 from ..state.errors import BadInput, TorporError, Unavailable
 from ..state.watching import Answer, Signature, answer_of, is_utf8, printable
+
+Progress = Callable[[int, int], object]  # told the bytes done, and the bytes there are
 
 COMMAND = (sys.executable, "-m", "torpor.client.import_worker")
 DEADLINE_S = 120.0  # for any file, and on top of it:
@@ -45,9 +47,18 @@ class Importer:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
-    def ask(self, path: str, expected: Signature) -> Answer:
+    def ask(
+        self,
+        path: str,
+        expected: Signature,
+        *,
+        name: str | None = None,
+        session_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> Answer:
         """Have a file imported, unless another one has its name by then: a folder on the way may be a link now.
 
+        `name` is what it was called before it was put there; `progress` is told the bytes done and the bytes there are.
         Whatever the file does to the worker is an answer. Raises: Stopped.
         """
         if not is_utf8(path):
@@ -57,7 +68,8 @@ class Importer:
             self._check()
         try:
             self._check()
-            return self._exchange(path, expected)
+            more = {"session_id": session_id, "name": name, "progress": progress is not None}
+            return self._exchange(path, expected, more, progress or _unheard)
         except TorporError as error:
             self._kill()
             self._check()
@@ -84,14 +96,14 @@ class Importer:
         if self._stopped:
             raise Stopped
 
-    def _exchange(self, path: str, expected: Signature) -> Answer:
+    def _exchange(self, path: str, expected: Signature, more: dict[str, Any], progress: Progress) -> Answer:
         process, deadline_s = self._running(), self._deadline_s + expected.size_bytes / BYTES_PER_S
-        request = {"path": path, "session_id": None, "expected": asdict(expected)}
+        request = {"path": path, "expected": asdict(expected), **more}
         assert process.stdin is not None
         try:
             process.stdin.write(orjson.dumps(request) + b"\n")
             process.stdin.flush()
-            line = self._read_line(process, deadline_s)
+            line = self._answer(process, deadline_s, progress)
         except BrokenPipeError:
             line = b""
         if not line:
@@ -126,22 +138,33 @@ class Importer:
                 process.kill()
         return process
 
-    def _read_line(self, process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
-        """Return one line, or nothing when the worker is dead. Raises: BadInput at the deadline."""
+    def _answer(self, process: subprocess.Popen[bytes], deadline_s: float, progress: Progress) -> bytes:
+        """Return the line that answers, or nothing when the worker is dead. Raises: BadInput at the deadline."""
+        until = time.monotonic() + deadline_s
+        for line in self._lines(process, until, deadline_s):
+            told = _progress_in(line)
+            if told is None:
+                return line
+            progress(*told)
+        return b""
+
+    def _lines(self, process: subprocess.Popen[bytes], until: float, deadline_s: float) -> Iterator[bytes]:
+        """Yield what the worker says, line by line, until it is dead. Raises: BadInput at the deadline."""
         assert process.stdout is not None
-        fd, line, until = process.stdout.fileno(), b"", time.monotonic() + deadline_s
+        fd, buffer = process.stdout.fileno(), b""
         poller = select.poll()
         poller.register(fd, select.POLLIN)
-        while not line.endswith(b"\n"):
-            if len(line) > _LINE_AT_MOST:
+        while True:
+            *lines, buffer = buffer.split(b"\n")
+            yield from (line + b"\n" for line in lines)
+            if len(buffer) > _LINE_AT_MOST:
                 raise BadInput("the import worker said more than it should", hint=_HINT)
             if not poller.poll(max(until - time.monotonic(), 0) * 1000):
                 raise BadInput(f"reading the file came to no end in {deadline_s:.0f} s", hint=_HINT)
             piece = os.read(fd, 1 << 16)
             if not piece:
-                return b""
-            line += piece
-        return line
+                return
+            buffer += piece
 
     def _last_words(self, process: subprocess.Popen[bytes]) -> str:
         status = _wait(process)
@@ -165,6 +188,21 @@ class Importer:
             _wait(process)
         if errors is not None:
             errors.close()
+
+
+def _unheard(done_bytes: int, total_bytes: int) -> None:
+    pass
+
+
+def _progress_in(line: bytes) -> tuple[int, int] | None:
+    """Return what a line tells of progress; None for one that answers."""
+    if not line.startswith(b'{"progress":'):
+        return None
+    try:
+        done, total = orjson.loads(line)["progress"]
+    except (ValueError, TypeError) as error:
+        raise TorporError(f"the import worker cannot be understood: {type(error).__name__}") from error
+    return (done, total) if isinstance(done, int) and isinstance(total, int) else (0, 0)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

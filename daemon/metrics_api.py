@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..state.api import TIMING_HEADER
+from ..state.ids import parse_backup_id
 from ..state.plan import check_mode
 from ..state.timing import Timing, parse_seconds, parse_timing
 from .metrics import Metrics
@@ -21,11 +22,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class RestoreReport(BaseModel):
-    """A restore that ended: its mode, and how long it took."""
+    """A restore that ended: its mode, how long it took, and of which backup it was."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     mode: str
     seconds: float
+    backup_id: str | None = None
 
 
 class Timed:
@@ -68,8 +70,8 @@ def counted(metrics: Metrics, request: Request) -> Iterator[list[int]]:
     metrics.committed(sum(done) or 1, time.perf_counter() - started, timing)
 
 
-def add_metrics(app: FastAPI, metrics: Metrics) -> None:
-    """Add the routes, and time all that are there."""
+def add_metrics(app: FastAPI, metrics: Metrics, note: Callable[[str, str | None], None]) -> None:
+    """Add the routes, and time all that are there. `note` learns of each restore."""
     app.add_middleware(Timed, metrics=metrics)
     running: asyncio.Task[bytes] | None = None
 
@@ -83,6 +85,9 @@ def add_metrics(app: FastAPI, metrics: Metrics) -> None:
 
     @app.post("/v1/restored", status_code=204)
     def restored(report: RestoreReport) -> Response:
-        """Note how long a restore took."""
-        metrics.restored(check_mode(report.mode), parse_seconds(report.seconds))
+        """Note that something was restored, and how long that took."""
+        mode, took_s = check_mode(report.mode), parse_seconds(report.seconds)
+        backup_id = None if report.backup_id is None else parse_backup_id(report.backup_id)
+        metrics.restored(mode, took_s)
+        note(f"{mode} in {took_s:.2f} s", backup_id)
         return Response(status_code=204)

@@ -20,11 +20,12 @@ class Observing:
 
     metrics: Metrics
     feed: EventFeed
+    note: Callable[[str, str | None], None]  # that something was restored: what is said of it, and the backup
 
     def add_routes(self, app: FastAPI) -> None:
         """Add the routes."""
         add_events(app, self.feed)
-        add_metrics(app, self.metrics)
+        add_metrics(app, self.metrics, self.note)
 
 
 def observe(
@@ -34,4 +35,8 @@ def observe(
     metrics = Metrics(version, clock())
     if states is not None:
         metrics.add(states)
-    return Observing(metrics, EventFeed(index))
+
+    def note(detail: str, backup_id: str | None) -> None:
+        index.add_event(at=clock(), level="info", kind="restored", detail=detail, backup_id=backup_id)
+
+    return Observing(metrics, EventFeed(index), note)

@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from ..codec.media import SHOWN
 from ..state.backup import Backup, Group
 from ..state.errors import error_classes
 from ..state.glimpse import PICTURES
@@ -47,6 +46,7 @@ _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
 _STORAGE = _object(used_bytes=_INT, hard_bytes=_INT, classes=_list(_object(name=_STR, size_bytes=_INT)))
+_IMPORT = _object(id=_STR, name=_STR, state=_STR, size_bytes=_INT)
 _CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
 _DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
 _PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
@@ -97,6 +97,9 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/scrub": _ANY_OBJECT,
     "POST /v1/scrub": _ANY_OBJECT,
     "POST /v1/gc": _ANY_OBJECT,
+    "POST /v1/imports": _IMPORT,
+    "GET /v1/imports": _object(imports=_list(_IMPORT)),
+    "GET /v1/imports/{import_id}": _IMPORT,
     "GET /v1/storage": _STORAGE,
     "GET /v1/activity": _object(step_s=_INT, points=_list(_object(at=_NUM, backups=_INT, bytes_written=_INT))),
     "GET /v1/doctor": _DOCTOR,
@@ -125,6 +128,7 @@ _ANSWERS: dict[str, Schema] = {
     "POST /api/backup/tokens": _object(tokens=_list(_STR)),
     "GET /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
     "POST /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "GET /api/backup/plan/{ref}": _object(mode=_STR, words=_list(_STR), exact=_BOOL),
     "GET /api/backup/points/{session_id}": _object(points=_list(_POINT)),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,
@@ -141,6 +145,7 @@ _BODIES: dict[str, tuple[str, Schema]] = {
     "PUT /v1/backups/{backup_id}": ("application/json", _ANY_OBJECT),
     "PUT /v1/groups/{group_id}": ("application/json", _object(manifests=_list(_ANY_OBJECT))),
     "PUT /v1/remembered/{kind}/{key}": ("application/json", {}),
+    "POST /v1/imports": ("application/octet-stream", _BINARY),
     "PUT /v1/blobs/{digest}": ("application/octet-stream", _BINARY),
     "POST /api/backup/drain": ("application/json", _object(pending=_list({}))),
 }
@@ -209,13 +214,12 @@ def _complete_answers(answers: dict[str, Any], route: str) -> None:
         }
         answers["416"] = {"description": "No such range", "content": {"text/plain": {"schema": _STR}}}
         answers["400"] = {"description": "Not a range", "content": {"text/plain": {"schema": _STR}}}
-    elif route == "GET /v1/backups/{backup_id}/media/{number}":
+    elif route == "GET /v1/backups/{backup_id}/export":
+        answers["200"]["content"] = {"application/octet-stream": {"schema": _BINARY}}
+    elif route in ("GET /v1/backups/{backup_id}/media/{number}", "GET /api/backup/media/{backup_id}/{index}"):
         answers["200"]["content"] = {kind: {"schema": _BINARY} for kind in ("application/octet-stream", *PICTURES)}
-    elif route == "GET /api/backup/media/{backup_id}/{index}":
-        picture: Schema = {"schema": {"type": "string", "format": "binary"}}
-        answers["200"]["content"] = dict.fromkeys((*sorted(SHOWN), "application/octet-stream"), picture)
     elif route == "GET /v1/events/stream":
-        answers["200"]["content"] = {"text/event-stream": {"schema": _STR}}
+        answers["200"]["content"] = {"text/event-stream": {"schema": _object(data=_STR)}}
     elif route == "GET /metrics":
         answers["200"]["content"] = {"text/plain; version=0.0.4; charset=utf-8": {"schema": _STR}}
     elif route in _ANSWERS:

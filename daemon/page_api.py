@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..codec import manifest_file
-from ..codec.media import SHOWN, media_bytes
+from ..codec.source_media import source
 from ..state.access import Access, parse_origin
 from ..state.backup import Backup
 from ..state.errors import BadInput, Unauthorized
@@ -25,27 +25,15 @@ from ..state.manifest import MAX_COUNT
 from ..state.page_items import read_item
 from .beacons import MAX_AT_ONCE, Beacons
 from .blob_reads import BlobReads
-from .catalog import Catalog
-from .fetch_api import BackFromBucket, resolve
+from .fetch_api import resolve
 from .page_points import points, text_of
 from .page_saves import PageSaves
-from .room import Room
+from .parts import Parts
+from .plan_api import PlanDesk
+from .sessions_api import media_response
 
 MAX_POINTS = 100
 _PRIVATE = {"Cache-Control": "no-store"}
-_MEDIA = _PRIVATE | {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
-
-Kind = Literal["save", "restore", "plan"]
-
-
-class Processes(Protocol):
-    """The inference processes that are attached."""
-
-    async def ask(
-        self, kind: Kind, *, session_id: str | None = None, backup_id: str | None = None, small: bool = False
-    ) -> dict[str, Any]:
-        """Let one do something and return its answer. Raises: NoProcess, Timeout, and whatever it failed with."""
-        ...
 
 
 class Create(BaseModel):
@@ -67,12 +55,10 @@ class Count(BaseModel):
 class Pages:
     """What the routes work with."""
 
-    def __init__(
-        self, catalog: Catalog, back: BackFromBucket | None, room: Room, processes: Processes, beacons: Beacons
-    ) -> None:
-        self.catalog, self.back, self.processes, self.beacons = catalog, back, processes, beacons
-        self.reads = BlobReads(catalog, back)
-        self.saves = PageSaves(catalog, self.reads, room)
+    def __init__(self, parts: Parts, beacons: Beacons) -> None:
+        self.catalog, self.back, self.processes, self.beacons = parts.catalog, parts.back, parts.attached, beacons
+        self.reads = BlobReads(parts.catalog, parts.back)
+        self.saves, self.plans = PageSaves(parts.catalog, self.reads, parts.room), PlanDesk(parts)
 
     async def find(self, ref: str) -> Backup:
         """Return a backup by its id, or the newest of a session, from the bucket if need be."""
@@ -128,10 +114,16 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
         """Wake a backup (or the newest of a session) in the attached process; with `text`, only say what it holds."""
         found = await pages.find(ref)
         if not text:
-            return _json(await pages.processes.ask("restore", session_id=found.session_id, backup_id=found.id))
+            exactly = None if ref == found.session_id else found.id  # its newest: one that is awake may go on as it is
+            return _json(await pages.processes.ask("restore", session_id=found.session_id, backup_id=exactly))
         seen = await run_in_threadpool(pages.saves.look, found)
         plan = {"mode": "text-only", "notes": [], "tokens_reused": 0, "tokens_prefill": 0, "seconds": None}
         return _json({"success": True, "mode": "text-only"} | text_of(seen) | {"plan": plan})
+
+    @app.get("/api/backup/plan/{ref}")
+    async def plan(ref: str) -> Response:
+        """Tell what a restore would bring back: of the attached process, else as it was saved, under the same model."""
+        return _json(await pages.plans.tell(await pages.find(ref)))
 
     @app.get("/api/backup/points/{session_id}")
     def list_points(session_id: str, limit: int = Query(20, ge=1, le=MAX_POINTS)) -> Response:
@@ -143,11 +135,7 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
     def media(backup_id: str, index: Annotated[int, Path(ge=0, lt=MAX_COUNT)]) -> Response:
         """Return the bytes of an image."""
         manifest = manifest_file.load(pages.catalog.manifest_json(parse_backup_id(backup_id)))
-        found, raw = media_bytes(manifest, index, pages.reads.joined)
-        if found.media_type in SHOWN:
-            return Response(bytes(raw), media_type=found.media_type, headers=_MEDIA)
-        headers = _MEDIA | {"Content-Disposition": "attachment"}
-        return Response(bytes(raw), media_type="application/octet-stream", headers=headers)
+        return media_response(source(manifest, index), pages.reads.one)
 
 
 def _read_body(raw: bytes) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from ..codec.media import media_items
+from ..codec.source_media import sources
 from ..state.backup import Backup
 from ..state.errors import TorporError
 from ..state.page_view import View
@@ -47,13 +48,13 @@ def preview(seen: View) -> str:
 
 def text_of(seen: Seen) -> dict[str, Any]:
     """Return what a page shows of a backup: its conversation, where its images are to be had, and the draft."""
-    images = [medium for medium in media_items(seen.manifest) if medium.is_image]
+    images = [each.medium for each in sources(seen.manifest) if not each.medium.media_type.startswith("video/")]
     return {
         "session_id": seen.backup.session_id,
         "backup_id": seen.backup.id,
         "created_at": seen.backup.created_at,
         "conversation": list(seen.view.conversation),
         "partial": seen.view.partial,
-        "images": [{"index": i.index, "media_type": i.media_type, "size_bytes": i.size_bytes} for i in images],
+        "images": list(map(asdict, images)),
         "draft": seen.view.draft,
     }

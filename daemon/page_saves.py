@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..codec import manifest_file, tree
-from ..codec.media import media_items
+from ..codec.source_media import sources
 from ..state.backup import Backup
 from ..state.conversation import read_talk, settled
 from ..state.errors import (
@@ -32,7 +32,7 @@ from ..state.errors import (
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest, layer_blobs
 from ..state.page_items import Message, PageItem, id_of, read_item
-from ..state.page_view import Layout, View, holds, lay_out, shared, view_or_nothing, whole
+from ..state.page_view import Layout, View, drafts_more, holds, lay_out, shared, view_or_nothing, whole
 from ..state.quota import on_disk
 from .blob_reads import BlobReads
 from .catalog import Catalog
@@ -105,15 +105,26 @@ class PageSaves:
         """
         if (known := self._known(item)) is not None:
             return known
-        newest = self._newest(item.session_id)
+        said, newest = item.digest(), self._newest(item.session_id)
+        if newest is not None and item.base is None and not item.messages:  # a draft before anything came back
+            keep, partial = len(newest.view.conversation), newest.view.partial
+            item = replace(item, base=newest.backup.id, keep=keep, partial=partial)
         base = self._base(item, newest)
-        conversation = whole(item, base.view if base is not None else View())
-        if newest is not None and holds(newest.view, item, conversation, is_base=newest is base):
-            return _saved(newest.manifest, len(newest.view.conversation), "unchanged")
+        under = base or newest
+        conversation = whole(item, under.view if under is not None else View())
+        if newest is not None and holds(newest.view, item, conversation):
+            there = newest.view
+            if newest is base:  # a page that knew it means what it leaves out of it
+                nothing_new = len(conversation) == len(there.conversation) and item.draft == there.draft
+            else:
+                nothing_new = not drafts_more(there, item, conversation)
+                item, base, conversation = replace(item, partial=there.partial), newest, [*there.conversation]
+            if nothing_new:
+                return _saved(newest.manifest, len(there.conversation), "unchanged")
         if not conversation and item.draft is None:
             raise BadInput("the item holds neither a message nor a draft")
-        on = base if base is newest else _closest([seen for seen in (base, newest) if seen], conversation)
-        made = self._made(item, on, conversation)
+        on = _under(item, base, newest, conversation)
+        made = self._made(item, said, on, conversation)
         self._catalog.commit_all([made])
         if item.title is not None and (newest is None or newest.backup.title is None):
             with suppress(TorporError):  # the backup is there; a title can be given again
@@ -164,18 +175,19 @@ class PageSaves:
         found = tree.decode(manifest.layers.get(layer), self._reads.joined, lambda leaf: leaf)
         return found if isinstance(found, dict) else {}
 
-    def _made(self, item: PageItem, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
+    def _made(self, item: PageItem, said: str, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
         """Return the manifest of an item; what is too long for it is in the store already."""
-        kinds = [] if on is None else [medium.media_type for medium in media_items(on.manifest)]
-        layout = lay_out(item, conversation, on.view if on is not None else View(), kinds)
+        layout = lay_out(item, conversation, on.view if on is not None else View(), _pictures(on))
         layers, written = self._written(
             {
-                "metadata": self._metadata(item, on),
+                "metadata": ({} if on is None else self._decoded(on.manifest, "metadata")) | {_ITEM_KEY: said},
                 "text_context": _text_layer(item, on, layout),
             }
         )
         media = _media(on, layout)
-        omitted = {} if on is None else {"kv_cache": f"a page saved its text alone; it goes on from {on.backup.id}"}
+        omitted = {}
+        if on is not None and (on.manifest.kv_cache is not None or "kv_cache" in on.manifest.omitted):
+            omitted["kv_cache"] = f"a page saved its text alone; it goes on from {on.backup.id}"
         if media and self._reads.missing(list(layer_blobs(media))):
             media, omitted["media"] = [], _AWAY
         if on is not None and "config_snapshot" in on.manifest.layers:
@@ -199,9 +211,6 @@ class PageSaves:
         """Return when it was said: never in the future, whatever the page's clock says, and behind what it adds to."""
         at = min(item.created_at, self._catalog.now())
         return at if on is None else max(at, math.nextafter(on.backup.created_at, math.inf))
-
-    def _metadata(self, item: PageItem, on: Seen | None) -> dict[str, Any]:
-        return ({} if on is None else self._decoded(on.manifest, "metadata")) | {_ITEM_KEY: item.digest()}
 
     def _written(self, layers: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Encode layers, and store what is too long for a manifest; return also how many bytes were new."""
@@ -246,17 +255,27 @@ def _shared(on: Seen | None, count: int) -> list[Any]:
     return messages[:count]
 
 
-def _closest(candidates: Sequence[Seen], conversation: Sequence[Message]) -> Seen | None:
-    """Return the backup that has the most of a conversation, the first of equals."""
+def _under(item: PageItem, base: Seen | None, newest: Seen | None, conversation: Sequence[Message]) -> Seen | None:
+    """Return what an item is saved on: the backup that has the most of it, or its base where that was long ago."""
+    late = newest is not None and item.created_at < newest.backup.created_at
+    if base is newest or (base is not None and late):
+        return base
+    candidates = [seen for seen in (base, newest) if seen is not None]
     return max(candidates, key=lambda seen: shared(conversation, seen.view), default=None)
+
+
+def _pictures(on: Seen | None) -> list[int]:
+    """Return which media of a backup are images; the i-th belongs to the i-th image part."""
+    found = [] if on is None else [each.medium for each in sources(on.manifest)]
+    return [medium.index for medium in found if not medium.media_type.startswith("video/")]
 
 
 def _media(on: Seen | None, layout: Layout) -> list[Any]:
     """Return the media layer: the images of the parts in order; with all of the base's messages, all of its media."""
-    nodes = [] if on is None else on.manifest.layers.get("media") or []
-    if on is None or not nodes:
+    nodes = None if on is None else on.manifest.layers.get("media")
+    if on is None or not isinstance(nodes, list):
         return []
-    images = sum(medium.is_image for medium in media_items(on.manifest))
+    images = len(_pictures(on))
     if layout.shared == len(on.view.conversation) - on.view.partial and len(layout.images) >= images:
         return [*nodes, *(nodes[n] for n in layout.images[images:])]
     return [nodes[n] for n in layout.images]

@@ -10,6 +10,7 @@ from .care import Care
 from .catalog import Catalog
 from .fetch_api import BackFromBucket
 from .garbage import Garbage
+from .imports import Imports
 from .remote import RemoteSide
 from .retention import Retention
 from .room import Room
@@ -34,6 +35,7 @@ class Parts:
     garbage: Garbage
     care: Care
     watches: Watches
+    imports: Imports
     search: SearchCare
     attached: Attachments = field(default_factory=Attachments)
 
@@ -41,6 +43,7 @@ class Parts:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
         self.attached.close()
         self.watches.stop()
+        self.imports.stop()
         self.care.stop()
         if self.back is not None:
             self.back.close()  # requests that wait for the bucket end now

@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import logging
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Query, Response
+from fastapi.concurrency import run_in_threadpool
 
-from ..state.plan import RestorePlan
-from ..state.plan_words import images_in, say
+from ..state.backup import Backup
+from ..state.errors import Unavailable
+from ..state.ids import parse_backup_id
+from ..state.plan_words import images_in, tell
 from .fetch_api import BackFromBucket
 from .parts import Parts
 from .plans import Plans
 
+log = logging.getLogger("torpor.plans")
+ASK_S = 5.0  # a process that is busy for longer is not waited for
+
+
+class PlanDesk:
+    """Tells plans: those of the process that has the model, where one is attached and answers."""
+
+    def __init__(self, parts: Parts) -> None:
+        back = parts.back
+        self._attached = parts.attached
+        self._plans = Plans(
+            parts.catalog,
+            parts.side.remembered,
+            lambda digests: _in_bucket(back, digests),
+            parts.settings.max_recoverable_tokens,
+        )
+
+    async def tell(self, backup: Backup, *, ask: bool = True) -> dict[str, Any]:
+        """Return the plan of a backup as JSON. Raises: BackupNotFound, and what the process that was asked raised."""
+        if ask and self._attached.any():
+            try:
+                return await self._attached.ask(
+                    "plan", session_id=backup.session_id, backup_id=backup.id, timeout_s=ASK_S
+                )
+            except Unavailable as error:
+                log.info("the plan is that of the saved model: %s", error.detail)
+        return await run_in_threadpool(self._as_saved, backup.id)
+
+    def _as_saved(self, backup_id: str) -> dict[str, Any]:
+        plan, manifest = self._plans.as_saved(backup_id)
+        return tell(plan, images=0 if manifest is None else images_in(manifest), exact=False)
+
 
 def add_plans(app: FastAPI, parts: Parts) -> None:
     """Add the route."""
-    back = parts.back
-    plans = Plans(
-        parts.catalog,
-        parts.side.remembered,
-        lambda digests: _in_bucket(back, digests),
-        parts.settings.max_recoverable_tokens,
-    )
+    desk = PlanDesk(parts)
 
     @app.get("/v1/backups/{backup_id}/plan")
-    def get_plan(backup_id: str) -> Response:
+    async def get_plan(backup_id: str, ask: bool = Query(True)) -> Response:
         """Tell what a restore would bring back, what it would compute again, and about how long that takes.
 
-        `exact` when the process that has the model was asked; else it is the plan for the model that it was saved from.
+        `exact` when the attached process that has the model was asked; else, or without `ask`, it is the plan for the
+        model that the backup was saved from.
         """
-        plan, manifest = plans.as_saved(backup_id)
-        images = 0 if manifest is None else images_in(manifest)
-        return _json(described(plan, images=images, exact=False))
-
-
-def described(plan: RestorePlan, *, images: int, exact: bool) -> dict[str, Any]:
-    """Return a plan as the API tells it."""
-    said = say(plan, images=images, assumed=not exact and plan.mode != "refuse")
-    return {
-        "backup_id": plan.backup_id,
-        "base_id": plan.base_id,
-        "mode": plan.mode,
-        "exact": exact,
-        "sentence": said.sentence,
-        "words": list(said.words),
-        "phrases": [asdict(phrase) for phrase in said.phrases],
-        "images": images,
-        "tokens_reused": plan.tokens_reused,
-        "tokens_prefill": plan.tokens_prefill,
-        "seconds": plan.estimated_s,
-        "bytes_read": plan.bytes_read,
-        "bytes_fetch": plan.bytes_fetch,
-        "layers": {name: {"decision": what, "reason": why} for name, (what, why) in plan.layers.items()},
-        "notes": list(plan.notes),
-    }
+        backup = await run_in_threadpool(parts.catalog.index.backup, parse_backup_id(backup_id))
+        return _json(await desk.tell(backup, ask=ask))
 
 
 def _in_bucket(back: BackFromBucket | None, digests: Any) -> set[str]:

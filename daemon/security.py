@@ -37,6 +37,7 @@ log = logging.getLogger("torpor.security")
 
 MAX_BODY_BYTES = 64 << 20  # of a manifest; blobs have a limit of their own
 MAX_BLOB_BYTES = 1 << 30
+MAX_IMPORT_BYTES = 1 << 37  # of a file: a bundle of a context of a million tokens
 MAX_JSON_BYTES = 16 << 20  # of a question: 160,000 digests
 MAX_OPEN_BYTES = 4 << 10  # of somebody who has no token
 MAX_BEACON_BYTES = 64 << 10  # which is what browsers hold for a page that unloads
@@ -94,12 +95,12 @@ class Gate:
 
     @contextmanager
     def _holding(self, head: Head, owner: bool) -> Iterator[Callable[[int], None]]:
-        """Count what of bodies is in memory; a blob goes to the disk piece by piece. Raises: Unavailable, in the count.
+        """Count what of bodies is in memory; blobs and files go to the disk piece by piece.
 
-        Nobody with a token of some scopes takes the owner's part.
+        Raises: Unavailable, in the count. Nobody with a token of some scopes takes the owner's part.
         """
         most, mine = self._most if owner else self._most // 2, 0
-        streamed = _body_limit(head.method, head.path) == MAX_BLOB_BYTES
+        streamed = _body_limit(head.method, head.path) in (MAX_BLOB_BYTES, MAX_IMPORT_BYTES)
 
         def hold(size_bytes: int) -> None:
             nonlocal mine
@@ -201,7 +202,7 @@ def _check_body(head: Head, limit: int, *, text: bool = False) -> None:
 
 def _body_limit(method: str, path: str) -> int:
     if method != "PUT":
-        return MAX_JSON_BYTES
+        return MAX_IMPORT_BYTES if (method, path) == ("POST", "/v1/imports") else MAX_JSON_BYTES
     return MAX_BLOB_BYTES if path.startswith("/v1/blobs/") else MAX_BODY_BYTES
 
 

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from ulid import ULID
+
 from ..state.api import API_VERSION
 from ..store import staging as staging_folders
 from ..store.home import Home
@@ -27,6 +29,8 @@ from .chores import Chore, Chores
 from .compose import compose, compose_remote, compose_retention
 from .fetch_api import BackFromBucket
 from .garbage import Garbage
+from .importer import Importer
+from .imports import Imports
 from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
@@ -109,6 +113,7 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
         garbage=garbage,
         care=Care(home, catalog, side.memory, back, settings),
         watches=watches,
+        imports=Imports(Importer(str(home.root), watches.turn), catalog, room, lambda: str(ULID())),
         search=SearchCare(catalog),
     )
     stack.callback(parts.stop)

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from ..codec import manifest_file
+from ..codec.leaves import ReadBlob
 from ..codec.source_media import Source, picture_type, pieces, source
 from ..codec.transcript import read_transcript
 from ..db.drawing import Details, details, draw_session
@@ -98,12 +99,12 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide) -> None:
     def media(backup_id: str, number: int) -> Response:
         """Return the bytes of a source image or video; only what is a picture is said to be one."""
         manifest = manifest_file.load(catalog.manifest_json(parse_backup_id(backup_id)))
-        return media_response(source(manifest, number), catalog)
+        return media_response(source(manifest, number), catalog.blobs.read)
 
 
-def media_response(found: Source, catalog: Catalog) -> Response:
+def media_response(found: Source, read: ReadBlob) -> Response:
     """Answer with the bytes of a medium, a blob at a time. Raises: BlobNotFound, BlobDamaged."""
-    parts = pieces(found, catalog.blobs.read)
+    parts = pieces(found, read)
     first = next(parts, memoryview(b""))
     kind = picture_type(first)
     headers = {**_PRIVATE, "Content-Length": str(found.medium.size_bytes)}

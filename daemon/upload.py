@@ -53,6 +53,31 @@ class _Incoming:
         os.close(self._fd)
 
 
+async def receive_file(
+    staging: Staging, request: Request, take: Callable[[int], None], most_bytes: int
+) -> tuple[Path, int]:
+    """Stream a request's body into a staged file, which is the caller's then; return it with its size in bytes.
+
+    Raises: TooLarge, QuotaFull, StoreFull, StoreFailed. Nothing is kept then.
+    """
+    path = staging.new_path()
+    try:
+        incoming = _Incoming(path)
+        try:
+            async for piece in _pieces(request):
+                if incoming.size_bytes + len(piece) > most_bytes:
+                    raise TooLarge(f"a file of more than {most_bytes} bytes")
+                await run_in_threadpool(_write, incoming, piece, take)
+        finally:
+            incoming.close()
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise store_error(error, "receive a file into", path.parent) from error
+        raise
+    return path, incoming.size_bytes
+
+
 async def receive_blob(
     blobs: BlobStore, staging: Staging, digest: Digest, request: Request, take: Callable[[int], None]
 ) -> dict[str, Any]:

@@ -60,6 +60,11 @@ class Watches:
         self._folders: dict[str, FolderWatch] = {}
         self._refused: dict[str, RefusedFolder] = {}
 
+    @property
+    def turn(self) -> threading.Lock:
+        """Return what lets one file at a time be imported."""
+        return self._turn
+
     def load(self, settled: Sequence[str]) -> None:
         """Take the folders of the settings and those that were added. One that cannot be taken is told in the status.
 

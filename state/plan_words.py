@@ -6,8 +6,8 @@ Each phrase has a code and its numbers beside the English text, so that a page c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from .manifest import LayerName, Manifest
 from .plan import RestorePlan
@@ -61,6 +61,28 @@ def say(plan: RestorePlan, *, images: int = 0, assumed: bool = False) -> Said:
     """Say a plan. `assumed`: the target was taken to be the model that the backup was saved from."""
     phrases = tuple(_phrases(plan, images, assumed))
     return Said(", ".join(phrase.text for phrase in phrases), phrases)
+
+
+def tell(plan: RestorePlan, *, images: int, exact: bool) -> dict[str, Any]:
+    """Return a plan as JSON. It is `exact` when its model was asked; else that is assumed to be the saved one."""
+    said = say(plan, images=images, assumed=not exact and plan.mode != "refuse")
+    return {
+        "backup_id": plan.backup_id,
+        "base_id": plan.base_id,
+        "mode": plan.mode,
+        "exact": exact,
+        "sentence": said.sentence,
+        "words": list(said.words),
+        "phrases": [asdict(phrase) for phrase in said.phrases],
+        "images": images,
+        "tokens_reused": plan.tokens_reused,
+        "tokens_prefill": plan.tokens_prefill,
+        "seconds": plan.estimated_s,
+        "bytes_read": plan.bytes_read,
+        "bytes_fetch": plan.bytes_fetch,
+        "layers": {name: {"decision": what, "reason": why} for name, (what, why) in plan.layers.items()},
+        "notes": list(plan.notes),
+    }
 
 
 def _phrases(plan: RestorePlan, images: int, assumed: bool) -> Iterator[Phrase]:

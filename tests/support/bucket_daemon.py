@@ -18,6 +18,8 @@ from torpor.daemon.care import Care
 from torpor.daemon.compose import compose, compose_retention
 from torpor.daemon.fetch_api import BackFromBucket
 from torpor.daemon.garbage import Garbage
+from torpor.daemon.importer import Importer
+from torpor.daemon.imports import Imports
 from torpor.daemon.local_backups import describer
 from torpor.daemon.observing import observe
 from torpor.daemon.parts import Parts
@@ -35,6 +37,7 @@ from torpor.state.manifest import BlobRef, Manifest
 from torpor.state.remote import RecordName, RemoteRecord
 from torpor.store.home import Home
 from torpor.sync.repository import Repository
+from ulid import ULID
 
 from support.faulty_bucket import FaultyBucket
 from support.manifests import manifest
@@ -89,6 +92,9 @@ class BucketDaemon:
         if care is None:
             care = Care(self.home, self.catalog, side.memory, back, settings)
             self.stack.callback(care.stop)
+        watches = Watches(self.home, self.catalog.index)
+        imports = Imports(Importer(str(self.home.root), watches.turn), self.catalog, self.room, lambda: str(ULID()))
+        self.stack.callback(imports.stop)
         parts = Parts(
             home=self.home,
             settings=settings,
@@ -100,7 +106,8 @@ class BucketDaemon:
             retention=compose_retention(self.home, settings, self.catalog, side),
             garbage=Garbage(self.catalog, grace_s=3600.0),
             care=care,
-            watches=Watches(self.home, self.catalog.index),
+            watches=watches,
+            imports=imports,
             search=SearchCare(self.catalog),
         )
         return api_of(parts, listening_at(7717, None), observe(self.catalog.index))

@@ -185,3 +185,15 @@ def test_a_removal_is_taken_back_over_http(page: Page) -> None:
         assert back | {"remote": before["remote"]} == before
     assert page.client.delete(f"/v1/backups/{backup_id(60)}", params={"purge": True}).status_code == 200
     assert page("POST", f"backups/{backup_id(60)}/undo-removal", 404)["code"] == "backup-not-found"
+
+
+def test_restores_are_counted_and_told(page: Page) -> None:
+    report = {"mode": "full", "seconds": 0.25, "backup_id": backup_id(1)}
+    assert page.client.post("/v1/restored", json=report).status_code == 204
+    assert page.client.post("/v1/restored", json={"mode": "full", "seconds": 0.25}).status_code == 204
+    assert page("POST", "restored", 422, json=report | {"backup_id": "../.."})["code"] == "invalid-id"
+    told = [event for event in page("GET", "events")["events"] if event["kind"] == "restored"]
+    assert [(event["detail"], event["backup_id"]) for event in told] == [
+        ("full in 0.25 s", None),
+        ("full in 0.25 s", backup_id(1)),
+    ]

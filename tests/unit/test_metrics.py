@@ -239,7 +239,7 @@ class Slow(Metrics):
 
 def test_many_who_scrape_at_once_take_one_thread() -> None:
     metrics, app = Slow(), FastAPI()
-    add_metrics(app, metrics)
+    add_metrics(app, metrics, lambda detail, backup_id: None)
 
     async def scrape() -> list[int]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
