@@ -128,6 +128,7 @@ _ANSWERS: dict[str, Schema] = {
     "POST /api/backup/tokens": _object(tokens=_list(_STR)),
     "GET /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
     "POST /api/backup/restore/{ref}": _object(success=_BOOL, mode=_STR),
+    "GET /api/backup/plan/{ref}": _object(mode=_STR, words=_list(_STR), exact=_BOOL),
     "GET /api/backup/points/{session_id}": _object(points=_list(_POINT)),
     "GET /v1/key": _ANY_OBJECT,
     "POST /v1/key/init": _ANY_OBJECT,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -25,27 +25,15 @@ from ..state.manifest import MAX_COUNT
 from ..state.page_items import read_item
 from .beacons import MAX_AT_ONCE, Beacons
 from .blob_reads import BlobReads
-from .catalog import Catalog
-from .fetch_api import BackFromBucket, resolve
+from .fetch_api import resolve
 from .page_points import points, text_of
 from .page_saves import PageSaves
-from .room import Room
+from .parts import Parts
+from .plan_api import PlanDesk
 from .sessions_api import media_response
 
 MAX_POINTS = 100
 _PRIVATE = {"Cache-Control": "no-store"}
-
-Kind = Literal["save", "restore", "plan"]
-
-
-class Processes(Protocol):
-    """The inference processes that are attached."""
-
-    async def ask(
-        self, kind: Kind, *, session_id: str | None = None, backup_id: str | None = None, small: bool = False
-    ) -> dict[str, Any]:
-        """Let one do something and return its answer. Raises: NoProcess, Timeout, and whatever it failed with."""
-        ...
 
 
 class Create(BaseModel):
@@ -67,21 +55,14 @@ class Count(BaseModel):
 class Pages:
     """What the routes work with."""
 
-    def __init__(
-        self, catalog: Catalog, back: BackFromBucket | None, room: Room, processes: Processes, beacons: Beacons
-    ) -> None:
-        self.catalog, self.back, self.processes, self.beacons = catalog, back, processes, beacons
-        self.reads = BlobReads(catalog, back)
-        self.saves = PageSaves(catalog, self.reads, room)
+    def __init__(self, parts: Parts, beacons: Beacons) -> None:
+        self.catalog, self.back, self.processes, self.beacons = parts.catalog, parts.back, parts.attached, beacons
+        self.reads = BlobReads(parts.catalog, parts.back)
+        self.saves, self.plans = PageSaves(parts.catalog, self.reads, parts.room), PlanDesk(parts)
 
     async def find(self, ref: str) -> Backup:
         """Return a backup by its id, or the newest of a session, from the bucket if need be."""
         return await resolve(self.catalog, self.back, ref, ask=True)
-
-
-def no_success(path: str) -> dict[str, bool]:
-    """Return what a problem of a path says besides: those of the backup routes have `success` in every answer."""
-    return {"success": False} if path.startswith("/api/backup/") else {}
 
 
 def add_pages(app: FastAPI, pages: Pages) -> None:
@@ -134,6 +115,11 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
         plan = {"mode": "text-only", "notes": [], "tokens_reused": 0, "tokens_prefill": 0, "seconds": None}
         return _json({"success": True, "mode": "text-only"} | text_of(seen) | {"plan": plan})
 
+    @app.get("/api/backup/plan/{ref}")
+    async def plan(ref: str) -> Response:
+        """Tell what a restore would bring back: of the attached process, else as it was saved, under the same model."""
+        return _json(await pages.plans.tell(await pages.find(ref)))
+
     @app.get("/api/backup/points/{session_id}")
     def list_points(session_id: str, limit: int = Query(20, ge=1, le=MAX_POINTS)) -> Response:
         """List the points that a session can go back to, newest first."""
@@ -159,7 +145,7 @@ def _read_body(raw: bytes) -> dict[str, Any]:
 
 
 def _let_in(beacons: Beacons, request: Request, token: Any) -> None:
-    """Check the right of a beacon, whose origin the gate has approved. Raises: Unauthorized."""
+    """Check the right of a beacon, whose origin the gate has approved. Raises: as `Beacons.take`."""
     origin = request.headers.get("origin")
     if origin is None or not isinstance(token, str):
         raise Unauthorized("the beacon carries no token")

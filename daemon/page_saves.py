@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from ..state.errors import (
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest, layer_blobs
 from ..state.page_items import Message, PageItem, id_of, read_item
-from ..state.page_view import Layout, View, holds, lay_out, shared, view_or_nothing, whole
+from ..state.page_view import Layout, View, drafts_more, holds, lay_out, shared, view_or_nothing, whole
 from ..state.quota import on_disk
 from .blob_reads import BlobReads
 from .catalog import Catalog
@@ -105,20 +105,31 @@ class PageSaves:
         """
         if (known := self._known(item)) is not None:
             return known
-        newest = self._newest(item.session_id)
+        said, newest = item.digest(), self._newest(item.session_id)
+        if newest is not None and item.base is None and not item.messages:  # a draft before anything came back
+            keep, partial = len(newest.view.conversation), newest.view.partial
+            item = replace(item, base=newest.backup.id, keep=keep, partial=partial)
         base = self._base(item, newest)
-        conversation = whole(item, base.view if base is not None else View())
-        if newest is not None and holds(newest.view, item, conversation, is_base=newest is base):
-            return _saved(newest.manifest, len(newest.view.conversation), "unchanged")
+        under = base or newest
+        conversation = whole(item, under.view if under is not None else View())
+        if newest is not None and holds(newest.view, item, conversation):
+            there = newest.view
+            if newest is base:  # a page that knew it means what it leaves out of it
+                nothing_new = len(conversation) == len(there.conversation) and item.draft == there.draft
+            else:
+                nothing_new = not drafts_more(there, item, conversation)
+                item, base, conversation = replace(item, partial=there.partial), newest, [*there.conversation]
+            if nothing_new:
+                return self._saved(newest.manifest, len(there.conversation), "unchanged")
         if not conversation and item.draft is None:
             raise BadInput("the item holds neither a message nor a draft")
-        on = base if base is newest else _closest([seen for seen in (base, newest) if seen], conversation)
-        made = self._made(item, on, conversation)
+        on = _under(item, base, newest, conversation)
+        made = self._made(item, said, on, conversation)
         self._catalog.commit_all([made])
         if item.title is not None and (newest is None or newest.backup.title is None):
             with suppress(TorporError):  # the backup is there; a title can be given again
                 self._catalog.set_title(item.session_id, item.title)
-        return _saved(made, len(conversation), "small")
+        return self._saved(made, len(conversation), "small")
 
     def _known(self, item: PageItem) -> PageSaved | None:
         """Return what was saved of an item before. Raises: Conflict where something else has its id."""
@@ -127,8 +138,12 @@ class PageSaves:
         seen = self.look(self._catalog.index.backup(item.id))
         metadata = self._decoded(seen.manifest, "metadata")
         if seen.backup.session_id == item.session_id and metadata.get(_ITEM_KEY) == item.digest():
-            return _saved(seen.manifest, len(seen.view.conversation), "small")
+            return self._saved(seen.manifest, len(seen.view.conversation), "small")
         raise Conflict(f"backup {item.id} exists with other content", hint="Make a new id for each state.")
+
+    def _saved(self, made: Manifest, messages: int, kind: Kind) -> PageSaved:
+        written = 0 if kind == "unchanged" else made.bytes_written + self._catalog.manifests.size_bytes(made.id)
+        return PageSaved(made.id, made.session_id, made.created_at, messages, made.tokens, written, kind)
 
     def _newest(self, session_id: str) -> Seen | None:
         """Return the newest backup of a session, where there is one that can be read."""
@@ -164,17 +179,19 @@ class PageSaves:
         found = tree.decode(manifest.layers.get(layer), self._reads.joined, lambda leaf: leaf)
         return found if isinstance(found, dict) else {}
 
-    def _made(self, item: PageItem, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
+    def _made(self, item: PageItem, said: str, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
         """Return the manifest of an item; what is too long for it is in the store already."""
         layout = lay_out(item, conversation, on.view if on is not None else View(), _pictures(on))
         layers, written = self._written(
             {
-                "metadata": self._metadata(item, on),
+                "metadata": ({} if on is None else self._decoded(on.manifest, "metadata")) | {_ITEM_KEY: said},
                 "text_context": _text_layer(item, on, layout),
             }
         )
         media = _media(on, layout)
-        omitted = {} if on is None else {"kv_cache": f"a page saved its text alone; it goes on from {on.backup.id}"}
+        omitted = {}
+        if on is not None and (on.manifest.kv_cache is not None or "kv_cache" in on.manifest.omitted):
+            omitted["kv_cache"] = f"a page saved its text alone; it goes on from {on.backup.id}"
         if media and self._reads.missing(list(layer_blobs(media))):
             media, omitted["media"] = [], _AWAY
         if on is not None and "config_snapshot" in on.manifest.layers:
@@ -198,9 +215,6 @@ class PageSaves:
         """Return when it was said: never in the future, whatever the page's clock says, and behind what it adds to."""
         at = min(item.created_at, self._catalog.now())
         return at if on is None else max(at, math.nextafter(on.backup.created_at, math.inf))
-
-    def _metadata(self, item: PageItem, on: Seen | None) -> dict[str, Any]:
-        return ({} if on is None else self._decoded(on.manifest, "metadata")) | {_ITEM_KEY: item.digest()}
 
     def _written(self, layers: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Encode layers, and store what is too long for a manifest; return also how many bytes were new."""
@@ -245,8 +259,12 @@ def _shared(on: Seen | None, count: int) -> list[Any]:
     return messages[:count]
 
 
-def _closest(candidates: Sequence[Seen], conversation: Sequence[Message]) -> Seen | None:
-    """Return the backup that has the most of a conversation, the first of equals."""
+def _under(item: PageItem, base: Seen | None, newest: Seen | None, conversation: Sequence[Message]) -> Seen | None:
+    """Return what an item is saved on: the backup that has the most of it, or its base where that was long ago."""
+    late = newest is not None and item.created_at < newest.backup.created_at
+    if base is newest or (base is not None and late):
+        return base
+    candidates = [seen for seen in (base, newest) if seen is not None]
     return max(candidates, key=lambda seen: shared(conversation, seen.view), default=None)
 
 
@@ -265,8 +283,3 @@ def _media(on: Seen | None, layout: Layout) -> list[Any]:
     if layout.shared == len(on.view.conversation) - on.view.partial and len(layout.images) >= images:
         return [*nodes, *(nodes[n] for n in layout.images[images:])]
     return [nodes[n] for n in layout.images]
-
-
-def _saved(made: Manifest, messages: int, kind: Kind) -> PageSaved:
-    written = 0 if kind == "unchanged" else made.bytes_written
-    return PageSaved(made.id, made.session_id, made.created_at, messages, made.tokens, written, kind)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import orjson
 
 from ..codec import manifest_file
+from ..codec.tree import decode
 from ..db.remembered import Remembered
-from ..state.errors import InvalidManifest, ManifestDamaged
+from ..state.errors import BackupNotFound, InvalidManifest, ManifestDamaged
 from ..state.fingerprint import Fingerprint
-from ..state.manifest import Manifest
+from ..state.manifest import BlobRef, Manifest
 from ..state.plan import Conditions, RestorePlan, TargetState, plan_restore, refused
 from ..state.rates import KINDS, MACHINE_KINDS, Kind, Observation, Rates, from_rows, rate_key, rates_from
+from ..state.switch import same_media, why_apart, with_base
 from .catalog import Catalog
+from .page_saves import ADAPTER as PAGE
+
+_LOOK_BACK = 512  # saves of a page, one behind the other
 
 
 class Plans:
@@ -38,7 +44,10 @@ class Plans:
             manifest = manifest_file.load(self._catalog.manifest_json(backup_id))
         except (ManifestDamaged, InvalidManifest) as error:
             return refused(backup_id, error.detail), None
-        absent = self._catalog.index.absent_of(manifest.id)
+        base = self._base(manifest)
+        if base is not None:
+            manifest = with_base(manifest, base)
+        absent = self._catalog.index.absent_of(manifest.id if base is None else base.id)
         remote = frozenset(self._in_bucket(absent)) if absent else frozenset[str]()
         conditions = Conditions(
             max_recoverable_tokens=self._max_tokens,
@@ -47,7 +56,31 @@ class Plans:
             rates=self._rates(manifest.fingerprint),
         )
         target = TargetState(manifest.fingerprint, as_stored=manifest.adapter == "plain")
-        return plan_restore(manifest, target, conditions), manifest
+        if base is None:
+            return plan_restore(manifest, target, conditions), manifest
+        plan = plan_restore(manifest, target, conditions, at_most="prefix")  # what was said since is prefilled
+        return replace(plan, base_id=base.id if plan.reuses("tokens") else None), manifest
+
+    def _base(self, manifest: Manifest) -> Manifest | None:
+        """Return the backup whose token ids and KV cache a page's save goes on from, as client/switch.py finds it."""
+        parent, at = manifest, manifest.parent_id
+        for _ in range(_LOOK_BACK if manifest.adapter == PAGE else 0):
+            if at is None:
+                return None
+            try:
+                parent = manifest_file.load(self._catalog.manifest_json(at))
+            except (BackupNotFound, ManifestDamaged, InvalidManifest):
+                return None
+            if parent.adapter != PAGE:
+                break
+            at = parent.parent_id
+        if "tokens" not in parent.layers or parent is manifest or not same_media(parent, manifest):
+            return None
+        texts = [decode(m.layers.get("text_context"), self._read, lambda leaf: leaf) or {} for m in (parent, manifest)]
+        return parent if why_apart(*texts) is None else None
+
+    def _read(self, refs: list[BlobRef]) -> memoryview:
+        return memoryview(b"".join(self._catalog.blobs.read(ref) for ref in refs))
 
     def _rates(self, fingerprint: Fingerprint) -> Rates:
         """Return the rates that were measured with a model, on the device that was used last."""

@@ -94,6 +94,7 @@ ROUTES: dict[str, str] = {
     "POST /api/backup/tokens": "save",
     "GET /api/backup/restore/{ref}": "restore",
     "POST /api/backup/restore/{ref}": "restore",
+    "GET /api/backup/plan/{ref}": "read restore",
     "GET /api/backup/points/{session_id}": "restore",
     "GET /api/backup/media/{backup_id}/{index}": "restore",
     "GET /v1/key": "owner",

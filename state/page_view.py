@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from .answer import Begun, content_text, message_of, text_of
@@ -15,6 +16,7 @@ from .conversation import image_parts, kind_of, read_talk, settled
 from .errors import BadInput, UnsupportedState
 from .page_items import MAX_DEPTH, MAX_ROLE_CHARS, MESSAGE_TEXTS, Message, PageItem, is_number
 
+_PROMPTS = ("system", "developer")
 _KEYS = ("conversation", "messages", "conversation_history")
 
 
@@ -75,13 +77,20 @@ def page_message(message: Any) -> Message:
 
 
 def whole(item: PageItem, base: View) -> list[Message]:
-    """Return the conversation that an item says. Raises: BadInput where it keeps more than its base has."""
+    """Return the conversation that an item says, on its base or, where it names none, on the session's newest backup.
+
+    A page that never shows the system's message means it all the same. Raises: BadInput where it keeps more messages
+    than there are.
+    """
     if item.keep > len(base.conversation):
         raise BadInput(
             f"the item keeps {item.keep} messages of a base with {len(base.conversation)}",
             hint="Send all messages with base null and keep 0.",
         )
-    return [*base.conversation[: item.keep], *item.messages]
+    kept = base.conversation[: item.keep]
+    if item.messages and not item.keep and item.messages[0]["role"] not in _PROMPTS:
+        kept = tuple(takewhile(lambda message: message["role"] in _PROMPTS, base.conversation))
+    return [*kept, *item.messages]
 
 
 def shared(conversation: Sequence[Message], seen: View) -> int:
@@ -94,18 +103,22 @@ def shared(conversation: Sequence[Message], seen: View) -> int:
     return count
 
 
-def holds(seen: View, item: PageItem, conversation: Sequence[Message], *, is_base: bool) -> bool:
-    """Tell whether a backup has all that an item says; a page that knew this backup means what it leaves out of it."""
-    there = seen.conversation
-    if len(conversation) > len(there) or (is_base and len(conversation) < len(there)):
-        return False
-    if item.draft != seen.draft and (is_base or item.draft is not None):
+def holds(seen: View, item: PageItem, conversation: Sequence[Message]) -> bool:
+    """Tell whether a backup has all messages of an item's conversation, and perhaps more."""
+    if len(conversation) > len(seen.conversation):
         return False
     count = shared(conversation, seen)
     if count == len(conversation):
         return True
     open_end = item.partial and count == len(conversation) - 1
-    return open_end and _begins(conversation[count], there[count])
+    return open_end and _begins(conversation[count], seen.conversation[count])
+
+
+def drafts_more(seen: View, item: PageItem, conversation: Sequence[Message]) -> bool:
+    """Tell whether an item has a draft that a backup with all its messages lacks, and that was not sent since."""
+    if item.draft in (None, seen.draft):
+        return False
+    return all(message["role"] != "user" for message in seen.conversation[len(conversation) :])
 
 
 def lay_out(item: PageItem, conversation: Sequence[Message], base: View, pictures: Sequence[int]) -> Layout:

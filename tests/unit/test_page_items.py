@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.manifests import hostile_trees
 from torpor.state.errors import BadInput, TooLarge, TorporError
 from torpor.state.page_items import MAX_CHARS, MAX_DEPTH, MAX_MESSAGES, PageItem, id_of, read_item
-from torpor.state.page_view import View, holds, lay_out, page_message, shared, view, whole
+from torpor.state.page_view import View, drafts_more, holds, lay_out, page_message, shared, view, whole
 
 ID, BASE = "01M81P35719XNDZ4R57NMV6DYZ", "01M81P35719XNDZ4R57NMV6DYA"
 IMAGE = {"type": "image"}
@@ -155,32 +155,52 @@ def test_an_item_keeps_messages_of_its_base() -> None:
         whole(item, View(TALK[:1]))
 
 
-HELD: list[tuple[dict[str, Any], View, bool, bool]] = [
-    (said(*TALK), View(TALK), False, True),
-    (said(*TALK), View(TALK), True, True),
-    (said(*TALK[:2]), View(TALK), False, True),
-    (said(*TALK[:2]), View(TALK), True, False),  # whoever knew it means what is left out
-    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"))), False, True),
-    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"))), True, True),
-    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well", reasoning_content="hm"))), False, True),
-    (said(*TALK, assistant("Wel")), View((*TALK, assistant("Well"))), False, False),
-    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"), user("x"))), False, True),
-    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("We"), user("x"))), False, False),
-    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"),), partial=True), False, True),
-    (said(*TALK, assistant("Well")), View((*TALK, assistant("Well"),), partial=True), False, False),
-    (said(*TALK, draft="x"), View(TALK), False, False),
-    (said(*TALK, draft="x"), View(TALK, draft="x"), False, True),
-    (said(*TALK), View(TALK, draft="x"), False, True),
-    (said(*TALK), View(TALK, draft="x"), True, False),
-    (said(*TALK), View(TALK[:2]), False, False),
-    (said(), View(), False, True),
-]  # fmt: skip
+HELD: list[tuple[dict[str, Any], View, bool]] = [
+    (said(*TALK), View(TALK), True),
+    (said(*TALK[:2]), View(TALK), True),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"))), True),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well", reasoning_content="hm"))), True),
+    (said(*TALK, assistant("Wel")), View((*TALK, assistant("Well"))), False),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well"), user("x"))), True),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("We"), user("x"))), False),
+    (said(*TALK, assistant("Wel"), partial=True), View((*TALK, assistant("Well")), partial=True), True),
+    (said(*TALK, assistant("Well")), View((*TALK, assistant("Well")), partial=True), False),
+    (said(*TALK[:2], user("An"), partial=True), View(TALK), False),
+    (said(*TALK), View(TALK[:2]), False),
+    (said(), View(), True),
+]
 
 
-@pytest.mark.parametrize(("sent", "seen", "is_base", "held"), HELD)
-def test_what_a_backup_has_already(sent: dict[str, Any], seen: View, is_base: bool, held: bool) -> None:
+@pytest.mark.parametrize(("sent", "seen", "held"), HELD)
+def test_what_a_backup_has_already(sent: dict[str, Any], seen: View, held: bool) -> None:
     item = read_item(sent)
-    assert holds(seen, item, whole(item, View()), is_base=is_base) is held
+    assert holds(seen, item, whole(item, View())) is held
+
+
+@pytest.mark.parametrize(
+    ("draft", "seen", "more"),
+    [
+        (None, View(TALK), False),
+        ("x", View(TALK), True),
+        ("x", View(TALK, draft="x"), False),
+        ("y", View(TALK, draft="x"), True),
+        ("x", View((*TALK, assistant("Well"))), True),
+        ("x", View((*TALK, assistant("Well"), user("x and y"))), False),  # it was sent since
+    ],
+)
+def test_a_draft_that_no_backup_has(draft: str | None, seen: View, more: bool) -> None:
+    assert drafts_more(seen, read(*TALK, draft=draft), TALK) is more
+
+
+PROMPT = {"role": "system", "content": "Be short."}
+
+
+def test_a_page_need_not_show_what_the_system_says() -> None:
+    seen = View((PROMPT, *TALK))
+    assert whole(read(*TALK, user("Now?")), seen) == [PROMPT, *TALK, user("Now?")]
+    assert whole(read({"role": "system", "content": "Be long."}, *TALK), seen)[0]["content"] == "Be long."
+    assert whole(read(user("Now?"), base=BASE, keep=4), seen) == [PROMPT, *TALK, user("Now?")]
+    assert whole(read(), seen) == []
 
 
 def test_an_answer_that_is_being_written_is_saved_as_begun() -> None:
