@@ -113,10 +113,14 @@ class BackupDesk:
         if text_only:
             return self._keeper.api.json("GET", f"/api/backup/restore/{_checked(ref)}", params={"text": 1})
         backup, manifest = self._keeper.manifest(_checked(ref))
-        awake = self._awake(backup, manifest, exactly=is_backup_id(ref))
+        exactly = is_backup_id(ref)
+        awake = self._awake(backup, manifest, exactly=exactly)
         if awake is not None:
             return awake
         with self.provider.pause():
+            awake = self._awake(backup, manifest, exactly=exactly)  # another tab may have asked for the same
+            if awake is not None:
+                return awake
             restored = self._keeper.restore(backup.id, self.provider.target())
             self.provider.woken(backup.session_id, restored)
         return _page(backup, manifest, restored.plan, view_or_nothing(restored.layers.get("text_context")))
