@@ -116,6 +116,7 @@ def test_failures_are_problems_that_are_no_success(keeper: Keeper, serve: Any) -
         ("POST", "/create", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media"),
         ("POST", "/create", {"data": {"session_id": "known"}}, 415, "unsupported-media"),
         ("POST", "/drain", {"json": {"pending": 1}}, 422, "bad-input"),
+        ("POST", "/drain", {"content": DEEP, "headers": {"Content-Type": "text/plain"}}, 422, "bad-input"),
         ("GET", f"/restore/{ULID()}", {}, 404, "backup-not-found"),
         ("GET", "/points/known?limit=x", {}, 422, "bad-input"),
         ("GET", f"/media/{ULID()}/x", {}, 404, "not-found"),
@@ -128,6 +129,7 @@ def test_failures_are_problems_that_are_no_success(keeper: Keeper, serve: Any) -
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+DEEP = b'{"pending": ' + b"[" * 1000 + b"]" * 1000 + b"}"
 FOREIGN: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site", "Origin": f"http://{HOST}"},
