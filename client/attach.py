@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 from ulid import ULID
 
-from ..state.errors import SessionNotFound, TorporError, Unavailable
+from ..state.errors import SessionNotFound, TooLarge, TorporError, Unavailable
 from ..state.ids import parse_session_id
 from ..state.problems import to_problem
 from .api import Api
@@ -138,10 +138,10 @@ class Attachment:
         try:
             return orjson.dumps({"result": self._do(work)})
         except TorporError as error:
-            return orjson.dumps({"problem": to_problem(error)})
+            return _problem(error)
         except Exception as error:  # of the provider: whoever asks is told, and the thread lives on
             log.exception("the provider failed")
-            return orjson.dumps({"problem": to_problem(TorporError(f"the process failed: {type(error).__name__}"))})
+            return _problem(TorporError(f"the process failed: {type(error).__name__}", hint="Its own log says more."))
 
     def _do(self, work: Work) -> dict[str, Any]:
         ref = work.get("backup_id") or work.get("session_id")
@@ -157,14 +157,19 @@ class Attachment:
         while True:
             try:
                 self._api.call("POST", f"{self._path}/work/{work_id}", content=outcome, headers=_JSON)
+                return
             except Unavailable:
                 if self._closing.wait(pause_s):
                     return
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            except TooLarge as error:  # whoever waits is told that instead
+                outcome = _problem(error)
             except TorporError:
                 return
-            else:
-                return
+
+
+def _problem(error: TorporError) -> bytes:
+    return orjson.dumps({"problem": to_problem(error)})
 
 
 def _names(provider: Provider) -> tuple[str, ...]:

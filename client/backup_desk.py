@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.source_media import sources
 from ..state.backup import Backup
-from ..state.errors import BackupNotFound, InvalidManifest, ManifestDamaged, SessionNotFound, TorporError
+from ..state.errors import (
+    BackupNotFound,
+    InvalidManifest,
+    ManifestDamaged,
+    Refused,
+    SessionNotFound,
+    TorporError,
+)
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import Manifest
 from ..state.page_view import View, page_message, view_or_nothing
@@ -43,6 +50,7 @@ class BackupDesk:
         and saves what is missing. `item` of the answer says what became of it.
         Raises: SessionNotFound, and whatever a save fails with; of a save of all, `failed` tells.
         """
+        self._check_daemon()
         if session_id is None:
             return self._create_all(small)
         name = parse_session_id(session_id)
@@ -57,6 +65,11 @@ class BackupDesk:
                 raise
             return self._of_page(name, state)
         return _saved(handle, small) | self._rest_of(state)
+
+    def _check_daemon(self) -> None:
+        """Ask whether the daemon is there: a commit waits a while for one that restarts, and a page should be told."""
+        with suppress(Refused):  # a token that opens less has asked all the same
+            self._keeper.api.call("GET", "/v1/attached")
 
     def _can_hold(self, session_id: str, state: Mapping[str, Any], small: bool) -> bool:
         if session_id not in self.provider.sessions():

@@ -118,7 +118,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _create(desk: BackupDesk, body: dict[str, Any]) -> tuple[Any, int]:
-    session_id, small, state = body.get("session_id"), body.get("small", False), body.get("state")
+    session_id, small, state = body.get("session_id", 0), body.get("small", False), body.get("state")
     if not isinstance(session_id, str | None) or not isinstance(small, bool) or not isinstance(state, dict | None):
         raise BadInput("session_id is a text or null, small true or false, state an object")
     return desk.create(session_id, small=small, state=state), 201

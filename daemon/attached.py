@@ -23,7 +23,7 @@ from .asks import settled
 
 Kind = Literal["save", "restore", "plan"]
 MAX_ATTACHED, MAX_WORK = 64, 64
-HUNG_UP_S, SILENT_S = 2.0, 10.0
+HUNG_UP_S, SILENT_S = 1.0, 10.0
 LONGEST_POLL_S = 25.0
 ASK_S = 300.0  # a whole session of hours may have to be written or read
 _LOOK_S = 0.5  # how soon the end of a process is noticed by those who wait for it

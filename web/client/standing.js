@@ -46,7 +46,7 @@ export class Standing {
 
   /** A state, or the page itself, is refused. The same reason is not told again for the page. @param {string | null} id @param {Problem} problem */
   refused(id, problem) {
-    const again = id === null && this._status.phase === "refused" && this._status.problem?.code === problem.code;
+    const again = id === null && this._status.problem?.code === problem.code;
     Object.assign(this._status, { phase: "refused", problem });
     if (!again) this.events.emit("refused", { id, problem });
   }

@@ -24,12 +24,13 @@ export async function ask(path, body) {
 export async function* pieces(response) {
   let rest = "";
   let whole = false;
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   for (;;) {
     const { value, done } = await reader.read().catch(() => ({ done: true }));
     if (done && whole) return;
     if (done) throw new Refusal(); // the server is gone
-    const lines = (rest + value).split("\n");
+    const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();
     for (const piece of lines.map((line) => JSON.parse(line))) {
       if (piece.problem) throw new Refusal(piece.problem);

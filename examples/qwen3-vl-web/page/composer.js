@@ -76,7 +76,9 @@ export function composer({ send, changed, complain }) {
     event.preventDefault();
     document.body.classList.add("dropping");
   };
-  document.ondragleave = (event) => event.relatedTarget ?? document.body.classList.remove("dropping");
+  document.ondragleave = (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  };
   document.ondrop = (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");

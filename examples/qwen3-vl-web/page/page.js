@@ -47,6 +47,7 @@ async function wake(point) {
     Object.assign(chat, { asleep: Boolean(woken?.local), away: false, unfinished: false, ...seen });
     if (woken?.draft && !box.draft) box.draft = woken.draft;
     draw();
+    if (point) backup.message(); // from here on this is the newest
     if (chat.writing || (chat.unfinished && chat.asked)) await goOn();
   } catch (problem) {
     failed(problem);
@@ -59,26 +60,26 @@ async function look() {
 }
 
 /** Send a message and read the answer; returns whether it was taken. */
-async function send({ text, images }) {
+async function send(said, again = false) {
   if (chat.writing || chat.asleep) return false;
+  const { text, images } = said;
   const known = chat.conversation.length;
-  const before = chat.conversation.flatMap(({ content }) => (Array.isArray(content) ? content : []));
-  const number = before.filter((part) => part.type === "image").length;
+  const parts = chat.conversation.flatMap(({ content }) => (Array.isArray(content) ? content : []));
+  const number = parts.filter((part) => part.type === "image").length;
   images.forEach(({ url }, index) => chat.sent.set(number + index, url));
   chat.conversation.push({ role: "user", content: [...images.map(() => ({ type: "image" })), { type: "text", text }] });
   chat.writing = true;
   say("");
   draw();
   try {
-    const body = { text, known, images: await Promise.all(images.map(encoded)) };
-    read(await ask(`chats/${session}`, body));
+    read(await ask(`chats/${session}`, { text, known, images: await Promise.all(images.map(encoded)) }));
     return true;
   } catch (problem) {
     chat.conversation.pop();
     chat.writing = false;
-    failed(problem);
-    if (problem.code === "conflict") wake(); // it went on in another tab
-    return false;
+    if (problem.code !== "conflict") failed(problem);
+    else await wake(); // the server was started anew meanwhile, or another tab went on
+    return problem.code === "conflict" && !again && chat.conversation.length === known && send(said, true);
   }
 }
 
@@ -163,8 +164,12 @@ $("new").onclick = () => {
 };
 $("go-on").onclick = () => goOn().catch(failed);
 $("stop").onclick = () => ask(`chats/${session}/stop`, {}).catch(failed);
-document.onkeydown = ({ key }) => key === "Escape" && !$("stop").hidden && !$("points").open && $("stop").click();
-window.onhashchange = () => location.hash.slice(1) !== session && open();
+document.onkeydown = ({ key }) => {
+  if (key === "Escape" && chat.writing && !$("points").open) $("stop").click();
+};
+window.onhashchange = () => {
+  if (location.hash.slice(1) !== session) open();
+};
 setInterval(() => drawSafety(backup.status), 10_000);
 pointsDialog(() => backup, wake);
 showModels();

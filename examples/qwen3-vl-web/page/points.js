@@ -1,47 +1,56 @@
-/** The dialog with what is kept of a chat: points to go back to, each with what that would give. */
+/** The dialog with what is kept of a chat: points to go back to, each with what that would bring. */
 
-import { ago, make } from "./view.js";
+import { ago, count, make, planWords } from "./view.js";
 
-/** Make the dialog work. `goBack(point)` is called when the user chose one. */
+/** Make the dialog work. `backup()` is that of the open chat; `goBack(point)` is called with the point that was chosen. */
 export function pointsDialog(backup, goBack) {
   const [dialog, list, saveNow] = ["points", "points-list", "save-now"].map((id) => document.getElementById(id));
 
   async function fill() {
-    list.replaceChildren(make("li", { textContent: "Looking…" }));
     const found = await backup().points().catch((problem) => problem);
-    if (!Array.isArray(found)) return list.replaceChildren(make("li", { textContent: String(found.message) }));
-    list.replaceChildren(...found.map(entry));
-    if (!found.length) list.replaceChildren(make("li", { textContent: "Nothing yet: it is saved with the first message." }));
+    if (!Array.isArray(found)) return list.replaceChildren(make("li", { textContent: found.message }));
+    // An answer is saved when it begins, too: of points with as many messages, the newest is enough.
+    const shown = found.filter((point, index) => point.messages !== found[index - 1]?.messages);
+    list.replaceChildren(...shown.map(entry));
+    if (!shown.length) list.replaceChildren(make("li", { textContent: "Nothing yet. The first message will be." }));
   }
 
   function entry(point) {
-    const words = make("small", {});
-    const button = make("button", { type: "button", className: "quiet" });
-    const when = make("time", { textContent: ago(point.createdAt * 1000), title: new Date(point.createdAt * 1000).toLocaleString() });
-    const where = point.local ? " · in this browser" : "";
-    button.append(make("span", {}, when, `: ${point.messages} messages${where}`), make("q", { textContent: point.preview }), words);
-    button.onclick = async () => {
-      if (button.ariaExpanded === "true") {
-        dialog.close();
-        return goBack(point);
-      }
-      for (const other of list.querySelectorAll("button")) other.ariaExpanded = String(other === button);
-      words.textContent = "…";
-      const plan = point.local ? { words: ["the text comes back"] } : await backup().plan(point).catch((problem) => ({ words: [problem.message] }));
-      words.textContent = `${plan.words.join(", ")}. Click again to go back to it.`;
+    const at = point.createdAt * 1000;
+    const when = make("time", { textContent: ago(at), title: new Date(at).toLocaleString() });
+    const where = point.local ? ", in this browser" : "";
+    const heading = make("summary", {}, make("span", {}, when, ` · ${count(point.messages, "message")}${where}`));
+    if (point.preview) heading.append(make("q", { textContent: point.preview }));
+    const words = make("p", { textContent: "…" });
+    const button = make("button", { type: "button", textContent: "Go back to here" });
+    button.onclick = () => {
+      dialog.close();
+      goBack(point);
     };
-    return make("li", {}, button);
+    const details = make("details", { name: "points" }, heading, words, button);
+    details.ontoggle = async () => {
+      if (details.open) words.textContent = await told(point);
+    };
+    return make("li", {}, details);
+  }
+
+  async function told(point) {
+    if (point.local) return planWords({ mode: "local" });
+    return backup().plan(point).then(planWords, (problem) => problem.message);
   }
 
   saveNow.onclick = async () => {
     saveNow.disabled = true;
-    await backup().now().catch(() => {}); // the page hears of it by its events
+    await backup().now().catch(() => {}); // the page hears of it by an event
     saveNow.disabled = false;
     fill();
   };
   document.getElementById("safety").onclick = () => {
+    list.replaceChildren();
     dialog.showModal();
     fill();
   };
-  dialog.onclick = (event) => event.target === dialog && dialog.close();
+  dialog.onclick = (event) => {
+    if (event.target === dialog) dialog.close(); // beside it
+  };
 }

@@ -66,23 +66,28 @@ export function drawSafety({ phase, online, pending, savedAt, problem }) {
 }
 
 const MODES = {
-  full: "everything, as it was",
-  prefix: "most of its cache; the rest is read again",
-  embeddings: "text and what the model saw; the cache is built again",
-  media: "text and images, read by this model anew",
-  "text-only": "the text",
-  local: "the text that this browser kept; the rest follows when the backup is back",
+  full: "everything comes back as it was",
+  prefix: "everything comes back",
+  embeddings: "text comes back, and what the model saw in the images",
+  media: "text and images come back, for this model to look at anew",
+  "text-only": "the text comes back",
+  local: "the text that this browser kept comes back",
 };
 
-/** Say what came back. */
-export function wokenWords({ mode, conversation, images }) {
-  const pictures = images.length ? ` and ${count(images.length, "image")}` : "";
-  return `Woken: ${count(conversation.length, "message")}${pictures}. What came back: ${MODES[mode] ?? mode}.`;
+/** Say what a restore brings back, or brought. */
+export function planWords({ mode, tokensPrefill = 0 }) {
+  const again = tokensPrefill > 1 ? `; ${count(tokensPrefill, "token")} are read again` : "";
+  return `${MODES[mode] ?? mode}${again}.`.replace(/^./, (letter) => letter.toUpperCase());
+}
+
+/** Say that a chat was woken. */
+export function wokenWords({ mode, plan, conversation }) {
+  return `Woken with ${count(conversation.length, "message")}. ${planWords({ ...plan, mode })}`;
 }
 
 /** Return a number of things in words. */
 export function count(number, thing) {
-  return `${number} ${thing}${number === 1 ? "" : "s"}`;
+  return `${number.toLocaleString()} ${thing}${number === 1 ? "" : "s"}`;
 }
 
 /** Return how long ago something was, in words. */

@@ -1,0 +1,251 @@
+"""A page that speaks with the daemon directly: paired, saved, offline, closed in mid-word, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+from support.browser import new_tab
+from support.daemon import Daemon
+from support.web_pages import approve, backups, page_origin, said, texts
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NOISE = ("Failed to load resource",)  # the browser's own words for an answer that is no success
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[str]:
+    with page_origin() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def _own() -> Iterator[Daemon]:
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+        running.port = int(running.url.rpartition(":")[2])
+        yield running
+
+
+@pytest.fixture
+def own(_own: Daemon) -> Daemon:
+    """A daemon that tests stop and start again, at the same port."""
+    assert _own.process is not None
+    return _own if _own.process.poll() is None else again(_own)
+
+
+def again(daemon: Daemon) -> Daemon:
+    daemon.errors.close()
+    return daemon.start()
+
+
+@contextmanager
+def chatting(browser: Browser, origin: str, daemon: Daemon, session_id: str, **options: Any) -> Iterator[Page]:
+    """A tab whose page has a token of the daemon."""
+    with new_tab(browser, allow=NOISE) as page:
+        wanted = {"label": "A page", "scopes": ["read", "save", "restore"], "origin": origin}
+        token = daemon.request("POST", "/v1/tokens", json=wanted).json()["token"]
+        keep = f"sessionStorage.setItem('torpor.page-token:{daemon.url}', '{token}')"
+        page.context.add_init_script(f"if (location.protocol === 'http:') {keep}")
+        yield opened(page, origin, daemon, session_id, **options)
+
+
+def opened(page: Page, origin: str, daemon: Daemon, session_id: str, **options: Any) -> Page:
+    options = {"base": f"{daemon.url}/api/backup", "session": session_id} | options
+    page.goto(f"{origin}/#{quote(json.dumps(options))}")
+    page.wait_for_function("document.title === 'ready'")
+    return page
+
+
+def another(page: Page) -> Page:
+    """Open the page in a second tab."""
+    second = page.context.new_page()
+    second.goto(page.url)
+    second.wait_for_function("document.title === 'ready'")
+    return second
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_page_is_paired_saves_and_comes_back(chromium: Browser, origin: str, shared_daemon: Daemon) -> None:
+    with new_tab(chromium, allow=NOISE) as page:
+        approve(shared_daemon, opened(page, origin, shared_daemon, "web-a"))
+        assert page.evaluate("localStorage.length") == 0
+        assert page.evaluate("say('user', 'Hello')")["kind"] == "small"
+        assert page.evaluate("say('assistant', 'Hi')")["messages"] == 2
+        assert texts(said(shared_daemon, "web-a")) == ["Hello", "Hi"]
+        assert page.evaluate("names()") == "saving saved saving saved"
+        status = page.evaluate("backup.status")
+        assert (status["phase"], status["online"], status["pending"]) == ("saved", True, 0)
+        points = page.evaluate("backup.points()")
+        assert [(p["messages"], p["local"]) for p in points] == [(2, False), (1, False)]
+
+        page.reload()
+        page.wait_for_function("window.backup")
+        found = page.evaluate("comeBack()")
+        assert (found["mode"], texts(found), found["local"]) == ("text-only", ["Hello", "Hi"], False)
+        older = page.evaluate("backup.points().then((points) => comeBack(points[1]))")
+        assert texts(older) == ["Hello"]
+        page.evaluate("say('assistant', 'Another answer')")
+        assert texts(said(shared_daemon, "web-a")) == ["Hello", "Another answer"]
+        assert page.evaluate("backup.message()")["kind"] == "unchanged"
+        assert backups(shared_daemon, "web-a") == 3
+
+
+def test_a_page_that_is_not_let_in(chromium: Browser, origin: str, shared_daemon: Daemon) -> None:
+    with new_tab(chromium, allow=(*NOISE, "CORS")) as page:
+        opened(page, origin, shared_daemon, "web-b")
+        page.evaluate("""() => { window.denied = new Promise((shown) => {
+          window.outcome = torpor.pair({label: 'A page', onCode: shown}).catch((e) => e.code); }); }""")
+        code = page.evaluate("denied")
+        shared_daemon.request("POST", f"/v1/pair/requests/{code}/deny")
+        assert page.evaluate("outcome") == "denied"
+        page.evaluate("() => { start(); }")
+        assert page.evaluate("say('user', 'Nobody may hear this')")["kind"] == "queued"
+        assert page.evaluate("backup.status.problem.code") == "not-paired"
+        assert page.evaluate("events.filter((event) => event.type === 'refused').length") == 1
+        approve(shared_daemon, page)
+        until(lambda: texts(said(shared_daemon, "web-b")) == ["Nobody may hear this"])
+
+        tokens = shared_daemon.request("GET", "/v1/tokens").json()["tokens"]
+        for token in (each for each in tokens if each["origin"] == origin):
+            shared_daemon.request("DELETE", f"/v1/tokens/{token['id']}")
+        assert page.evaluate("say('assistant', 'Revoked')")["kind"] == "queued"
+        assert page.evaluate("backup.status.problem.code") == "not-paired"
+
+
+def test_the_daemon_goes_and_comes_back(chromium: Browser, origin: str, own: Daemon) -> None:
+    with chatting(chromium, origin, own, "web-c") as page:
+        page.evaluate("say('user', 'One')")
+        own.stop()
+        assert page.evaluate("say('assistant', 'Two')")["kind"] == "queued"
+        assert page.evaluate("say('user', 'Three')")["kind"] == "queued"
+        status = page.evaluate("({...backup.status, problem: backup.status.problem.code})")
+        assert (status["online"], status["pending"], status["problem"]) == (False, 1, "unreachable")
+
+        page.reload()  # the page itself is served by somebody who is there
+        page.wait_for_function("window.backup")
+        found = page.evaluate("comeBack()")
+        assert (found["mode"], found["local"], texts(found)) == ("local", True, ["One", "Two", "Three"])
+        assert [p["local"] for p in page.evaluate("backup.points()")] == [True] * 3
+        page.evaluate("say('assistant', 'Four')")
+
+        again(own)
+        page.wait_for_function("events.some((event) => event.type === 'online')", timeout=15_000)
+        page.wait_for_function("backup.status.pending === 0")
+        assert texts(said(own, "web-c")) == ["One", "Two", "Three", "Four"]
+        assert backups(own, "web-c") == 2
+        assert page.evaluate("names()").count("offline") == 1
+
+
+def test_a_tab_that_closes_in_mid_word(chromium: Browser, origin: str, shared_daemon: Daemon) -> None:
+    with chatting(chromium, origin, shared_daemon, "web-d") as page:
+        page.evaluate("say('user', 'Tell me a story')")
+        page.evaluate("""() => { chat.conversation.push({role: 'assistant', content: 'Once upon a'});
+                         chat.partial = true; chat.draft = 'and then'; }""")
+        page.close(run_before_unload=True)
+        until(lambda: len(said(shared_daemon, "web-d")["conversation"]) == 2)
+        found = said(shared_daemon, "web-d")
+        assert (texts(found), found["partial"], found["draft"]) == (
+            ["Tell me a story", "Once upon a"],
+            True,
+            "and then",
+        )
+
+
+def test_a_page_that_hides_says_only_what_is_new(chromium: Browser, origin: str, shared_daemon: Daemon) -> None:
+    with chatting(chromium, origin, shared_daemon, "web-e") as page:
+        page.evaluate("say('user', 'x'.repeat(100_000))")
+        page.evaluate("""() => { chat.draft = 'half a thought'; window.asked = []; const real = window.fetch;
+            window.fetch = (url, options) => { asked.push([options.keepalive, options.body.length]); return real(url, options); };
+            Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true});
+            document.dispatchEvent(new Event('visibilitychange')); }""")
+        until(lambda: said(shared_daemon, "web-e")["draft"] == "half a thought")
+        ((keepalive, size),) = page.evaluate("asked")
+        assert keepalive
+        assert size < 600
+        page.wait_for_function("backup.status.phase === 'saved'")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        assert page.evaluate("asked.length") == 1  # it is saved: nothing is said twice
+
+
+def test_a_tab_that_dies_with_more_than_a_beacon_holds(chromium: Browser, origin: str, own: Daemon) -> None:
+    with chatting(chromium, origin, own, "web-f") as page:
+        own.stop()
+        page.evaluate("say('user', 'y'.repeat(100_000))")
+        page.evaluate("""() => { chat.conversation.push({role: 'assistant', content: 'Half'}); chat.partial = true;
+                         backup.changed(); }""")
+        second = another(page)
+        until(lambda: second.evaluate("backup.points()")[0]["messages"] == 2)
+        page.close()
+        again(own)
+        second.reload()
+        second.wait_for_function("window.backup")
+        found = second.evaluate("comeBack()")
+        assert [message["content"][:4] for message in found["conversation"]] == ["yyyy", "Half"]
+        assert (found["partial"], found["local"]) == (True, False)
+
+
+def test_two_tabs_do_not_fight(chromium: Browser, origin: str, own: Daemon) -> None:
+    with chatting(chromium, origin, own, "web-g") as first:
+        first.evaluate("say('user', 'Common')")
+        second = another(first)
+        second.evaluate("comeBack()")
+        own.stop()
+        first.evaluate("say('assistant', 'Of the first tab')")
+        second.evaluate("say('assistant', 'Of the second tab')")
+        assert first.evaluate("backup.points()").__len__() == 3
+        again(own)
+        for page in (first, second):
+            page.wait_for_function("backup.status.online", timeout=15_000, polling=50)
+            page.evaluate("backup.drain()")
+            page.wait_for_function("backup.status.pending === 0", polling=50)
+        assert backups(own, "web-g") == 3  # each branch once
+        answers = {texts(said(own, point["id"]))[-1] for point in first.evaluate("backup.points()")}
+        assert answers == {"Common", "Of the first tab", "Of the second tab"}
+
+
+def test_one_bad_state_stops_no_other(chromium: Browser, origin: str, own: Daemon) -> None:
+    with chatting(chromium, origin, own, "web-h") as page:
+        page.evaluate("say('user', 'Kept by the daemon until somebody removes it')")
+        own.request("DELETE", f"/v1/backups/{said(own, 'web-h')['backup_id']}")
+        assert page.evaluate("say('assistant', 'Goes on')")["kind"] != "queued"  # its base is gone: it is sent whole
+        assert len(texts(said(own, "web-h"))) == 2
+        own.stop()
+        page.evaluate("say('user', 'Good')")
+        page.evaluate("""async () => { chat.conversation = [{role: 'x'.repeat(50), content: 'no role'}];
+                         await backup.message(); chat.conversation = []; }""")
+        again(own)
+        page.wait_for_function("backup.status.online", timeout=15_000)
+        page.wait_for_function("events.some((event) => event.type === 'refused')")
+        assert page.evaluate("events.find((event) => event.type === 'refused').code") == "bad-input"
+        until(lambda: texts(said(own, "web-h"))[-1] == "Good")
+        assert page.evaluate("backup.points()")[0]["local"]  # what was refused is still here
+
+
+def test_a_browser_without_room(chromium: Browser, origin: str, own: Daemon) -> None:
+    with chatting(chromium, origin, own, "web-i") as page:
+        session = page.context.new_cdp_session(page)
+        session.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1000})
+        page.evaluate("say('user', 'z'.repeat(200_000))")
+        assert page.evaluate("events.find((event) => event.type === 'refused').code") == "browser-storage"
+        assert len(texts(said(own, "web-i"))[0]) == 200_000  # the server has it
+        own.stop()
+        page.evaluate("say('assistant', 'w'.repeat(200_000))")
+        assert page.evaluate("backup.status.pending") == 1
+        again(own)
+        page.wait_for_function("backup.status.online && backup.status.pending === 0", timeout=15_000)
+        assert len(texts(said(own, "web-i"))) == 2
