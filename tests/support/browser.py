@@ -75,8 +75,8 @@ def watched(context: BrowserContext, allow: tuple[str, ...] = ()) -> Iterator[No
     context.on("request", request)
     context.on("weberror", lambda error: errors.append(str(error.error)))
     yield
-    assert errors == []
-    assert elsewhere == []
+    assert errors == [], errors
+    assert elsewhere == [], elsewhere
 
 
 def axe_violations(page: Page) -> list[str]:
