@@ -32,18 +32,21 @@ class KeptAnswer(Generic[T]):
         self._changed, self._making = threading.Condition(), False
         self._kept: tuple[T, float] | None = None
         self._failed: TorporError | None = None
-        self._old_at = float("-inf")
+        self._begun_at = self._old_at = float("-inf")
 
     def get(self, patience_s: float) -> Kept[T] | None:
-        """Return the answer, and begin to make another where it is old. None: the first one takes longer than this.
+        """Return the answer, and begin to make another where it is old. None: the first one takes longer than that.
+
+        Patience counts from when it was begun, so that who asks again and again does not wait each time.
 
         Raises: what `make` failed with, as long as nothing better is there.
         """
         with self._changed:
             if not self._making and self._steady() >= self._old_at:
-                self._making, self._failed = True, None
+                self._making, self._failed, self._begun_at = True, None, self._steady()
                 threading.Thread(target=self._renew, name="kept-answer", daemon=True).start()
-            self._changed.wait_for(lambda: self._kept is not None or not self._making, patience_s)
+            left_s = max(patience_s - (self._steady() - self._begun_at), 0.0)
+            self._changed.wait_for(lambda: self._kept is not None or not self._making, left_s)
             if self._kept is None:
                 if self._failed is not None:
                     raise self._failed

@@ -14,7 +14,8 @@ from ..codec import manifest_file
 from ..codec.leaves import ReadBlob
 from ..codec.source_media import Source, picture_type, pieces, source
 from ..codec.transcript import read_transcript
-from ..db.drawing import Details, details, draw_session
+from ..db.drawing import Details, Drawn, details, draw_session
+from ..db.index import Index
 from ..db.sessions import SessionRow, list_sessions
 from ..state.errors import BadInput
 from ..state.glimpse import Glimpse
@@ -35,9 +36,28 @@ CONTENT = frozenset({"restore"})  # of backups: without it a listing has no text
 _PRIVATE = {"Cache-Control": "no-store"}
 
 
+class Drawings:
+    """Draws histories, and keeps the last one as long as nothing changes: a page asks for it some rows at a time."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._last: tuple[str, int, Drawn, list[LaneRow]] | None = None
+
+    def of(self, session_id: str) -> tuple[Drawn, list[LaneRow]]:
+        """Return the history of a session, and all rows of its drawing. Raises: SessionNotFound."""
+        last, generation = self._last, self._index.generation
+        if last is not None and last[:2] == (session_id, generation):
+            return last[2:]
+        with self._index.reading() as connection:
+            drawn = draw_session(connection, session_id)
+        rows = list(in_lanes(drawn.drawing.rows))
+        self._last = session_id, generation, drawn, rows
+        return drawn, rows
+
+
 def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None) -> None:
     """Add the routes. Nothing is fetched from the bucket but on demand: a list would fetch all that is scrolled by."""
-    index, far = catalog.index, BlobReads(catalog, back)
+    index, far, drawings = catalog.index, BlobReads(catalog, back), Drawings(catalog.index)
 
     @app.get("/v1/sessions")
     def sessions(
@@ -64,10 +84,9 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
         limit: int = Query(200, ge=1, le=MAX_ROWS),
     ) -> Response:
         """Draw the history of a session, newest first, in lanes: some rows of the drawing, each with its backup."""
+        drawn, every = drawings.of(parse_session_id(session_id))
+        page = every[offset : offset + limit]
         with index.reading() as connection:
-            drawn = draw_session(connection, parse_session_id(session_id))
-            every = list(in_lanes(drawn.drawing.rows))
-            page = every[offset : offset + limit]
             shown = details(connection, session_id, [row.id for row in page if row.place != "gone"])
         where = places(side, [row.id for row in page if row.place == "here"])
         open_to = request.scope["torpor.access"].may(CONTENT)

@@ -24,7 +24,7 @@ SENTENCE = (
     (".", ", and it is still there.", ", as before.", ", I think."),
 )
 PLACES = tuple((place,) if isinstance(place, str) else place for place in SENTENCE)
-MOST = 4  # sentences
+MOST = 2  # sentences
 
 
 def next_texts(text: str) -> tuple[str, ...]:

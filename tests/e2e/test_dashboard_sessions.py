@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.albums import hike
+from support.albums import AlbumTarget, hike, scene
 from support.browser import axe_violations, new_tab
+from support.chats import plain
+from support.commands import as_json
 from support.daemon import Daemon
+from torpor.adapters.plain import PlainTarget
 from torpor.client import Keeper
+from torpor.client.provider import SessionTable
 from torpor.state.backup import Backup
 from torpor.state.errors import BackupNotFound
 
@@ -140,9 +144,48 @@ def test_what_is_removed_comes_back(
         assert keeper.api.backup(hiking[4].id).created_at == hiking[4].created_at
 
 
+def test_the_process_that_is_attached_is_asked(shared_daemon: Daemon, keeper: Keeper, chromium: Browser) -> None:
+    from playwright.sync_api import expect
+
+    sessions = SessionTable(PlainTarget)
+    sessions["awake"] = plain("good morning")
+    with keeper.attach(sessions, name="chat server") as attachment, new_tab(chromium, viewport=USUAL) as page:
+        assert attachment.wait_connected(20)
+        first = keeper.save("awake", sessions["awake"]).wait(60)
+        enter(page, shared_daemon, "#/sessions/awake")
+        expect(page.get_by_title("Awake in chat server").first).to_be_visible()
+        sessions["awake"] = plain("something else")
+        page.get_by_role("button", name="Back up now").click()
+        expect(history(page)).to_have_count(2)
+        expect(history(page).first).to_contain_text("something else")
+        del sessions["awake"]
+        history(page).last.click()
+        page.wait_for_url(f"**/{first.id}")
+        page.get_by_role("button", name="Restore").click()
+        expect(page.get_by_role("status").filter(has_text="Restored: Complete")).to_be_visible()
+        assert sessions["awake"].state == plain("good morning").state
+
+
+def test_a_backup_as_a_file(shared_daemon: Daemon, hiking: list[Backup], chromium: Browser, home: Path) -> None:
+    with new_tab(chromium, viewport=USUAL) as page:
+        enter(page, shared_daemon, f"#/sessions/hike/{hiking[1].id}")
+        page.get_by_role("button", name="Export").click()
+        assert axe_violations(page) == []
+        with page.expect_download() as coming:
+            page.get_by_role("button", name="Download").click()
+        assert coming.value.suggested_filename == f"Hiking-in-Yunnan-{hiking[1].id[-6:]}.qwnbak"
+        raw = Path(coming.value.path()).read_bytes()
+    with Daemon(home) as other, other.keeper() as keeper:
+        (home / "hike.qwnbak").write_bytes(raw)
+        made = as_json(home, "import", str(home / "hike.qwnbak"), "--json")
+        assert made
+        assert keeper.restore(hiking[1].id, AlbumTarget(), require="full").session.pictures == [
+            scene(n) for n in (1, 2, 3)
+        ]
+
+
 def test_a_name_and_news_as_they_come(shared_daemon: Daemon, keeper: Keeper, chromium: Browser) -> None:
     from playwright.sync_api import expect
-    from support.chats import plain
 
     keeper.save("news", plain("first words")).wait(60)
     with new_tab(chromium, viewport=USUAL) as page:

@@ -194,3 +194,16 @@ def test_what_the_gate_refuses_is_no_success_either(shared_daemon: Daemon) -> No
 def test_more_than_a_drain_may_hold(shared_daemon: Daemon) -> None:
     answer = shared_daemon.request("POST", "/api/backup/drain", json={"pending": [None] * 1001})
     assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
+
+
+def test_a_stream_of_events_ends_with_its_token(shared_daemon: Daemon) -> None:
+    made = shared_daemon.request("POST", "/v1/tokens", json={"label": "listener", "scopes": ["read"]}).json()
+    headers = {"Authorization": f"Bearer {made['token']}"}
+    url = f"{shared_daemon.url}/v1/events/stream"
+    with httpx.stream("GET", url, headers=headers, timeout=10, trust_env=False) as stream:
+        lines = stream.iter_lines()
+        assert (stream.status_code, next(lines)) == (200, "retry: 1000")
+        shared_daemon.request("DELETE", f"/v1/tokens/{made['info']['id']}")
+        began = time.monotonic()
+        assert not [line for line in lines if line.startswith("data:")]
+        assert time.monotonic() - began < 8  # and not at the next beat

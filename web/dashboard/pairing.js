@@ -8,7 +8,7 @@ import { t } from "./words.js";
 
 /** @typedef {{code: string, origin: string, label: string, scopes: string[], asked_at: number, state: "pending" | "approved"}} PairRequest */
 
-const LOOK_MS = 4000; // no event tells of them: they live in the daemon's memory alone
+const LOOK_MS = 2500; // no event tells of them: they live in the daemon's memory alone
 
 /** The requests of now, oldest first; null until they were asked for. */
 export const requests = signal(/** @type {PairRequest[] | null} */ (null));

@@ -7,6 +7,7 @@ import { Failed, useData, Waiting } from "./data.js";
 import { Going } from "./going.js";
 import { percent, size, times } from "./numbers.js";
 import { Largest } from "./largest.js";
+import { usePoll } from "./poll.js";
 import { json } from "./session.js";
 import { CellBar, ShareBar, Swatch } from "./share_bar.js";
 import { says, t } from "./words.js";
@@ -15,11 +16,14 @@ import { says, t } from "./words.js";
 const COLOURS = { kv_cache: "k1", vision_cache: "k2", media: "k3", text: "k4", database: "k5", manifests: "k6", trash: "k7", quarantine: "k8" };
 
 const SMALL_BYTES = 64 << 10;
+const LOOK_MS = 1000;
 
 /** @typedef {Record<string, any>} Storage what GET /v1/storage answers */
 
 export function Page() {
   const { data, error, reload } = useData((signal) => json("GET", "/v1/storage", undefined, { signal }), []);
+  const surveyed = data && data.surveyed_ago_s !== null; // a large home takes a second to look through
+  usePoll(reload, LOOK_MS, Boolean(data) && !surveyed);
   return html`<div class="page">
     <header>
       <h1 class="grow">${t("nav.storage")}</h1>
@@ -33,7 +37,7 @@ export function Page() {
           </section>
           <div class="cards">
             <section class="card" aria-labelledby="dedupe"><header><h2 id="dedupe">${t("dedupe.title")}</h2></header>${data ? html`<${Dedupe} storage=${data} />` : html`<${Waiting} lines=${4} />`}</section>
-            <section class="card" aria-labelledby="going"><header><h2 id="going">${t("going.title")}</h2></header>${data ? html`<${Going} next=${data.next_to_go} />` : html`<${Waiting} lines=${4} />`}</section>
+            <section class="card" aria-labelledby="going"><header><h2 id="going">${t("going.title")}</h2></header>${surveyed ? html`<${Going} next=${data.next_to_go} />` : html`<${Waiting} lines=${4} />`}</section>
           </div>`}
     <${Activity} />
     ${data && data.sessions.length > 0 && html`<section class="card" aria-labelledby="largest"><header><h2 id="largest">${t("largest.title")}</h2></header><${Largest} sessions=${data.sessions} /></section>`}

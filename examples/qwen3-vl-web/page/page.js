@@ -60,26 +60,26 @@ async function look() {
 }
 
 /** Send a message and read the answer; returns whether it was taken. */
-async function send({ text, images }) {
+async function send(said, again = false) {
   if (chat.writing || chat.asleep) return false;
+  const { text, images } = said;
   const known = chat.conversation.length;
-  const before = chat.conversation.flatMap(({ content }) => (Array.isArray(content) ? content : []));
-  const number = before.filter((part) => part.type === "image").length;
+  const parts = chat.conversation.flatMap(({ content }) => (Array.isArray(content) ? content : []));
+  const number = parts.filter((part) => part.type === "image").length;
   images.forEach(({ url }, index) => chat.sent.set(number + index, url));
   chat.conversation.push({ role: "user", content: [...images.map(() => ({ type: "image" })), { type: "text", text }] });
   chat.writing = true;
   say("");
   draw();
   try {
-    const body = { text, known, images: await Promise.all(images.map(encoded)) };
-    read(await ask(`chats/${session}`, body));
+    read(await ask(`chats/${session}`, { text, known, images: await Promise.all(images.map(encoded)) }));
     return true;
   } catch (problem) {
     chat.conversation.pop();
     chat.writing = false;
-    failed(problem);
-    if (problem.code === "conflict") wake(); // it went on in another tab
-    return false;
+    if (problem.code !== "conflict") failed(problem);
+    else await wake(); // the server was started anew meanwhile, or another tab went on
+    return problem.code === "conflict" && !again && chat.conversation.length === known && send(said, true);
   }
 }
 

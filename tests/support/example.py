@@ -1,0 +1,92 @@
+"""The server of examples/qwen3-vl-web, forked off a process that has torch loaded: a test kills and starts it often."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from support.forked import clean_environment
+
+FOLDER = Path(__file__).parents[2] / "examples" / "qwen3-vl-web"
+READY_S = 60
+_ZYGOTE = """
+import json, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import server
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        os.dup2(2, 1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        sys.argv = ["server.py", *json.loads(line)]
+        server.main()
+        os._exit(0)
+    print(pid, flush=True)
+"""
+
+
+class Example:
+    """The example's server on a port of its own; `start` and `kill` it as often as you like."""
+
+    def __init__(self, zygote: subprocess.Popen[str]) -> None:
+        self._zygote, self._pid = zygote, 0
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self, pace_s: float = 0.0) -> None:
+        """Start it; each letter of an answer takes `pace_s` and a little more."""
+        assert self._zygote.stdin is not None
+        assert self._zygote.stdout is not None
+        print(json.dumps(["--port", str(self.port), "--pace", str(pace_s)]), file=self._zygote.stdin, flush=True)
+        self._pid = int(self._zygote.stdout.readline())
+        until = time.monotonic() + READY_S
+        while True:
+            try:
+                return httpx.get(f"{self.url}/models", trust_env=False).raise_for_status() and None
+            except httpx.TransportError:
+                assert time.monotonic() < until, "the example's server did not start"
+                time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        os.kill(self._pid, signal.SIGKILL)
+        self._pid = 0
+
+    def close(self) -> None:
+        """End it if it runs."""
+        if self._pid:
+            self.kill()
+
+    def say(self, session_id: str, text: str, known: int, **more: Any) -> str:
+        """Say something without a page; return the whole answer."""
+        body = {"text": text, "known": known, **more}
+        answer = httpx.post(f"{self.url}/chats/{session_id}", json=body, timeout=60, trust_env=False)
+        return str(json.loads(answer.raise_for_status().text.splitlines()[-1])["message"]["content"])
+
+
+@contextmanager
+def example(home: Path) -> Iterator[Example]:
+    """Load what the server needs; it is not started yet."""
+    command = [sys.executable, "-c", _ZYGOTE, str(FOLDER)]
+    environment = clean_environment() | {"TORPOR_HOME": str(home), "TRANSFORMERS_VERBOSITY": "error"}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as zygote:
+        server = Example(zygote)
+        try:
+            yield server
+        finally:
+            server.close()
+            zygote.kill()
