@@ -266,7 +266,9 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
           const base = { backupId: 'B', keys: keysOf(turns('a', 'b', 'x')) };
           const [one, two, fork] = [row(['a']), row(['a', 'b']), row(['a', 'c'])];
           const begun = row(['a', 'be'], { partial: true });
-          const settled = made(row(['a', 'b', 'c']), [one, two, fork, begun], 4);
+          const late = row(['a', 'b', 'c']);
+          const earlier = [one, two, fork, begun];
+          const settled = made(earlier, new Set(earlier.filter((each) => covers(late, each)).map((each) => each.id)), 4);
           const id = ulid(1_700_000_000_123);
           return {
             later: [covers(two, one), covers(one, two), covers(fork, two), covers(row(['a', 'best']), begun),
