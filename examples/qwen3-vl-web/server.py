@@ -156,7 +156,11 @@ def main() -> None:
         chats = Chats(lambda name: load(paths[name]), list(paths))
     else:
         chats = Chats(small, list(NAMES), functools.partial(small_talk, options.pace))
-    with connect() as keeper, keeper.attach(chats, name="qwen3-vl-web"):
+    try:
+        keeper = connect()
+    except TorporError as error:
+        parser.exit(1, f"{error.detail}. {error.hint}\n")
+    with keeper, keeper.attach(chats, name="qwen3-vl-web"):
         chats.on_unread = functools.partial(keeper.save, small=True)
         print(f"Open http://127.0.0.1:{options.port}/", flush=True)
         app = create_app(chats, keeper, note="" if paths else SMALL)

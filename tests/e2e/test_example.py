@@ -41,10 +41,9 @@ def running(daemon: Daemon) -> Iterator[Example]:
 
 
 @pytest.fixture
-def server(running: Example) -> Iterator[Example]:
+def server(running: Example) -> Example:
     running.start()
-    yield running
-    running.close()
+    return running
 
 
 @pytest.fixture
@@ -175,8 +174,8 @@ def test_a_tab_that_is_closed_in_mid_message_loses_nothing(
         back = answers(elsewhere)
         assert back[0] == shown[0]
         assert back[1].startswith(shown[1][:10])
-    assert server.say("twin of the tab", "Hello", 0) == back[0]
-    assert server.say("twin of the tab", "And then?", 2) == back[1]
+    assert server.say("twin-of-the-tab", "Hello", 0) == back[0]
+    assert server.say("twin-of-the-tab", "And then?", 2) == back[1]
 
 
 def expect_end(page: Page) -> None:
@@ -202,7 +201,7 @@ def test_another_model_is_given_the_pictures_without_asking(server: Example, pag
     say(page, "What is on the picture?")
     sizes: list[int] = []
     page.on("request", lambda request: sizes.append(len(request.post_data or "")))
-    for name, words in (("4B", "Text and images come back"), ("8B", "Everything comes back")):
+    for name, words in (("4B", "text and images, for this model"), ("8B", "everything")):
         page.get_by_text(name, exact=True).click()
         expect_words(page, "#notice", words)
         assert pictures_shown(page) == 1

@@ -95,7 +95,9 @@ def test_a_page_is_paired_saves_and_comes_back(chromium: Browser, origin: str, s
 def test_a_page_that_is_not_let_in(chromium: Browser, origin: str, shared_daemon: Daemon) -> None:
     with new_tab(chromium, allow=(*NOISE, "CORS")) as page:
         opened(page, origin, shared_daemon, "web-b")
-        page.evaluate("() => { window.denied = new Promise((shown) => { window.outcome = torpor.pair({label: 'A page', onCode: shown}).catch((e) => e.code); }); }")
+        page.evaluate(
+            "() => { window.denied = new Promise((shown) => { window.outcome = torpor.pair({label: 'A page', onCode: shown}).catch((e) => e.code); }); }"
+        )
         code = page.evaluate("denied")
         shared_daemon.request("POST", f"/v1/pair/requests/{code}/deny")
         assert page.evaluate("outcome") == "denied"

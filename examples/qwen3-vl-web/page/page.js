@@ -7,9 +7,9 @@ import { pointsDialog } from "./points.js";
 import { drawMessages, drawModels, drawSafety, textOf, wokenWords } from "./view.js";
 
 const torpor = connect({ base: "/api/backup" });
-const $ = (id) => document.getElementById(id);
+const $ = (id) => /** @type {any} */ (document.getElementById(id));
 const box = composer({ send, changed: () => backup.changed(), complain: say });
-let session, backup, chat;
+let session, backup, chat, waiting;
 
 /** Open the chat that the address names, else the last one, else a new one. */
 function open() {
@@ -77,6 +77,7 @@ async function send(said, again = false) {
   } catch (problem) {
     chat.conversation.pop();
     chat.writing = false;
+    draw();
     if (problem.code !== "conflict") failed(problem);
     else await wake(); // the server was started anew meanwhile, or another tab went on
     return problem.code === "conflict" && !again && chat.conversation.length === known && send(said, true);
@@ -120,8 +121,8 @@ function failed(problem) {
   if (!problem.away) return;
   chat.away = true;
   say("The model server does not answer. Nothing is lost: this page waits for it, and wakes the chat.");
-  clearTimeout(failed.again);
-  failed.again = setTimeout(wake, 1000);
+  clearTimeout(waiting);
+  waiting = setTimeout(wake, 1000);
 }
 
 function say(words) {
