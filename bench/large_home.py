@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from random import Random
 
 from blake3 import blake3
 from torpor.codec import manifest_file
+from torpor.codec.glimpse import glimpse
 from torpor.db.index import Index
 from torpor.db.records import record_of
 from torpor.state.backup import Backup
@@ -33,8 +35,11 @@ def digest_of(number: int) -> str:
     return blake3(b"blob %d" % number).hexdigest()
 
 
-def build(root: Path, backups: int, sessions: int, *, orphans: int = 0, files: bool = True) -> None:
-    """Make a home of `backups * NEW_BLOBS` blobs; `orphans` more are of no backup, and two days old."""
+def build(root: Path, backups: int, sessions: int, *, orphans: int = 0, files: bool = True, said: int = 0) -> None:
+    """Make a home of `backups * NEW_BLOBS` blobs; `orphans` more are of no backup, and two days old.
+
+    Each backup adds a turn of two messages to its conversation, which holds the last `said` of them.
+    """
     home = Home(root)
     home.create()
     index = Index(home.index)
@@ -49,7 +54,7 @@ def build(root: Path, backups: int, sessions: int, *, orphans: int = 0, files: b
     connection.execute("BEGIN")
     started = time.time() - backups * 60.0
     _sessions(connection, sessions, started)
-    for manifest in _manifests(backups, sessions, started):
+    for manifest in _manifests(backups, sessions, started, said):
         raw = manifest_file.dump(manifest)
         if files:
             (home.store / "manifests" / f"{manifest.id}.qwnbak").write_bytes(manifest_file.pack(raw))
@@ -57,6 +62,8 @@ def build(root: Path, backups: int, sessions: int, *, orphans: int = 0, files: b
     connection.execute("COMMIT")
     for _, sql in made:
         connection.execute(sql)
+    newest = "SELECT max(created_at) FROM backups WHERE session_id = sessions.id"
+    connection.execute(f"UPDATE sessions SET updated_at = ({newest})")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.close()
     if files:
@@ -69,7 +76,7 @@ def _sessions(connection: sqlite3.Connection, count: int, started: float) -> Non
     connection.executemany("INSERT INTO sessions (id, created_at, updated_at) VALUES (?, ?, ?)", rows)
 
 
-def _manifests(backups: int, sessions: int, started: float) -> Iterator[Manifest]:
+def _manifests(backups: int, sessions: int, started: float, said: int) -> Iterator[Manifest]:
     """Yield backups, oldest first; the sessions take turns."""
     for number in range(backups):
         session, turn = number % sessions, number // sessions
@@ -82,13 +89,32 @@ def _manifests(backups: int, sessions: int, started: float) -> Iterator[Manifest
             session_id=f"session-{session}",
             created_at=started + number * 60.0,
             adapter="large-home",
-            layers={"metadata": {"model_name": "Qwen3-VL-4B"}, "text_context": {"messages": []}, "tokens": {}},
+            layers={
+                "metadata": {"model_name": "Qwen3-VL-4B"},
+                "text_context": {"messages": _talk(session, turn, said)},
+                "tokens": {},
+            },
             tokens=tokens + 1,
             parent_id=None if turn == 0 else f"01M8{number - sessions:022d}",
             fingerprint=Fingerprint(*[f"part {each}" for each in range(12)]),
             kv_cache=KVCache(LAYOUT, tokens, "DynamicCache", refs),
             bytes_written=NEW_BLOBS * SIZE_BYTES,
         )
+
+
+def _talk(session: int, turn: int, said: int) -> list[dict[str, str]]:
+    """Return what was said in a session up to a turn, at most so many messages."""
+    first = max(2 * (turn + 1) - said, 0) if said else 2 * (turn + 1)
+    return [
+        {"role": "assistant" if number % 2 else "user", "content": _words(Random(session << 20 | number))}
+        for number in range(first, 2 * (turn + 1))
+    ]
+
+
+def _words(random: Random) -> str:
+    """Return some words: few of them often, many of them seldom, as people speak; and some Chinese."""
+    words = (f"w{int(random.paretovariate(0.6)) % 50_000}" for _ in range(random.randint(5, 60)))
+    return " ".join(words) + "".join(chr(random.randint(0x4E00, 0x56FF)) for _ in range(random.randint(0, 20)))
 
 
 def _number(session: int, each: int, sessions: int) -> int:
@@ -106,8 +132,11 @@ def _insert(connection: sqlite3.Connection, manifest: Manifest, raw: bytes) -> N
         expires_at=manifest.created_at + 365 * 86_400.0,
     )
     row = _row(record)
+    shown = glimpse(manifest)
+    preview = (manifest.id, shown.messages, shown.text, shown.media, "[]")
     names = ", ".join(row)
     connection.execute(f"INSERT INTO backups ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    connection.execute("INSERT INTO previews VALUES (?,?,?,?,?)", preview)
     keys = [bytes.fromhex(digest) for digest in manifest_blobs(manifest)]
     at, new = manifest.created_at, keys[-NEW_BLOBS:]
     values = [(key, SIZE_BYTES, "kv_cache", at, 1) for key in new]

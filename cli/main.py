@@ -43,6 +43,7 @@ from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
 from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
+from .search import search
 
 app = typer.Typer(
     name="torpor",
@@ -325,6 +326,7 @@ app.command("import")(transfer.import_files)
 app.command("log")(history.log)
 app.command("fork")(sessions.fork)
 app.command("rename")(sessions.rename)
+app.command("search")(search)
 app.command("save")(attached.save)
 app.command("restore")(attached.restore)
 app.command("attached")(attached.attached)

@@ -131,6 +131,10 @@ class Api:
         query = {"limit": limit} if before is None else {"limit": limit, "before": before}
         return self.json("GET", f"/v1/sessions/{parse_session_id(session_id)}/timeline", params=query)
 
+    def search(self, question: str, limit: int = 20) -> dict[str, Any]:
+        """Return the sessions in which a question's words were said, best first (`GET /v1/search`)."""
+        return self.json("GET", "/v1/search", params={"q": question, "limit": limit})
+
     def rename(self, session_id: str, title: str | None) -> Backup:
         """Give a session a title, and return its newest backup. Raises: SessionNotFound, BadInput."""
         path = f"/v1/sessions/{parse_session_id(session_id)}"

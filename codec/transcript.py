@@ -6,16 +6,17 @@ the i-th source image, the i-th video part to the i-th source video.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ..state.errors import BlobNotFound, Damaged
 from ..state.manifest import Manifest
 from . import messages
 from .leaves import ReadBlob, leaf_pieces
 from .nodes import brief, check_depth, entries, fields, items, shorten, stored
 from .source_media import sources
-from .tree import leaf_size
 
 TEXT_CHARS = 65_536  # of one part; what is longer is cut, and its length said
 PAGE_CHARS = 1 << 20  # of all texts of a page, the first message excepted
@@ -27,13 +28,14 @@ _TEXT_KEYS = ("text", "content")
 class Part:
     """A part of a message. `medium` is the index of the source image or video, None where there is none.
 
-    `chars` is the length of a text before it was cut; None where only its beginning was read.
+    `cut` says that a text is longer, `missing` that it lies in a blob that cannot be read here.
     """
 
     type: Literal["text", "image", "video", "thinking", "tool_call"]
     text: str | None = None
     medium: int | None = None
     cut: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Transcript:
 def read_transcript(manifest: Manifest, read: ReadBlob, offset: int, limit: int) -> Transcript:
     """Return messages from an offset on, at most `limit`, fewer where they are long, but one at least.
 
-    Raises: InvalidManifest, and what `read` raises.
+    Raises: InvalidManifest, and what `read` raises but for blobs that are gone or damaged.
     """
     found = find_messages(manifest)
     numbered = _Media(manifest)
@@ -86,28 +88,22 @@ def role_of(node: Any) -> str:
 
 
 def words_of(node: Any, read: ReadBlob, most: int) -> str:
-    """Return the text of a message without what is no text, at most so many characters. Raises: what `read` raises."""
-    texts: list[str] = []
-    for part in _contents(fields(node).get("content")):
-        kind, text, _ = _content(part, read)
-        if kind == "text" and text:
-            texts.append(text)
-    return "\n".join(texts)[:most]
+    """Return the text of a message without what is no text, at most so many characters."""
+    parts = (_part(part, read) for part in _contents(fields(node).get("content")))
+    return "\n".join(part.text for part in parts if part is not None and part.text)[:most]
 
 
 class _Media:
     """Counts image and video parts, and says which medium each is."""
 
     def __init__(self, manifest: Manifest) -> None:
-        every = [each.medium for each in sources(manifest)]
-        videos = [each.index for each in every if each.media_type.startswith("video/")]
-        self._left = {
-            "image": iter([each.index for each in every if each.index not in videos]),
-            "video": iter(videos),
-        }
+        self._left: dict[str, deque[int]] = {"image": deque(), "video": deque()}
+        for each in sources(manifest):
+            kind = "video" if each.medium.media_type.startswith("video/") else "image"
+            self._left[kind].append(each.medium.index)
 
     def next(self, kind: str) -> int | None:
-        return next(self._left[kind], None)
+        return self._left[kind].popleft() if self._left[kind] else None
 
     def pass_by(self, node: Any) -> None:
         for part in _contents(fields(node).get("content")):
@@ -122,15 +118,13 @@ def _spoken(index: int, known: dict[str, Any], numbered: _Media, read: ReadBlob)
 
 def _parts(known: dict[str, Any], numbered: _Media, read: ReadBlob) -> Iterator[Part]:
     for key in _THOUGHTS:
-        text, cut = _text(known.get(key), read)
-        if text:
-            yield Part("thinking", text, cut=cut)
-    for part in _contents(known.get("content")):
-        kind, text, cut = _content(part, read)
-        if kind in ("image", "video"):
-            yield Part(kind, medium=numbered.next(kind))
-        elif text:
-            yield Part("text", text, cut=cut)
+        thought = _text("thinking", known.get(key), read)
+        if thought is not None:
+            yield thought
+    for each in _contents(known.get("content")):
+        part = _part(each, read)
+        if part is not None:
+            yield part if part.type == "text" else replace(part, medium=numbered.next(part.type))
     for call in items(known.get("tool_calls")) or ():
         yield Part("tool_call", _call(call))
 
@@ -149,30 +143,32 @@ def _kind(part: Any) -> Literal["text", "image", "video"]:
     return "image" if "image" in name else "video" if "video" in name else "text"
 
 
-def _content(part: Any, read: ReadBlob) -> tuple[Literal["text", "image", "video"], str, bool]:
+def _part(part: Any, read: ReadBlob) -> Part | None:
+    """Return a part of a content, None for a text that is empty or none."""
     kind = _kind(part)
     if kind != "text":
-        return kind, "", False
+        return Part(kind)
     known = fields(part)
-    value = part if not known else next((known[key] for key in _TEXT_KEYS if key in known), None)
-    return "text", *_text(value, read)
+    value = next((known[key] for key in _TEXT_KEYS if key in known), None) if stored(part) is None and known else part
+    return _text("text", value, read)
 
 
-def _text(value: Any, read: ReadBlob) -> tuple[str, bool]:
-    """Return a text, and whether it was cut; of what is none, an empty one."""
+def _text(kind: Literal["text", "thinking"], value: Any, read: ReadBlob) -> Part | None:
     if isinstance(value, str):
-        return value[:TEXT_CHARS], len(value) > TEXT_CHARS
+        return Part(kind, value[:TEXT_CHARS], cut=len(value) > TEXT_CHARS) if value else None
     leaf = stored(value)
     if leaf is None or leaf.kind != "text":
-        return "", False
-    body = value["$text"]
+        return None
     head = bytearray()
-    for piece in leaf_pieces(body, leaf_size(body), read):
-        head += piece
-        if len(head) >= 4 * TEXT_CHARS:
-            break
+    try:
+        for piece in leaf_pieces(value["$text"], leaf.size_bytes, read):
+            head += piece
+            if len(head) >= 4 * TEXT_CHARS:  # four bytes a character at most
+                break
+    except (BlobNotFound, Damaged):
+        return Part(kind, missing=True)
     text = bytes(head).decode(errors="ignore")
-    return text[:TEXT_CHARS], len(text) > TEXT_CHARS or len(head) < leaf.size_bytes
+    return Part(kind, text[:TEXT_CHARS], cut=len(text) > TEXT_CHARS or len(head) < leaf.size_bytes)
 
 
 def _call(node: Any) -> str:

@@ -20,7 +20,7 @@ from ..state.backup import Backup
 from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
-from ..state.problems import MEDIA_TYPE, to_problem
+from ..state.problems import MEDIA_TYPE, problem_at
 from .activity_api import add_activity
 from .attached_api import add_attached
 from .beacons import Beacons
@@ -36,7 +36,7 @@ from .metrics_api import counted
 from .observing import Observing
 from .open_file import OpenFileResponse
 from .openapi import describe
-from .page_api import Pages, add_pages, no_success
+from .page_api import Pages, add_pages
 from .pair_api import add_pairing, add_tokens
 from .pairing import Pairing
 from .parts import Parts
@@ -121,9 +121,9 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
     add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
-    add_sessions(app, catalog, side)
+    add_sessions(app, catalog, side, parts.back)
     add_search(app, catalog, parts.search)
-    add_pages(app, Pages(parts, Beacons(time.monotonic)))
+    add_pages(app, Pages(parts, Beacons(lambda origin: parts.tokens.page_may(origin, "save"), time.monotonic)))
     add_retention(app, catalog, parts.retention, lambda: side.name_in_bucket, parts.garbage)
     add_verify(app, catalog, parts.care.verifier, parts.care.scrub)
     add_storage(app, parts)
@@ -143,8 +143,7 @@ def _json(value: Any, status: int = 200) -> Response:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, TorporError):
         error = TorporError(f"a defect of ours: {type(error).__name__}")  # its text may hold anything; the log has it
-    problem = to_problem(error) | no_success(request.url.path)
-    return Response(orjson.dumps(problem), error.http_status, media_type=MEDIA_TYPE)
+    return Response(orjson.dumps(problem_at(request.url.path, error)), error.http_status, media_type=MEDIA_TYPE)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -160,10 +159,10 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, TorporError):  # raised while a body was read
         return await _on_error(request, error.__cause__)
     if error.status_code in (404, 405):
-        problem = to_problem(NotFound(f"no route {request.method} {request.url.path[:120]}"))
+        problem = problem_at(request.url.path, NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
         return await _on_error(request, BadInput(str(error.detail)))
-    problem |= {"status": error.status_code} | no_success(request.url.path)
+    problem["status"] = error.status_code
     return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 
 

@@ -1,6 +1,6 @@
 """One-use tokens that a page puts into its last words: a beacon can carry no header, so its right lies in its body.
 
-They live in memory, for some hours, and open one drain of the page that they were given to.
+They live in memory, for some hours, and open one drain of the page that they were given to, as long as that may save.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..state.access import Access, Allowance
-from ..state.errors import TooManyAttempts, Unauthorized
+from ..state.errors import ScopeDenied, TooManyAttempts, Unauthorized
 
 LIVES_S = 8 * 3600.0
 MAX_AT_ONCE = 8  # tokens of one request
@@ -22,20 +21,13 @@ MAX_ORIGINS = 100
 WRONG_TOKENS, REFILL_S = 20, 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """Whom a token was given to, and until when it opens (on the steady clock)."""
-
-    access: Access
-    until: float
-
-
 class Beacons:
     """Gives tokens and takes each once. Safe to call from several threads."""
 
-    def __init__(self, steady: Callable[[], float]) -> None:
-        self._steady, self._lock = steady, threading.Lock()
-        self._given: OrderedDict[str, OrderedDict[bytes, _Given]] = OrderedDict()
+    def __init__(self, may_save: Callable[[str], bool], steady: Callable[[], float]) -> None:
+        """`may_save` tells whether pages of an origin hold a token that saves; `steady` is a clock in seconds."""
+        self._may_save, self._steady, self._lock = may_save, steady, threading.Lock()
+        self._given: OrderedDict[str, OrderedDict[bytes, float]] = OrderedDict()  # origin -> digest -> until when
         self._wrong = Allowance(WRONG_TOKENS, REFILL_S, steady)
 
     def give(self, access: Access, count: int) -> list[str]:
@@ -47,25 +39,26 @@ class Beacons:
             mine = self._given.setdefault(access.origin, OrderedDict())
             self._given.move_to_end(access.origin)
             until = self._steady() + LIVES_S
-            mine.update((_digest(token), _Given(access, until)) for token in made)
+            mine.update((_digest(token), until) for token in made)
             while len(mine) > MAX_OF_ORIGIN:
                 mine.popitem(last=False)
             while len(self._given) > MAX_ORIGINS:
                 self._given.popitem(last=False)
         return made
 
-    def take(self, origin: str, token: str) -> Access:
-        """Take a token of a page, for ever. Raises: Unauthorized, TooManyAttempts."""
+    def take(self, origin: str, token: str) -> None:
+        """Take a token of a page, for ever. Raises: Unauthorized, TooManyAttempts, ScopeDenied."""
         with self._lock:
-            found = self._given.get(origin, OrderedDict()).pop(_digest(token), None)
-            if found is not None and found.until > self._steady():
-                return found.access
-            if not self._wrong.take():
-                raise TooManyAttempts("there were too many wrong tokens of beacons in a short time")
-        raise Unauthorized(
-            "the token of this beacon was used, is too old, or is another page's",
-            hint="The page sends it again when it is open the next time.",
-        )
+            until = self._given.get(origin, OrderedDict[bytes, float]()).pop(_digest(token), 0.0)
+            if until <= self._steady():
+                if not self._wrong.take():
+                    raise TooManyAttempts("there were too many wrong tokens of beacons in a short time")
+                raise Unauthorized(
+                    "the token of this beacon was used, is too old, or is another page's",
+                    hint="The page sends it again when it is open the next time.",
+                )
+        if not self._may_save(origin):
+            raise ScopeDenied("the page may not save any more")
 
 
 def _digest(token: str) -> bytes:

@@ -9,12 +9,13 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import orjson
-from fastapi import FastAPI, Header, Query, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from ..db.events import events_after, newest_event_id, recent_events
 from ..db.index import Index
+from .security import STILL
 
 LOOK_S = 0.25  # between two looks while somebody waits
 LONGEST_WAIT_S = 25.0
@@ -76,8 +77,8 @@ class EventFeed:
             self._newest = await run_in_threadpool(self._newest_id)
         return self._newest
 
-    async def stream(self, after: int | None) -> AsyncIterator[bytes]:
-        """Yield server-sent events behind an id, or from now on, until the daemon stops.
+    async def stream(self, after: int | None, still: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
+        """Yield server-sent events behind an id, or from now on, until the daemon stops or `still` says no.
 
         Between them, that something of the index changed: backups came or went, or were sent. Such an event is not
         kept, and has the id of the last one that is.
@@ -92,7 +93,9 @@ class EventFeed:
 
         yield b"retry: 1000\n\n"
         while not self._closing.is_set():
-            found, after = await self.wait_after(after, STREAMED_AT_ONCE, BEAT_S, changed)
+            found, after = await self.wait_after(after, STREAMED_AT_ONCE, BEAT_S, lambda: changed() or not still())
+            if not still():  # before anything more is told
+                return
             for event in found:
                 yield b"id: %d\ndata: %s\n\n" % (event["id"], orjson.dumps(event))
             if changed():
@@ -124,11 +127,16 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
 
     @app.get("/v1/events/stream")
     async def stream(
-        after: int | None = Query(None, ge=0, le=2**62), last_event_id: Annotated[int | None, Header(ge=0)] = None
+        request: Request,
+        after: int | None = Query(None, ge=0, le=2**62),
+        last_event_id: Annotated[int | None, Header(ge=0)] = None,
     ) -> Response:
-        """Send events as they come (server-sent events), from an id on or from now; a comment shows that it lives."""
-        since = last_event_id if last_event_id is not None else after
-        return StreamingResponse(feed.stream(since), media_type="text/event-stream", headers=_NOT_KEPT)
+        """Send events as they come (server-sent events), from an id on or from now; a comment shows that it lives.
+
+        It ends when the token does.
+        """
+        since, still = last_event_id if last_event_id is not None else after, request.scope[STILL]
+        return StreamingResponse(feed.stream(since, still), media_type="text/event-stream", headers=_NOT_KEPT)
 
 
 def _json(value: Any) -> Response:

@@ -1,46 +1,68 @@
-"""An answer that is dear to make: it serves everybody until it is old, and is made once at a time."""
+"""An answer that is dear to make: made in a thread of its own, once at a time, and kept until it is old."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from ..state.errors import TorporError
 
 T = TypeVar("T")
 FRESH_S = 1.0
 AT_MOST = 20  # times as long as it took to make is it kept
 
 
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[T]):
+    """An answer, and how old it is. `renewing` while a newer one is being made."""
+
+    value: T
+    age_s: float
+    renewing: bool
+
+
 class KeptAnswer(Generic[T]):
     """The last answer of `make`. Safe to use from several threads."""
 
     def __init__(self, make: Callable[[], T], steady: Callable[[], float] = time.monotonic) -> None:
-        self._make, self._steady, self._making = make, steady, threading.Lock()
+        self._make, self._steady = make, steady
+        self._changed, self._making = threading.Condition(), False
         self._kept: tuple[T, float] | None = None
-        self._old_at = float("-inf")
+        self._failed: TorporError | None = None
+        self._begun_at = self._old_at = float("-inf")
 
-    def get(self) -> tuple[T, float]:
-        """Return an answer and how old it is in seconds. While a new one is made, others get the old one."""
-        kept = self._kept
-        if self._steady() < self._old_at and kept is not None:
-            return self._aged(kept)
-        if not self._making.acquire(blocking=kept is None):
-            assert kept is not None
-            return self._aged(kept)
-        try:
-            if self._kept is kept:  # nobody else made one while this one waited
-                self._renew()
-        finally:
-            self._making.release()
-        assert self._kept is not None
-        return self._aged(self._kept)
+    def get(self, patience_s: float) -> Kept[T] | None:
+        """Return the answer, and begin to make another where it is old. None: the first one takes longer than that.
+
+        Patience counts from when it was begun, so that who asks again and again does not wait each time.
+
+        Raises: what `make` failed with, as long as nothing better is there.
+        """
+        with self._changed:
+            if not self._making and self._steady() >= self._old_at:
+                self._making, self._failed, self._begun_at = True, None, self._steady()
+                threading.Thread(target=self._renew, name="kept-answer", daemon=True).start()
+            left_s = max(patience_s - (self._steady() - self._begun_at), 0.0)
+            self._changed.wait_for(lambda: self._kept is not None or not self._making, left_s)
+            if self._kept is None:
+                if self._failed is not None:
+                    raise self._failed
+                return None
+            value, made_at = self._kept
+            return Kept(value, max(self._steady() - made_at, 0.0), self._making)
 
     def _renew(self) -> None:
-        began = self._steady()
-        self._kept = (self._make(), began)
-        ended = self._steady()
-        self._old_at = ended + max(FRESH_S, AT_MOST * (ended - began))
-
-    def _aged(self, kept: tuple[T, float]) -> tuple[T, float]:
-        return kept[0], max(self._steady() - kept[1], 0.0)
+        began, made, failed = self._steady(), None, None
+        try:
+            made = (self._make(), began)
+        except TorporError as error:
+            failed = error
+        finally:
+            with self._changed:
+                ended = self._steady()
+                self._kept, self._failed, self._making = made or self._kept, failed, False
+                self._old_at = ended + max(FRESH_S, AT_MOST * (ended - began))
+                self._changed.notify_all()

@@ -65,11 +65,6 @@ class Pages:
         return await resolve(self.catalog, self.back, ref, ask=True)
 
 
-def no_success(path: str) -> dict[str, bool]:
-    """Return what a problem of a path says besides: those of the backup routes have `success` in every answer."""
-    return {"success": False} if path.startswith("/api/backup/") else {}
-
-
 def add_pages(app: FastAPI, pages: Pages) -> None:
     """Add the routes."""
     _add_saves(app, pages)
@@ -150,7 +145,7 @@ def _read_body(raw: bytes) -> dict[str, Any]:
 
 
 def _let_in(beacons: Beacons, request: Request, token: Any) -> None:
-    """Check the right of a beacon, whose origin the gate has approved. Raises: Unauthorized."""
+    """Check the right of a beacon, whose origin the gate has approved. Raises: as `Beacons.take`."""
     origin = request.headers.get("origin")
     if origin is None or not isinstance(token, str):
         raise Unauthorized("the beacon carries no token")

@@ -120,7 +120,7 @@ class PageSaves:
                 nothing_new = not drafts_more(there, item, conversation)
                 item, base, conversation = replace(item, partial=there.partial), newest, [*there.conversation]
             if nothing_new:
-                return _saved(newest.manifest, len(there.conversation), "unchanged")
+                return self._saved(newest.manifest, len(there.conversation), "unchanged")
         if not conversation and item.draft is None:
             raise BadInput("the item holds neither a message nor a draft")
         on = _under(item, base, newest, conversation)
@@ -129,7 +129,7 @@ class PageSaves:
         if item.title is not None and (newest is None or newest.backup.title is None):
             with suppress(TorporError):  # the backup is there; a title can be given again
                 self._catalog.set_title(item.session_id, item.title)
-        return _saved(made, len(conversation), "small")
+        return self._saved(made, len(conversation), "small")
 
     def _known(self, item: PageItem) -> PageSaved | None:
         """Return what was saved of an item before. Raises: Conflict where something else has its id."""
@@ -138,8 +138,12 @@ class PageSaves:
         seen = self.look(self._catalog.index.backup(item.id))
         metadata = self._decoded(seen.manifest, "metadata")
         if seen.backup.session_id == item.session_id and metadata.get(_ITEM_KEY) == item.digest():
-            return _saved(seen.manifest, len(seen.view.conversation), "small")
+            return self._saved(seen.manifest, len(seen.view.conversation), "small")
         raise Conflict(f"backup {item.id} exists with other content", hint="Make a new id for each state.")
+
+    def _saved(self, made: Manifest, messages: int, kind: Kind) -> PageSaved:
+        written = 0 if kind == "unchanged" else made.bytes_written + self._catalog.manifests.size_bytes(made.id)
+        return PageSaved(made.id, made.session_id, made.created_at, messages, made.tokens, written, kind)
 
     def _newest(self, session_id: str) -> Seen | None:
         """Return the newest backup of a session, where there is one that can be read."""
@@ -279,8 +283,3 @@ def _media(on: Seen | None, layout: Layout) -> list[Any]:
     if layout.shared == len(on.view.conversation) - on.view.partial and len(layout.images) >= images:
         return [*nodes, *(nodes[n] for n in layout.images[images:])]
     return [nodes[n] for n in layout.images]
-
-
-def _saved(made: Manifest, messages: int, kind: Kind) -> PageSaved:
-    written = 0 if kind == "unchanged" else made.bytes_written
-    return PageSaved(made.id, made.session_id, made.created_at, messages, made.tokens, written, kind)

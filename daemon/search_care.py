@@ -18,7 +18,7 @@ from .search_reading import SearchReading
 
 log = logging.getLogger("torpor.search")
 SETTLE_S = 0.3  # saves come in bursts: a session that is saved again meanwhile is read once
-STOP_S = 10.0
+STOP_S, RETRY_S = 10.0, 60.0
 REST = 2.0  # times as long as a turn took that nobody waits for
 
 
@@ -80,16 +80,24 @@ class SearchCare:
             self._reading.compact(self._stop.is_set)
 
     def _loop(self) -> None:
-        try:
-            self._behind.extend(self._reading.behind())
-            more = True
-            while self._wait(0.0 if more else None):
-                began = self._steady()
-                more = self._work()
-                if more and not self._changed:
-                    self._stop.wait((self._steady() - began) * REST)
-        except Exception:
-            log.exception("the search is no longer kept up to date: a defect of ours, or an index that is gone")
+        while not self._stop.is_set():
+            try:
+                self._follow()
+            except TorporError as error:  # a full disk
+                log.warning("the search is behind, and goes on in %d s: %s", RETRY_S, error.detail)
+            except Exception:
+                log.exception("the search is behind, for a reason that is a defect of ours")
+            self._stop.wait(RETRY_S)
+
+    def _follow(self) -> None:
+        """Read what is behind, and then what changes, until the end."""
+        self._behind.extend(self._reading.behind())
+        more = True
+        while self._wait(0.0 if more else None):
+            began = self._steady()
+            more = self._work()
+            if more and not self._changed:
+                self._stop.wait((self._steady() - began) * REST)
 
     def _wait(self, at_most_s: float | None) -> bool:
         """Wait until there is something to do, and a moment for more of it; False at the end."""
@@ -109,6 +117,8 @@ class SearchCare:
                 changed = [self._behind.popleft()]
         if broken:
             self._remake()
+        if self._removed and self._reading.is_empty():  # a removal found the words damaged, and made them anew
+            changed += self._reading.behind()
         for session_id in changed:
             if self._stop.is_set():
                 return False
@@ -119,7 +129,7 @@ class SearchCare:
         try:
             if not self._reading.read(session_id):
                 self._remake()
-        except TorporError as error:  # a full disk: it is behind until it changes, or the daemon starts
+        except TorporError as error:  # it is behind until it changes, or the daemon starts
             log.warning("session %s cannot be searched: %s", session_id, error.detail)
 
     def _remake(self) -> None:

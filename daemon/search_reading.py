@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import orjson
 from blake3 import blake3
@@ -33,6 +33,11 @@ class SearchReading:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog, self._index = catalog, catalog.index
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing can be searched."""
+        with self._index.reading() as connection:
+            return search.is_empty(connection)
 
     def behind(self) -> list[str]:
         """Return the sessions that are to be read, the newest first; none where words cannot be indexed."""
@@ -74,16 +79,16 @@ class SearchReading:
         there = _Messages(self._manifest(target.backup_id), target.title, self._catalog.blobs.read)
         stale = [position for position, digest in known.items() if there.digest(position) != digest]
         missing = [each for each in there.positions() if known.get(each) != there.digest(each)]
-        with self._index.writing() as connection:
-            if not search.begin_entering(connection, target, stale):
-                return
-        self._enter(target, [missing[at : at + _AT_ONCE] for at in range(0, len(missing), _AT_ONCE)] or [[]], there)
+        self._enter(target, stale, missing, there)
 
-    def _enter(self, target: Target, batches: Sequence[Sequence[int]], there: _Messages) -> None:
-        for number, batch in enumerate(batches, 1):
-            entries = [there.entry(position) for position in batch]
+    def _enter(self, target: Target, stale: Collection[int], missing: Sequence[int], there: _Messages) -> None:
+        """Enter messages, some at a time; the first of them together with what goes."""
+        for at in range(0, max(len(missing), 1), _AT_ONCE):
+            entries = [there.entry(position) for position in missing[at : at + _AT_ONCE]]
             with self._index.writing() as connection:
-                if not search.enter(connection, target, entries, last=number == len(batches)):
+                if at == 0 and not search.begin_entering(connection, target, stale):
+                    return
+                if not search.enter(connection, target, entries, last=at + _AT_ONCE >= len(missing)):
                     return
 
     def _manifest(self, backup_id: str) -> Manifest | None:
@@ -142,11 +147,7 @@ class _Messages:
         if position == TITLE:
             return Entry(TITLE, "title", digest, self._title or "")
         node = self._found[position].node
-        try:
-            text = words_of(node, self._read, MOST_CHARS)
-        except _UNREADABLE:  # a long text whose blob is not here
-            text = ""
-        return Entry(position, role_of(node), digest, text)
+        return Entry(position, role_of(node), digest, words_of(node, self._read, MOST_CHARS))
 
 
 def _digest(node: object) -> bytes:

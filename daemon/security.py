@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +29,7 @@ from ..state.errors import (
     UnsupportedMedia,
     VersionMismatch,
 )
-from ..state.problems import MEDIA_TYPE, to_problem
+from ..state.problems import MEDIA_TYPE, problem_at
 from .request_head import Head, read_head
 from .scopes import BEACONS, CODED, OPEN, RouteScopes
 from .tokens import Tokens
@@ -42,6 +43,7 @@ MAX_JSON_BYTES = 16 << 20  # of a question: 160,000 digests
 MAX_OPEN_BYTES = 4 << 10  # of somebody who has no token
 MAX_BEACON_BYTES = 64 << 10  # which is what browsers hold for a page that unloads
 MAX_HELD_BYTES = 256 << 20  # of bodies in memory, of all requests together; tokens with scopes share half of it
+STILL = "torpor.still"  # where in a scope it lies whether the token opens anything by now
 WRONG_TOKENS, REFILL_S = 60, 1.0  # at once, and then one in so many seconds; a good token is never held back by it
 _MEDIA_TYPES = ("", "application/json", "application/octet-stream")  # never those that pages send without asking
 _METHODS = b"GET, POST, PUT, DELETE"  # of pages
@@ -87,9 +89,9 @@ class Gate:
                 return
             limit, access = self._check(head)
         except TorporError as error:
-            await send_problem(_readable_by(page, send), error)
+            await send_problem(_readable_by(page, send), error, scope["path"])
             return
-        scope["torpor.access"] = access
+        scope["torpor.access"], scope[STILL] = access, partial(self._still, head)
         with self._holding(head, access is not None and access.owner) as hold:
             await self._app(scope, _limited(receive, limit, hold), _readable_by(page, send))
 
@@ -154,14 +156,18 @@ class Gate:
     def _authenticate(self, head: Head) -> Access:
         if head.authorization is None:
             raise Unauthorized("the bearer token is missing")
-        kind, _, token = head.authorization.partition(b" ")
-        access = self._tokens.check(token.strip()) if kind.lower() == b"bearer" else None
+        bearer = head.authorization.partition(b" ")[0].lower() == b"bearer"
+        access = self._tokens.check(_token_of(head.authorization)) if bearer else None
         if access is None:
             if not self._wrong.take():
                 raise TooManyAttempts("there were too many wrong tokens in a short time")
             log.warning("a wrong token was refused")
             raise Unauthorized("the bearer token is wrong")
         return access
+
+    def _still(self, head: Head) -> bool:
+        """Tell whether the token of a request opens anything by now: some answers last longer than it."""
+        return head.authorization is None or self._tokens.check(_token_of(head.authorization)) is not None
 
     def _check_scope(self, head: Head, access: Access) -> None:
         if access.origin != head.origin:
@@ -170,6 +176,10 @@ class Gate:
             if not access.may(any_of):
                 wanted = " or ".join(sorted(any_of))
                 raise ScopeDenied(f"the token of {access.name} has not the scope {wanted}")
+
+
+def _token_of(authorization: bytes) -> bytes:
+    return authorization.partition(b" ")[2].strip()
 
 
 def _at_home(head: Head) -> Head:
@@ -255,9 +265,9 @@ async def _answer_preflight(send: Send, page: str, *, private_network: bool) -> 
     await send({"type": "http.response.body", "body": b""})
 
 
-async def send_problem(send: Send, error: TorporError) -> None:
+async def send_problem(send: Send, error: TorporError, path: str = "") -> None:
     """Answer with an RFC 9457 problem."""
-    body = orjson.dumps(to_problem(error))
+    body = orjson.dumps(problem_at(path, error))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))

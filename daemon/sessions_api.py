@@ -14,14 +14,17 @@ from ..codec import manifest_file
 from ..codec.leaves import ReadBlob
 from ..codec.source_media import Source, picture_type, pieces, source
 from ..codec.transcript import read_transcript
-from ..db.drawing import Details, details, draw_session
+from ..db.drawing import Details, Drawn, details, draw_session
+from ..db.index import Index
 from ..db.sessions import SessionRow, list_sessions
 from ..state.errors import BadInput
 from ..state.glimpse import Glimpse
 from ..state.happenings import happened, shared_bytes
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.lanes import LaneRow, in_lanes
+from .blob_reads import BlobReads
 from .catalog import Catalog
+from .fetch_api import BackFromBucket
 from .remote import RemoteSide
 from .sync_report import places
 
@@ -33,9 +36,28 @@ CONTENT = frozenset({"restore"})  # of backups: without it a listing has no text
 _PRIVATE = {"Cache-Control": "no-store"}
 
 
-def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide) -> None:
-    """Add the routes."""
-    index = catalog.index
+class Drawings:
+    """Draws histories, and keeps the last one as long as nothing changes: a page asks for it some rows at a time."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._last: tuple[str, int, Drawn, list[LaneRow]] | None = None
+
+    def of(self, session_id: str) -> tuple[Drawn, list[LaneRow]]:
+        """Return the history of a session, and all rows of its drawing. Raises: SessionNotFound."""
+        last, generation = self._last, self._index.generation
+        if last is not None and last[:2] == (session_id, generation):
+            return last[2:]
+        with self._index.reading() as connection:
+            drawn = draw_session(connection, session_id)
+        rows = list(in_lanes(drawn.drawing.rows))
+        self._last = session_id, generation, drawn, rows
+        return drawn, rows
+
+
+def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFromBucket | None) -> None:
+    """Add the routes. Nothing is fetched from the bucket but on demand: a list would fetch all that is scrolled by."""
+    index, far, drawings = catalog.index, BlobReads(catalog, back), Drawings(catalog.index)
 
     @app.get("/v1/sessions")
     def sessions(
@@ -62,10 +84,9 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide) -> None:
         limit: int = Query(200, ge=1, le=MAX_ROWS),
     ) -> Response:
         """Draw the history of a session, newest first, in lanes: some rows of the drawing, each with its backup."""
+        drawn, every = drawings.of(parse_session_id(session_id))
+        page = every[offset : offset + limit]
         with index.reading() as connection:
-            drawn = draw_session(connection, parse_session_id(session_id))
-            every = list(in_lanes(drawn.drawing.rows))
-            page = every[offset : offset + limit]
             shown = details(connection, session_id, [row.id for row in page if row.place != "gone"])
         where = places(side, [row.id for row in page if row.place == "here"])
         open_to = request.scope["torpor.access"].may(CONTENT)
@@ -85,21 +106,27 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide) -> None:
 
     @app.get("/v1/backups/{backup_id}/messages")
     def messages(
-        backup_id: str, offset: int = Query(0, ge=0, le=1 << 31), limit: int = Query(50, ge=1, le=MAX_MESSAGES)
+        backup_id: str,
+        offset: int = Query(0, ge=0, le=1 << 31),
+        limit: int = Query(50, ge=1, le=MAX_MESSAGES),
+        fetch: bool = False,
     ) -> Response:
-        """Return messages of a backup, oldest first."""
+        """Return messages of a backup, oldest first; with `fetch` long texts that only the bucket has, too."""
         manifest = manifest_file.load(catalog.manifest_json(parse_backup_id(backup_id)))
-        found = read_transcript(manifest, catalog.blobs.read, offset, limit)
+        found = read_transcript(manifest, far.one if fetch else catalog.blobs.read, offset, limit)
         end = offset + len(found.messages)
         body = {"backup_id": backup_id, "total": found.total, "offset": offset}
         body |= {"messages": [asdict(each) for each in found.messages], "next": end if end < found.total else None}
         return _json(body)
 
     @app.get("/v1/backups/{backup_id}/media/{number}")
-    def media(backup_id: str, number: int) -> Response:
-        """Return the bytes of a source image or video; only what is a picture is said to be one."""
+    def media(backup_id: str, number: int, fetch: bool = False) -> Response:
+        """Return the bytes of a source image or video; only what is a picture is said to be one.
+
+        With `fetch`, also of one that only the bucket has.
+        """
         manifest = manifest_file.load(catalog.manifest_json(parse_backup_id(backup_id)))
-        return media_response(source(manifest, number), catalog.blobs.read)
+        return media_response(source(manifest, number), far.one if fetch else catalog.blobs.read)
 
 
 def media_response(found: Source, read: ReadBlob) -> Response:
@@ -107,7 +134,9 @@ def media_response(found: Source, read: ReadBlob) -> Response:
     parts = pieces(found, read)
     first = next(parts, memoryview(b""))
     kind = picture_type(first)
-    headers = {**_PRIVATE, "Content-Length": str(found.medium.size_bytes)}
+    # Opened by itself it is a document of this origin: one that may do nothing.
+    sealed = {"Content-Security-Policy": "default-src 'none'; sandbox"}
+    headers = {**_PRIVATE, **sealed, "Content-Length": str(found.medium.size_bytes)}
     if kind is None:
         headers["Content-Disposition"] = "attachment"
 

@@ -22,6 +22,7 @@ from .parts import Parts
 from .room_api import storage_report
 
 SESSIONS, NEXT = 20, 50  # that are listed
+PATIENCE_S = 0.5  # with the first survey
 # Of the blobs' folder, beside the blobs that backups name: folders, halves of disk blocks, blobs without a backup.
 _OVERHEAD = "overhead"
 _TEXT = ("metadata", "text_context", "tokens", "config_snapshot")
@@ -41,8 +42,12 @@ def add_storage(app: FastAPI, parts: Parts) -> None:
 
     @app.get("/v1/storage")
     def get_storage() -> Response:
-        """Tell what takes room, what sharing saves, the limits, and what would be let go of next."""
-        found, age_s = survey.get()
+        """Tell what takes room, what sharing saves, the limits, and what would be let go of next.
+
+        While `surveyed_ago_s` is null, the sessions and what would go next are not known yet: ask again in a second.
+        """
+        kept = survey.get(PATIENCE_S)
+        found = Survey([], []) if kept is None else kept.value
         report = storage_report(parts.room)
         limits, _ = parts.room.state()
         over = parts.room.over_soft()
@@ -62,7 +67,7 @@ def add_storage(app: FastAPI, parts: Parts) -> None:
                 "bucket": {"raw_bytes": in_bucket[0], "stored_bytes": in_bucket[1]} if parts.side.on else None,
                 "sessions": [asdict(each) for each in found.sessions],
                 "next_to_go": _next(found.leaving, shown, over, limits),
-                "surveyed_ago_s": round(age_s, 3),
+                "surveyed_ago_s": None if kept is None else round(kept.age_s, 3),
             }
         )
         return Response(orjson.dumps(body), media_type="application/json")

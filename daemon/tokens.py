@@ -62,6 +62,10 @@ class Tokens:
         """Tell whether pages of an origin hold a token."""
         return origin in self._origins
 
+    def page_may(self, origin: str, scope: str) -> bool:
+        """Tell whether pages of an origin hold a token of a scope."""
+        return any(record.origin == origin and scope in record.scopes for record in self.listed())
+
     def listed(self) -> list[TokenRecord]:
         """Return all tokens, oldest first."""
         return [record for record in _in_order(self._by_hash) if not self._is_over(record)]

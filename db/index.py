@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +39,7 @@ from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 from .search import forget as forget_messages
 from .staying import note_removed, stayed
+from .words import remake_words
 
 EVENTS_KEPT = 10_000
 _BATCH = 500  # keys of one statement
@@ -114,7 +115,8 @@ class Index:
 
         With `purge_at` (now) its removal from the bucket is queued in the same transaction. Raises: BackupNotFound.
         """
-        with self.writing() as connection:
+
+        def change(connection: Connection) -> None:
             session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
             if session_id is None:
                 raise BackupNotFound(f"there is no backup {backup_id}")
@@ -122,13 +124,29 @@ class Index:
             if purge_at is not None:
                 insert_removal(connection, backup_id, session_id, purge_at)
 
+        self._despite_words(change)
+
     def forget_backups(self, backup_ids: Iterable[str]) -> None:
         """Remove backups in one transaction, as far as they are there."""
-        with self.writing() as connection:
-            for backup_id in backup_ids:
+        every = list(backup_ids)
+
+        def change(connection: Connection) -> None:
+            for backup_id in every:
                 session_id = connection.scalar(select(backups.c.session_id).where(backups.c.id == backup_id))
                 if session_id is not None:
                     remove(connection, backup_id, session_id)
+
+        self._despite_words(change)
+
+    def _despite_words(self, change: Callable[[Connection], None]) -> None:
+        """Make a change in one transaction. A damaged index of words stops nothing: it is made anew first, empty."""
+        try:
+            with self.writing() as connection:
+                change(connection)
+        except IndexDamaged:  # of anything else, it is so again
+            with self.writing() as connection:
+                remake_words(connection)
+                change(connection)
 
     def queue_removal(self, backup_id: str, session_id: str, *, now: float) -> None:
         """Queue the removal of a backup from the bucket that is not on this machine."""

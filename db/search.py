@@ -133,10 +133,17 @@ def _note(connection: Connection, target: Target, *, whole: bool) -> None:
 
 def forget(connection: Connection, backup_id: str, session_id: str) -> None:
     """Take out the messages of a backup that is removed; those of the next newest one are entered by the way."""
-    mine = searched.c.session_id == session_id
-    if connection.scalar(select(searched.c.backup_id).where(mine)) == backup_id:
-        connection.execute(delete(messages).where(messages.c.session_id == session_id))
-        connection.execute(delete(searched).where(mine))
+    entered = select(searched.c.backup_id).where(searched.c.session_id == session_id)
+    others = select(backups.c.id).where(backups.c.session_id == session_id, backups.c.id != backup_id).limit(1)
+    if connection.scalar(entered) != backup_id and connection.scalar(others) is not None:
+        return
+    connection.execute(delete(messages).where(messages.c.session_id == session_id))
+    connection.execute(delete(searched).where(searched.c.session_id == session_id))
+
+
+def is_empty(connection: Connection) -> bool:
+    """Tell whether nothing can be searched."""
+    return connection.scalar(select(searched.c.session_id).limit(1)) is None
 
 
 def search(connection: Connection, question: str, limit: int, shown: int) -> tuple[list[Found], bool]:

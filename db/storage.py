@@ -65,11 +65,12 @@ def manifest_bytes(connection: Connection) -> int:
 
 _LARGEST = """
     WITH held AS (
-        SELECT session_id, sum(size_bytes) AS size, sum(size_bytes * (sessions > 1)) AS shared
-        FROM (SELECT k.session_id, b.size_bytes, count(*) OVER (PARTITION BY b.digest) AS sessions
-              FROM blobs b CROSS JOIN backup_blobs l ON l.digest = b.digest CROSS JOIN backups k ON k.id = l.backup_id
-              WHERE b.present GROUP BY b.digest, k.session_id)
-        GROUP BY session_id
+        SELECT session_id, sum(b.size_bytes) AS size, sum(b.size_bytes * (sessions > 1)) AS shared
+        FROM (SELECT session_id, digest, count(*) OVER (PARTITION BY digest) AS sessions
+              FROM (SELECT DISTINCT k.session_id, l.digest
+                    FROM backups k CROSS JOIN backup_blobs l ON l.backup_id = k.id)) p
+        CROSS JOIN blobs b ON b.digest = p.digest
+        WHERE b.present GROUP BY session_id
     ), mine AS (
         SELECT session_id, count(*) AS backups, sum(manifest_bytes) AS manifests, sum(bytes_total) AS logical
         FROM backups GROUP BY session_id

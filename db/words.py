@@ -41,7 +41,8 @@ def remake_words(connection: Connection) -> None:
     connection.exec_driver_sql("DROP TABLE IF EXISTS words")
     connection.exec_driver_sql("DELETE FROM searched")
     connection.exec_driver_sql("DELETE FROM messages")
-    make_words(connection)
+    if can_have_words(connection):
+        make_words(connection)
 
 
 def enter_words(connection: Connection, rows: list[tuple[int, str]]) -> None:

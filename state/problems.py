@@ -8,6 +8,7 @@ from typing import Any
 from .errors import MissingBlobs, TorporError, error_classes
 
 MEDIA_TYPE = "application/problem+json"
+PAGE_ROUTES = "/api/backup/"
 TYPE_PREFIX = "urn:torpor:error:"
 
 
@@ -27,6 +28,11 @@ def to_problem(error: TorporError) -> dict[str, Any]:
     if isinstance(error, MissingBlobs):
         problem["digests"] = list(error.digests)
     return problem
+
+
+def problem_at(path: str, error: TorporError) -> dict[str, Any]:
+    """Describe an error as the answer of a route: the backup routes of pages say `success` in every answer."""
+    return to_problem(error) | ({"success": False} if path.startswith(PAGE_ROUTES) else {})
 
 
 def _sound(text: str) -> str:

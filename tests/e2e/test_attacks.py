@@ -157,6 +157,29 @@ def chunks(*pieces: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
+def login(target: Target, body: bytes, kind: str = "application/json", *lines: str) -> bytes:
+    return post(target, f"Content-Type: {kind}", f"Content-Length: {len(body)}", *lines, path="/v1/login")
+
+
+DRAIN, TEXT = b'{"pending":[]}', "text/plain;charset=UTF-8"
+
+
+def in_body(target: Target) -> bytes:
+    return orjson.dumps({"pending": [], "token": target.tokens["page"]})
+
+
+def beacon(
+    target: Target,
+    body: bytes,
+    origin: str | None = PAGE,
+    path: str = "/api/backup/drain",
+    kind: str = TEXT,
+    **more: Any,
+) -> bytes:
+    lines = [f"Content-Type: {kind}", f"Content-Length: {len(body)}", *([f"Origin: {origin}"] if origin else [])]
+    return post(target, *lines, path=path, **more)
+
+
 # name -> what is sent, and the statuses that refuse it (0: the connection was closed without a word)
 ATTACKS: dict[str, tuple[Callable[[Target], list[bytes]], set[int]]] = {
     # tokens
@@ -213,6 +236,52 @@ ATTACKS: dict[str, tuple[Callable[[Target], list[bytes]], set[int]]] = {
     "Sec-Fetch-Site same-site": (lambda t: [t.head("/v1/status", "Sec-Fetch-Site: same-site", token="owner")], {403}),
     "preflight of a foreign origin": (lambda t: [t.head("/v1/status", "Origin: https://evil.example", "Access-Control-Request-Method: GET", "Access-Control-Request-Headers: authorization", method="OPTIONS")], {403}),
     "WebSocket": (lambda t: [t.head("/v1/status", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: eA==", "Sec-WebSocket-Version: 13", "Origin: https://evil.example")], {403}),
+    # the dashboard: files that are open, its own origin, login links, the scope approve
+    "a file of the page under a foreign Host": (lambda t: [t.head("/", host="evil.example")], {403}),
+    "../ out of the files of the page": (lambda t: [t.head("/dashboard/../../../token")], {401, 404}),
+    "../ out of the files, percent-encoded": (lambda t: [t.head("/vendor/..%2f..%2f..%2ftoken")], {401, 404}),
+    "a source file of the package": (lambda t: [t.head("/client/../__init__.py")], {401, 404}),
+    "POST to a file of the page": (lambda t: [post(t, JSON, "Content-Length: 2", path="/"), b"{}"], {401}),
+    "a file of the page with a body": (lambda t: [t.head("/", "Content-Length: 5"), b"hello"], {413}),
+    "its own origin without a token": (lambda t: [t.head("/v1/status", f"Origin: {t.daemon.url}", "Sec-Fetch-Site: same-origin")], {401}),
+    "its own origin on another port": (lambda t: [t.head("/v1/status", f"Origin: http://127.0.0.1:{t.port + 1}", token="owner")], {403}),
+    "its own origin by https": (lambda t: [t.head("/v1/status", f"Origin: https://{t.host}", token="owner")], {403}),
+    "its own origin by another name": (lambda t: [t.head("/v1/status", f"Origin: http://localhost:{t.port}", token="owner")], {403}),
+    "its own origin by a name that was rebound": (lambda t: [t.head("/v1/status", f"Origin: http://evil.example:{t.port}", host=f"evil.example:{t.port}", token="owner")], {403}),
+    "its own origin with a user": (lambda t: [t.head("/v1/status", f"Origin: http://x@{t.host}", token="owner")], {403}),
+    "a wrong login code": (lambda t: [login(t, b'{"code": "x"}'), b'{"code": "x"}'], {401}),
+    "a login code as text": (lambda t: [login(t, b'{"code": "x"}', "text/plain"), b'{"code": "x"}'], {415}),
+    "a login code of a foreign page": (lambda t: [login(t, b'{"code": "x"}', "application/json", "Origin: https://evil.example"), b'{"code": "x"}'], {403}),
+    "a login code of an approved page": (lambda t: [login(t, b'{"code": "x"}', "application/json", f"Origin: {PAGE}"), b'{"code": "x"}'], {401}),
+    "a login code of 1 MB": (lambda t: [login(t, bytes(1 << 20)), bytes(1 << 20)], {413}),
+    "a login link by a token with `approve`": (lambda t: [post(t, "Content-Length: 0", path="/v1/login/links", token="approve")], {403}),
+    "a token with `approve` makes tokens": (lambda t: [post(t, JSON, "Content-Length: 2", path="/v1/tokens", token="approve"), b"{}"], {403}),
+    "a token with `manage` approves": (lambda t: [post(t, JSON, "Content-Length: 2", path="/v1/pair/requests/000-000/approve", token="manage"), b"{}"], {403}),
+    "a page approves by its own token": (lambda t: [t.head("/v1/pair/requests", f"Origin: {PAGE}", token="page")], {403}),
+    "events as they come, without a token": (lambda t: [t.head("/v1/events/stream")], {401}),
+    "events as they come, token in the query": (lambda t: [t.head(f"/v1/events/stream?token={t.tokens['owner']}")], {401}),
+    "events as they come, for a foreign page": (lambda t: [t.head("/v1/events/stream", "Origin: https://evil.example", token="owner")], {403}),
+    "events as they come, by another scope": (lambda t: [t.head("/v1/events/stream", token="metrics")], {403}),
+    # pages that save
+    "a beacon without a token": (lambda t: [beacon(t, DRAIN), DRAIN], {401}),
+    "a beacon with a token that was made up": (lambda t: [beacon(t, DRAIN[:-1] + b',"token":"x"}'), DRAIN[:-1] + b',"token":"x"}'], {401}),
+    "a beacon with the token of the API": (lambda t: [beacon(t, in_body(t)), in_body(t)], {401}),
+    "a beacon of a foreign page": (lambda t: [beacon(t, DRAIN, "https://evil.example"), DRAIN], {403}),
+    "a beacon of no page": (lambda t: [beacon(t, DRAIN, None), DRAIN], {401}),
+    "a beacon of a sandboxed frame": (lambda t: [beacon(t, DRAIN, "null"), DRAIN], {403}),
+    "a beacon of 64 KiB and more": (lambda t: [beacon(t, bytes(65_537)), bytes(65_537)], {413}),
+    "a beacon to another route": (lambda t: [beacon(t, DRAIN, path="/api/backup/create"), DRAIN], {401}),
+    "a beacon to another spelling": (lambda t: [beacon(t, DRAIN, path="/api/backup/drain/"), DRAIN], {401}),
+    "a beacon as a form": (lambda t: [beacon(t, DRAIN, kind="application/x-www-form-urlencoded"), DRAIN], {401, 415}),
+    "text with a token in the header": (lambda t: [beacon(t, DRAIN, None, token="owner"), DRAIN], {415}),
+    "a drain by a token without `save`": (lambda t: [post(t, JSON, f"Content-Length: {len(DRAIN)}", path="/api/backup/drain", token="restore"), DRAIN], {403}),
+    "a page that may only read gets tokens for beacons": (lambda t: [post(t, JSON, "Content-Length: 2", f"Origin: {PAGE}", path="/api/backup/tokens", token="page"), b"{}"], {403}),
+    "a token with `save` reads what pages saved": (lambda t: [t.head("/api/backup/restore/s?text=1", token="save")], {403}),
+    "a token with `read` reads what pages saved": (lambda t: [t.head("/api/backup/points/s", token="read")], {403}),
+    "a token with `read` reads images": (lambda t: [t.head(f"/api/backup/media/{t.backup_id}/0", token="read")], {403}),
+    "../ in the name of a session": (lambda t: [t.head("/api/backup/restore/..%2f..%2ftoken?text=1", token="owner")], {404, 422}),
+    "a page poses as an inference process": (lambda t: [t.head(f"/v1/attached/{BACKUP_ID}", JSON, "Content-Length: 2", f"Origin: {PAGE}", method="PUT", token="page"), b"{}"], {403}),
+    "a token with `save` poses as an inference process": (lambda t: [t.head(f"/v1/attached/{BACKUP_ID}/work?wait_s=0", token="save")], {403}),
     # ids and paths
     "../ in an id": (lambda t: [t.head("/v1/backups/../../../../etc/passwd", token="owner")], {404, 422}),
     "../ percent-encoded": (lambda t: [t.head("/v1/backups/..%2f..%2f..%2fetc%2fpasswd", token="owner")], {404, 422}),
@@ -319,6 +388,12 @@ def test_they_were_refused_for_their_attack(target: Target) -> None:
     )
     assert status_of(target.raw(target.head(f"/v1/backups/{target.backup_id}/manifest", token="restore"))) == 200
     assert status_of(target.raw(*lengthy(target, b'{"blobs": {}}', 13, token="save"))) == 200
+    assert status_of(target.raw(target.head("/"))) == 200
+    assert status_of(target.raw(target.head("/v1/status", f"Origin: {target.daemon.url}", token="read"))) == 200
+    told = orjson.loads(target.owner("POST", "/v1/login/links").content)["url"].partition("#login=")[2]
+    code = orjson.dumps({"code": told})
+    assert status_of(target.raw(login(target, code), code)) == 201
+    assert status_of(target.raw(*lengthy(target, DRAIN, len(DRAIN), path="/api/backup/drain", token="save"))) == 200
     body = keys(0)
     assert status_of(target.raw(post(target, JSON, "Transfer-Encoding: chunked", token="owner"), chunks(body))) == 200
 

@@ -29,6 +29,7 @@ POOL = 150 * TOKEN_BYTES
 WEIGHTS = {
     "grow": 10,
     "save": 12,
+    "save_small": 6,
     "save_and_crop_at_once": 3,
     "save_fails": 3,
     "crop": 3,
@@ -51,6 +52,7 @@ class Lives:
         self.sessions = [CacheSession()]
         self.sessions[0].grow(200, seed)
         self.expected: dict[str, list[torch.Tensor]] = {}
+        self.small: dict[str, list[torch.Tensor]] = {}  # of which a backup gives the beginning back, or nothing
         self.seen: Counter[str] = Counter()
 
     def walk(self, steps: int) -> None:
@@ -61,6 +63,8 @@ class Lives:
         self.settle()
         for backup_id in self.expected:
             self.check(backup_id)
+        for backup_id in self.small:
+            self.check_small(backup_id)
 
     def check(self, backup_id: str) -> CacheSession:
         woken = self.keeper.restore(backup_id, CacheTarget(), require="full")
@@ -68,6 +72,14 @@ class Lives:
         assert len(found) == len(wanted)
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
         return woken.session
+
+    def check_small(self, backup_id: str) -> None:
+        woken = self.keeper.restore(backup_id, CacheTarget())
+        tokens = woken.session.tokens
+        assert (woken.mode, tokens % 64) == ("prefix" if tokens else "embeddings", 0)
+        self.seen[f"small, {'some' if tokens else 'no'} KV"] += 1
+        found = woken.session.tensors() if tokens else []
+        assert all(torch.equal(a, b[:, :, :tokens]) for a, b in zip(found, self.small[backup_id], strict=bool(tokens)))
 
     def seed(self) -> int:
         return self.random.randrange(1 << 30)
@@ -114,6 +126,11 @@ class Lives:
             self.expected[handle.backup_id] = expected
             if self.random.random() < 0.3:
                 handle.wait(60)
+
+    def save_small(self, session: CacheSession) -> None:
+        if session.tokens:
+            expected = session.copy_tensors()
+            self.small[self.keeper.save("s", session, small=True).backup_id] = expected
 
     def save_and_crop_at_once(self, session: CacheSession) -> None:
         self.save(session)
@@ -185,7 +202,8 @@ def test_a_random_life(seed: int, daemon_of_walks: Daemon, seen: Counter[str]) -
 
 
 def test_the_walks_went_everywhere(seen: Counter[str]) -> None:
-    assert set(seen) == set(WEIGHTS) | {"copied", "held", "followed"}, seen
+    small = {"small, some KV", "small, no KV"}
+    assert set(seen) == set(WEIGHTS) | {"copied", "held", "followed"} | small, seen
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def watched(context: BrowserContext, allow: tuple[str, ...] = ()) -> Iterator[No
     context.on("request", request)
     context.on("weberror", lambda error: errors.append(str(error.error)))
     yield
-    assert errors == []
+    assert errors == [], errors
     assert elsewhere == []
 
 

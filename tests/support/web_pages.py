@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import uvicorn
+from torpor.client import Keeper
+from torpor.client.asgi import backup_app
+from torpor.client.provider import Provider
 
 from support.daemon import Daemon
 
@@ -45,7 +51,7 @@ document.title = "ready";
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    extensions_map = {".js": "text/javascript", "": "application/octet-stream"}
+    extensions_map: ClassVar[dict[str, str]] = {".js": "text/javascript", "": "application/octet-stream"}
 
     def do_GET(self) -> None:
         if self.path != "/":
@@ -74,6 +80,32 @@ def page_origin() -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def page_server(keeper: Keeper, provider: Provider) -> Iterator[str]:
+    """Serve the page by an inference server of its own, which holds the token: the backup routes are its neighbours."""
+    routes = backup_app(keeper, provider)
+    page = (PAGE % "/api/backup/torpor.js").encode()
+    html = [(b"content-type", b"text/html; charset=utf-8")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/api/backup/"):
+            await routes(scope | {"root_path": "/api/backup"}, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": html})
+            await send({"type": "http.response.body", "body": page})
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 def said(daemon: Daemon, session_id: str) -> dict[str, Any]:

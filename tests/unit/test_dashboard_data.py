@@ -13,6 +13,9 @@ from blake3 import blake3
 from starlette.testclient import TestClient
 from support.bucket_daemon import BucketDaemon
 from support.manifests import manifest
+from torpor.daemon import plan_api
+from torpor.daemon.security import Gate
+from torpor.daemon.tokens import Tokens
 from torpor.db.presence import note_present
 from torpor.state.ids import parse_digest
 from torpor.state.manifest import BlobRef
@@ -29,7 +32,10 @@ class Page:
 
     def __init__(self, folder: Path) -> None:
         self.daemon = BucketDaemon(folder / "home")
-        self.client = TestClient(self.daemon.app(), base_url="http://127.0.0.1:7717", raise_server_exceptions=False)
+        tokens = Tokens(self.daemon.home.tokens_json, "owner", lambda: NOW)
+        gate = Gate(self.daemon.app(tokens=tokens), tokens=tokens, hosts=frozenset(["127.0.0.1:7717"]))
+        options: Any = {"base_url": "http://127.0.0.1:7717", "headers": {"Authorization": "Bearer owner"}}
+        self.client = TestClient(gate, raise_server_exceptions=False, **options)
 
     def blob(self, data: bytes) -> BlobRef:
         ref = BlobRef(parse_digest(blake3(data).hexdigest()), len(data))
@@ -71,8 +77,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     os.umask(before)
 
 
+def surveyed(page: Page) -> Any:
+    until = time.monotonic() + 20
+    while (found := page("GET", "storage"))["surveyed_ago_s"] is None:
+        assert time.monotonic() < until
+    return found
+
+
 def test_storage_says_who_takes_what(page: Page) -> None:
-    found = page("GET", "storage")
+    found = surveyed(page)
     classes = {each["name"]: each["size_bytes"] for each in found["classes"]}
     assert classes["vision_cache"] == 130_000
     assert sum(classes.values()) == found["used_bytes"]
@@ -92,7 +105,7 @@ def test_storage_says_who_takes_what(page: Page) -> None:
 
 
 def test_what_would_go_next_is_in_the_order_in_which_it_goes(page: Page) -> None:
-    found = page("GET", "storage")["next_to_go"]
+    found = surveyed(page)["next_to_go"]
     assert found["over_bytes"] == 0
     assert [(each["backup_id"], each["tier"], each["size_bytes"]) for each in found["items"]] == [
         (backup_id(2), "ordinary", 50_000),
@@ -197,3 +210,12 @@ def test_restores_are_counted_and_told(page: Page) -> None:
         ("full in 0.25 s", None),
         ("full in 0.25 s", backup_id(1)),
     ]
+
+
+def test_a_process_that_does_not_answer_is_not_waited_for(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_api, "ASK_S", 0.05)
+    about = {"name": "silent", "pid": 1, "model": None, "sessions": ["large"]}
+    assert page.client.put(f"/v1/attached/{backup_id(7)}", json=about).status_code < 300
+    found = page("GET", f"backups/{backup_id(2)}/plan")
+    assert (found["mode"], found["exact"]) == ("full", False)
+    assert page.client.delete(f"/v1/attached/{backup_id(7)}").status_code == 204

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 from support.manifests import manifest
-from torpor.db import block_keys, marks
+from torpor.db import block_keys, marks, search
+from torpor.db.drawing import details, draw_session
 from torpor.db.index import Index
 from torpor.db.presence import blob_sizes, note_present
 from torpor.db.records import record_of
+from torpor.db.sessions import list_sessions
 from torpor.state.manifest import manifest_blobs
 
 BLOBS = manifest_blobs(manifest())
@@ -67,6 +69,12 @@ ASKED: dict[str, Callable[[Index], Any]] = {
     "needed": read(blob_sizes, list(BLOBS)),
     "prefix": read(block_keys.deepest, ["a" * 64]),
     "holders": read(block_keys.holders, "a" * 64, 4),
+    "sessions": read(list_sessions, 50),
+    "sessions before": read(list_sessions, 50, "s"),
+    "drawing": read(draw_session, "s"),
+    "details": read(details, "s", [ID]),
+    "search": read(search.search, "a word", 20, 3),
+    "what to search": read(search.target_of, "s"),
 }
 
 
@@ -77,7 +85,7 @@ def test_no_question_walks_over_blobs_or_links(name: str, index: Index) -> None:
     assert [line for line in plans if WALKS.search(line)] == []
 
 
-@pytest.mark.parametrize("name", ["newest", "before", "session"])
+@pytest.mark.parametrize("name", ["newest", "before", "session", "sessions", "sessions before", "what to search"])
 def test_a_listing_follows_an_index(name: str, index: Index) -> None:
     assert [line for line in explained(index, ASKED[name]) if "ORDER BY" in line] == []
 

@@ -3,7 +3,7 @@
 import { History } from "./history.js";
 import { covers, itemOf, keysOf, rowOf, same } from "./items.js";
 import { LastWords } from "./last_words.js";
-import { backoffMs, Queue } from "./queue.js";
+import { backoffMs } from "./queue.js";
 import { Standing } from "./standing.js";
 import { ulid } from "./ulid.js";
 import { Problem } from "./wire.js";
@@ -24,9 +24,9 @@ const NOT_THERE = ["no-process", "session-not-found", "backup-not-found", "not-f
 export class SessionBackup {
   /**
    * @param {import("./torpor.d.ts").BackupOptions<any>} options @param {import("./wire.js").Wire} wire
-   * @param {import("./kept.js").Kept} kept @param {import("./tabs.js").Tab} tab
+   * @param {import("./kept.js").Kept} kept @param {import("./tabs.js").Tab} tab @param {import("./queue.js").Queue} queue
    */
-  constructor({ sessionId, every = 5, state }, wire, kept, tab) {
+  constructor({ sessionId, every = 5, state }, wire, kept, tab, queue) {
     this.sessionId = sessionId;
     this._every = every;
     this._state = state;
@@ -34,7 +34,7 @@ export class SessionBackup {
     this._kept = kept;
     this._tab = tab;
     this._standing = new Standing();
-    this._queue = new Queue(wire, kept, tab, (outcome) => this._note(outcome));
+    this._queue = queue;
     this._last = new LastWords(wire);
     this._history = new History(sessionId, wire, kept);
     /** @type {Base | null} */
@@ -51,6 +51,7 @@ export class SessionBackup {
     this._retrying = undefined;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this._changing = undefined;
+    this._keeps = true; // whether this browser has room
     this._stopping = new AbortController();
     this._listen();
     kept.tidy(Date.now()).catch(() => undefined);
@@ -59,6 +60,10 @@ export class SessionBackup {
 
   get status() {
     return this._standing.status;
+  }
+
+  get stopped() {
+    return this._stopping.signal;
   }
 
   /** @param {string} type @param {(detail: any, type: any) => void} listener */
@@ -79,7 +84,14 @@ export class SessionBackup {
 
   async now() {
     const row = await this._keep(false);
-    return this._inOrder(() => this._create(row, true)).finally(() => this._count());
+    try {
+      return await this._inOrder(() => this._create(row, true));
+    } catch (error) {
+      this._failed(error);
+      throw error;
+    } finally {
+      await this._count();
+    }
   }
 
   /** @param {number} [limit] */
@@ -168,7 +180,10 @@ export class SessionBackup {
     this._newest = row;
     try {
       await this._kept.put(row, before?.working ? before.id : null);
+      this._keeps = true;
     } catch (error) {
+      if (!this._keeps) return row;
+      this._keeps = false; // and said once
       const hint = "Free some space, or let the site keep more. The server still gets each state.";
       const detail = `this browser does not keep it: ${error}`;
       this._standing.refused(null, new Problem({ code: "browser-storage", detail, hint }));
@@ -218,10 +233,10 @@ export class SessionBackup {
       answer = {}; // no process knows the session, or not this base: the queue's way says it exactly
       if (full) this._sinceFull = 0;
     }
-    const { kind = "page", backup_id: backupId = row.id } = answer;
+    const { kind = "page", backup_id: backupId = row.id, item } = answer;
     if (kind === "full") this._sinceFull = 0;
-    if (kind === "unchanged" || answer.backup_id === row.id) {
-      await this._queue.note({ row, taken: { backupId, kind }, problem: null });
+    if (item || kind === "unchanged" || answer.backup_id === row.id) {
+      await this._queue.note({ row, taken: { backupId: item?.backup_id ?? backupId, kind }, problem: null });
     } else {
       const [outcome] = await this._queue.send([row]); // a process saved what it has; what only the page has follows
       if (outcome.problem !== null) throw outcome.problem;
@@ -237,10 +252,12 @@ export class SessionBackup {
 
   /** What became of a state. @param {import("./queue.js").Outcome} outcome */
   _note({ row, taken, problem }) {
+    if (row.session_id !== this.sessionId) return;
     if (problem !== null && !problem.retryable) this._standing.refused(row.id, problem);
     if (taken === null) return;
     row.pending = false;
-    if (row.session_id === this.sessionId && row.tab === this._tab.id && !(this._safe && this._safe.id > row.id)) {
+    if (this._newest?.id === row.id) this._newest.pending = false;
+    if (row.tab === this._tab.id && !(this._safe && this._safe.id > row.id)) {
       this._safe = row;
       this._base = { backupId: taken.backupId, keys: keysOf(row.partial ? row.messages.slice(0, -1) : row.messages) };
     }
@@ -282,6 +299,7 @@ export class SessionBackup {
     const back = () => {
       if (!this._standing.online || this._standing.pending > 0) void this.drain().catch(() => undefined);
     };
+    options.signal.addEventListener("abort", this._queue.on((outcome) => this._note(outcome)));
     addEventListener("online", back, options);
     addEventListener("pagehide", () => this._leave(true), options);
     addEventListener("pageshow", () => this._tab.show(), options);

@@ -4,7 +4,8 @@ import { Problem } from "./wire.js";
 
 /** @typedef {import("./wire.js").Wire} Wire */
 
-const LOOK_MS = 1000;
+const FIRST_LOOK_MS = 300;
+const LOOK_MS = 2000;
 
 /**
  * Ask, show the code, and wait. Raises: Problem (`denied`, `expired`, `stopped`, what the daemon says).
@@ -14,8 +15,8 @@ export async function pair(wire, { label, scopes = ["read", "save", "restore"], 
   const asked = await wire.json("POST", "/v1/pair", { label, scopes }, { signal });
   const until = Date.now() + asked.lives_s * 1000;
   onCode(asked.code, asked.lives_s);
-  while (Date.now() < until) {
-    await pause(LOOK_MS, signal);
+  for (let wait = FIRST_LOOK_MS; Date.now() < until; wait = Math.min(wait * 1.3, LOOK_MS)) {
+    await pause(wait, signal);
     const { state, token } = await claim(wire, asked.secret, signal);
     if (token) {
       wire.token = token;

@@ -17,6 +17,7 @@ import { Problem } from "./wire.js";
  */
 
 const AT_ONCE_BYTES = 4 << 20;
+const CLOSING_MS = 300; // at the load of a page, whose former life may not have ended yet
 const FIRST_MS = 500;
 const LONGEST_MS = 30_000;
 
@@ -26,14 +27,21 @@ export function backoffMs(tries, chance) {
 }
 
 export class Queue {
-  /** @param {Wire} wire @param {Kept} kept @param {Tab} tab @param {(outcome: Outcome) => void} told */
-  constructor(wire, kept, tab, told) {
+  /** @param {Wire} wire @param {Kept} kept @param {Tab} tab */
+  constructor(wire, kept, tab) {
     this._wire = wire;
     this._kept = kept;
     this._tab = tab;
-    this._told = told;
+    /** @type {Set<(outcome: Outcome) => void>} */
+    this._listeners = new Set();
     /** @type {Promise<number> | null} */
     this._draining = null;
+  }
+
+  /** Hear what becomes of each state, of whichever session. Returns what ends it. @param {(outcome: Outcome) => void} listener */
+  on(listener) {
+    this._listeners.add(listener);
+    return () => void this._listeners.delete(listener);
   }
 
   /**
@@ -51,7 +59,8 @@ export class Queue {
   /** @param {boolean} again */
   async _drain(again) {
     const rows = (await this._kept.pending()).filter((row) => again || row.refused === null);
-    const living = await this._tab.alive(rows);
+    const working = rows.filter((row) => row.working);
+    const living = await this._tab.alive(working, again ? CLOSING_MS : 0);
     let left = rows.filter((row) => !row.working || !living.has(row.tab));
     let taken = 0;
     do {
@@ -81,7 +90,7 @@ export class Queue {
     else if (problem !== null && !problem.retryable) {
       await this._kept.refuse(row.id, { code: problem.code, detail: problem.message });
     }
-    this._told(outcome);
+    for (const listener of this._listeners) listener(outcome);
   }
 
   /**

@@ -27,10 +27,12 @@ export class Tab {
   }
 
   /**
-   * Return which states are another's work in progress, or this tab's.
-   * @param {{tab: string, created_at: number}[]} rows @returns {Promise<Set<string>>} the living tabs
+   * Return the tabs that are alive, of those that kept some states; this one is.
+   * @param {{tab: string, created_at: number}[]} rows
+   * @param {number} patienceMs for so long a tab that may be closing just now is awaited
+   * @returns {Promise<Set<string>>}
    */
-  async alive(rows) {
+  async alive(rows, patienceMs) {
     const found = new Set([this.id]);
     if (navigator.locks === undefined) {
       const since = Date.now() / 1000 - RECENT_S;
@@ -38,7 +40,9 @@ export class Tab {
       return found;
     }
     const { held = [] } = await navigator.locks.query();
-    for (const { name } of held) if (name?.startsWith(ALIVE)) found.add(name.slice(ALIVE.length));
+    const names = new Set(held.map(({ name }) => name));
+    const others = new Set(rows.map((row) => row.tab).filter((tab) => tab !== this.id && names.has(ALIVE + tab)));
+    await Promise.all([...others].map(async (tab) => ((await closes(tab, patienceMs)) ? null : found.add(tab))));
     return found;
   }
 
@@ -48,5 +52,15 @@ export class Tab {
    */
   async alone(name, work) {
     return navigator.locks === undefined ? work() : navigator.locks.request(`torpor ${name}`, work);
+  }
+}
+
+/** Tell whether a tab closes within some time. @param {string} tab @param {number} patienceMs */
+async function closes(tab, patienceMs) {
+  try {
+    await navigator.locks.request(ALIVE + tab, { signal: AbortSignal.timeout(patienceMs) }, () => undefined);
+    return true;
+  } catch {
+    return false;
   }
 }

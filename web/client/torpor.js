@@ -3,6 +3,7 @@
 import { SessionBackup } from "./backup.js";
 import { Kept } from "./kept.js";
 import { pair } from "./pairing.js";
+import { Queue } from "./queue.js";
 import { Tab } from "./tabs.js";
 import { Problem, Wire } from "./wire.js";
 
@@ -19,6 +20,7 @@ class Connection {
     this._wire = new Wire(base, timeoutMs);
     this._kept = new Kept(this._wire.base);
     this._tab = new Tab();
+    this._queue = new Queue(this._wire, this._kept, this._tab);
     /** @type {Set<SessionBackup>} */
     this._backups = new Set();
   }
@@ -43,8 +45,9 @@ class Connection {
 
   /** @param {import("./torpor.d.ts").BackupOptions<any>} options @returns {import("./torpor.d.ts").Backup<any>} */
   autoBackup(options) {
-    const backup = new SessionBackup(options, this._wire, this._kept, this._tab);
+    const backup = new SessionBackup(options, this._wire, this._kept, this._tab, this._queue);
     this._backups.add(backup);
+    backup.stopped.addEventListener("abort", () => this._backups.delete(backup));
     return backup;
   }
 }

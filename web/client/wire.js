@@ -89,14 +89,15 @@ export class Wire {
   }
 
   /**
-   * Say what it means that there was no answer. A daemon that does not know the page lets it read nothing, which looks
-   * like nobody there; that somebody answers at all shows without reading.
+   * Say what it means that there was no answer. What a daemon says to a page that it does not know, the page cannot read,
+   * which looks like nobody there; but any page may ask to be paired, and reads the answer.
    * @param {unknown} error
    */
   async _silent(error) {
     if (this.guest && !(error instanceof DOMException && error.name === "TimeoutError")) {
+      const asking = { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" };
       try {
-        await fetch(`${this.origin}/`, { mode: "no-cors", credentials: "omit", signal: AbortSignal.timeout(3000) });
+        await fetch(`${this.origin}/v1/pair/claim`, { ...asking, credentials: "omit", signal: AbortSignal.timeout(3000) });
         return notPaired();
       } catch {
         // nobody is there

@@ -5,11 +5,11 @@ import { Act } from "./act.js";
 import { Attached } from "./attached.js";
 import { Failed, useData, Waiting } from "./data.js";
 import { Icon } from "./icons.js";
-import { lookForPages, requests } from "./pairing.js";
 import { Request } from "./pair_request.js";
+import { lookForPages, requests } from "./pairing.js";
 import { json } from "./session.js";
+import { Time } from "./states.js";
 import { t } from "./words.js";
-import { When } from "./when.js";
 
 /** @typedef {{id: string, label: string, scopes: string[], origin: string | null, created_at: number, used_at: number | null, expires_at: number | null}} Token */
 
@@ -54,8 +54,8 @@ function List({ tokens }) {
           <div class="row"><strong class="one-line">${token.label}</strong>${token.scopes.map((each) => html`<span key=${each} class="chip" title=${t(`scope.${each}.more`)}>${t(`scope.${each}`)}</span>`)}</div>
           <p class="small muted">
             ${token.origin && html`<span class="mono">${token.origin}</span> · `}
-            ${t("token.made")} <${When} at=${token.created_at} /> · ${token.used_at === null ? t("token.unused") : html`${t("token.used")} <${When} at=${token.used_at} />`}
-            ${token.expires_at !== null && html` · ${t("token.ends")} <${When} at=${token.expires_at} />`}
+            ${t("token.made")} <${Time} at=${token.created_at} /> · ${token.used_at === null ? t("token.unused") : html`${t("token.used")} <${Time} at=${Math.max(token.used_at, token.created_at)} />`}
+            ${token.expires_at !== null && html` · ${t("token.ends")} <${Time} at=${token.expires_at} />`}
           </p>
         </div>
         <${Act} kind="small danger" label=${t("token.revoke_one", { label: token.label })} run=${() => json("DELETE", `/v1/tokens/${token.id}`)} done=${() => t("token.revoked", { label: token.label })}>${t("token.revoke")}<//>

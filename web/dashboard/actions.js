@@ -41,10 +41,11 @@ export function rename(session, title) {
   });
 }
 
-/** Pin a backup, or unpin it. @param {Backup} backup */
-export function pin(backup) {
+/** Pin a backup, or unpin it; until `shown` is done, it cannot be done again. @param {Backup} backup @param {() => Promise<void>} shown */
+export function pin(backup, shown) {
   return doing(backup.id, async () => {
     await json("PATCH", path("backups", backup.id), { pinned: !backup.pinned });
+    await shown();
     toast(t(backup.pinned ? "pin.off" : "pin.on"), { kind: "ok" });
   });
 }

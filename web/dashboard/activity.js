@@ -1,6 +1,6 @@
 /** What happened day by day, or hour by hour: one measure at a time as bars, all of them as a table. */
 
-import { html, useState } from "../vendor/preact.js";
+import { html, useRef, useState } from "../vendor/preact.js";
 import { BarChart } from "./bar_chart.js";
 import { Failed, useData, Waiting } from "./data.js";
 import { count, day, size } from "./numbers.js";
@@ -21,13 +21,15 @@ export function Activity() {
     (signal) => json("GET", `/v1/activity?days=${days}&step=${step}&zone=${encodeURIComponent(zone)}`, undefined, { signal }),
     [span],
   );
+  const last = useRef(data); // stays until the next one is there: the page keeps its height
+  last.current = data ?? last.current;
   return html`<section class="card activity" aria-labelledby="activity">
     <header>
       <h2 id="activity" class="grow">${t("activity.title")}</h2>
       <${Switch} label=${t("activity.measure")} names=${MEASURES} chosen=${measure} choose=${setMeasure} />
       <${Switch} label=${t("activity.span")} names=${SPANS.map(([name]) => name)} chosen=${span} choose=${setSpan} />
     </header>
-    ${error && !data ? html`<${Failed} error=${error} retry=${reload} />` : !data ? html`<div class="bar-chart"><${Waiting} lines=${5} /></div>` : html`<${Chart} points=${data.points} measure=${measure} step=${data.step} />`}
+    ${error && !data ? html`<${Failed} error=${error} retry=${reload} />` : !last.current ? html`<div class="bar-chart"><${Waiting} lines=${5} /></div>` : html`<${Chart} points=${last.current.points} measure=${measure} step=${last.current.step} />`}
   </section>`;
 }
 

@@ -5,8 +5,8 @@ import { useData } from "./data.js";
 import { Icon } from "./icons.js";
 import { usePoll } from "./poll.js";
 import { json } from "./session.js";
+import { Time } from "./states.js";
 import { t } from "./words.js";
-import { When } from "./when.js";
 
 const LOOK_MS = 5000;
 
@@ -30,7 +30,7 @@ function One({ program }) {
     <${Icon} name="play" />
     <div class="grow">
       <div class="row"><strong>${program.name}</strong>${program.model && html`<span class="chip">${program.model}</span>`}${program.working ? html`<span class="chip accent">${t("attached.working")}</span>` : ""}</div>
-      <p class="small muted">${t("attached.sessions", { n: program.sessions.length })} · pid ${program.pid} · ${t("attached.since")} <${When} at=${program.attached_at} /></p>
+      <p class="small muted">${t("attached.sessions", { n: program.sessions.length })} · pid ${program.pid} · ${t("attached.since")} <${Time} at=${program.attached_at} /></p>
     </div>
   </li>`;
 }

@@ -26,18 +26,18 @@ export function BackupPanel({ id, session }) {
   const at = message !== null && Number(message) >= 0 ? Number(message) : undefined;
   return html`<div class="pad stack backup">
     ${error && !data ? html`<${Failed} error=${error} retry=${reload} />` : null}
-    ${data ? html`<${Head} backup=${data} session=${session} /><${Plan} id=${id} /><${Facts} backup=${data} />` : !error && html`<${Waiting} lines=${8} />`}
+    ${data ? html`<${Head} backup=${data} session=${session} shown=${reload} /><${Plan} id=${id} /><${Facts} backup=${data} />` : !error && html`<${Waiting} lines=${8} />`}
     ${!(error && !data) && html`<${Messages} id=${id} at=${at} />`}
   </div>`;
 }
 
-/** @param {{backup: Backup, session: string}} props */
-function Head({ backup, session }) {
+/** @param {{backup: Backup, session: string, shown: () => Promise<void>}} props */
+function Head({ backup, session, shown }) {
   const [exporting, setExporting] = useState(false);
   const working = busy.value.has(backup.id);
   const drop = async () => remove(backup, (await json("GET", `/v1/backups?session_id=${encodeURIComponent(session)}&limit=2`)).backups.length === 1);
   const dropping = () => drop().catch(failed);
-  useKeys({ r: () => restore(backup), p: () => pin(backup), Delete: dropping });
+  useKeys({ r: () => restore(backup), p: () => pin(backup, shown), Delete: dropping });
   return html`<header class="backup-head">
     <div class="row">
       <a class="plain back" href=${href("sessions", [session])} aria-label=${t("back.session")}><${Icon} name="back" /></a>
@@ -48,7 +48,7 @@ function Head({ backup, session }) {
     </div>
     <div class="row actions">
       <button class="button first" disabled=${working} title="r" onClick=${() => restore(backup)}><${Icon} name="restore" />${t("restore.do")}</button>
-      <button class="button" aria-pressed=${backup.pinned} disabled=${working} title="p" onClick=${() => pin(backup)}><${Icon} name="pin" />${t(backup.pinned ? "pin.undo" : "pin.do")}</button>
+      <button class="button" aria-pressed=${backup.pinned} disabled=${working} title="p" onClick=${() => pin(backup, shown)}><${Icon} name="pin" />${t(backup.pinned ? "pin.undo" : "pin.do")}</button>
       <button class="button" onClick=${() => setExporting(true)}><${Icon} name="download" />${t("export.do")}</button>
       <button class="button danger" disabled=${working} title="Delete" onClick=${dropping}><${Icon} name="remove" />${t("remove.do")}</button>
     </div>

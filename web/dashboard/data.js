@@ -10,7 +10,7 @@ import { t } from "./words.js";
  * Load something, again whenever `keys` change, and with `live` when the daemon has news. The old data stays until the
  * new is there; of two loads under way, the later one counts.
  * @template T @param {(signal: AbortSignal) => Promise<T>} load @param {any[]} keys @param {{live?: boolean}} [how]
- * @returns {{data: T | undefined, error: unknown, loading: boolean, reload: () => void}}
+ * @returns {{data: T | undefined, error: unknown, loading: boolean, reload: () => Promise<void>}}
  */
 export function useData(load, keys, { live = true } = {}) {
   const [state, setState] = useState(/** @type {{data: T | undefined, error: unknown, loading: boolean}} */ ({ data: undefined, error: null, loading: true }));

@@ -6,8 +6,8 @@ import { Icon } from "./icons.js";
 import { href } from "./routes.js";
 import { Said, Verbatim } from "./said.js";
 import { json } from "./session.js";
+import { Time } from "./states.js";
 import { t } from "./words.js";
-import { When } from "./when.js";
 
 const SHOWN = 40;
 const ICONS = { info: "info", warning: "alert", error: "alert" };
@@ -32,10 +32,10 @@ function Line({ event }) {
   return html`<li class=${event.level}>
     <${Icon} name=${ICONS[event.level] ?? "info"} />
     <div class="grow">
-      <strong><${Said} code=${`event.${event.kind}`} words=${event.kind.replaceAll("-", " ")} /></strong>
+      <strong class="capital"><${Said} code=${`event.${event.kind}`} words=${event.kind.replaceAll("-", " ")} /></strong>
       ${event.session_id && html` <a class="small" href=${href("sessions", event.backup_id ? [event.session_id, event.backup_id] : [event.session_id])}>${event.session_id}</a>`}
       ${event.detail && html`<p class="small muted"><${Verbatim} words=${event.detail} /></p>`}
     </div>
-    <span class="small muted"><${When} at=${event.at} /></span>
+    <span class="small muted"><${Time} at=${event.at} /></span>
   </li>`;
 }

@@ -1,6 +1,6 @@
 /** How all is: every check of the doctor, the scrub that reads everything again, and what happened. */
 
-import { html, useEffect } from "../vendor/preact.js";
+import { html, useEffect, useRef } from "../vendor/preact.js";
 import { Act } from "./act.js";
 import { Failed, useData, Waiting } from "./data.js";
 import { Events } from "./events.js";
@@ -12,7 +12,7 @@ import { Reading } from "./reading.js";
 import { Said, Verbatim } from "./said.js";
 import { json } from "./session.js";
 import { t } from "./words.js";
-import { When } from "./when.js";
+import { Time } from "./states.js";
 
 const LOOK_MS = 400;
 const OLD_S = 600;
@@ -22,6 +22,8 @@ const OLD_S = 600;
 export function Page() {
   const { data, error, reload } = useData((signal) => json("GET", "/v1/doctor", undefined, { signal }), [], { live: false });
   const going = data?.state === "running" || data?.state === "fixing";
+  const last = useRef(/** @type {any} */ (null)); // stays while everything is looked at again: nothing moves
+  if (data?.state === "done") last.current = data;
   usePoll(reload, LOOK_MS, going);
   const look = async () => {
     await json("POST", "/v1/doctor");
@@ -34,19 +36,18 @@ export function Page() {
   return html`<div class="page">
     <header>
       <h1 class="grow">${t("nav.health")}</h1>
-      ${data?.ended_at && html`<span class="small muted">${t("health.looked")} <${When} at=${data.ended_at} /></span>`}
+      ${!going && data?.ended_at && html`<span class="small muted">${t("health.looked")} <${Time} at=${data.ended_at} /></span>`}
       <${Act} icon="restore" disabled=${going} run=${look}>${t("health.again")}<//>
     </header>
-    ${error && !data ? html`<${Failed} error=${error} retry=${reload} />` : html`<${Found} data=${data} going=${going} reload=${reload} />`}
-    <${Reading} />
-    <${Events} />
+    ${error && !data ? html`<${Failed} error=${error} retry=${reload} />` : html`<${Found} data=${data} found=${last.current} going=${going} reload=${reload} />`}
+    ${last.current && html`<${Reading} /><${Events} />`}
   </div>`;
 }
 
-/** @param {{data: any, going: boolean, reload: () => void}} props */
-function Found({ data, going, reload }) {
-  if (!data || (going && data.checks.length === 0)) return html`<section class="card checks"><${Waiting} lines=${9} /></section>`;
-  const checks = /** @type {Check[]} */ (data.checks);
+/** @param {{data: any, found: any, going: boolean, reload: () => void}} props */
+function Found({ data, found, going, reload }) {
+  if (!found) return html`<section class="card checks"><${Waiting} lines=${12} /></section>`;
+  const checks = /** @type {Check[]} */ (found.checks);
   const bad = checks.filter((each) => each.status !== "ok");
   const fixable = bad.filter((each) => each.fixable);
   const fix = async () => {
@@ -58,11 +59,11 @@ function Found({ data, going, reload }) {
       <h2 id="checks" class="grow"><${Summary} checks=${checks} going=${going} data=${data} /></h2>
       ${fixable.length > 0 && html`<${Act} kind="first small" disabled=${going} run=${fix}>${t("health.fix", { n: fixable.length })}<//>`}
     </header>
-    ${Object.entries(data.fixed).map(([name, words]) => html`<p key=${name} class="notice good"><${Icon} name="check" /><span><${Said} code=${`check.${name}`} words=${name} />: <${Verbatim} words=${words} /></span></p>`)}
+    ${Object.entries(found.fixed).map(([name, words]) => html`<p key=${name} class="notice good"><${Icon} name="check" /><span><${Said} code=${`check.${name}`} words=${name} />: <${Verbatim} words=${words} /></span></p>`)}
     <ul class="findings">${bad.map((each, index) => html`<${Finding} key=${`${each.name}/${index}`} check=${each} />`)}</ul>
     <ul class="wells">
       ${checks.filter((each) => each.status === "ok").map((each, index) => html`<li key=${`${each.name}/${index}`}>
-        <${Icon} name="check" /><div class="grow"><strong><${Said} code=${`check.${each.name}`} words=${each.name} /></strong><p class="small muted"><${Verbatim} words=${each.detail} /></p></div>
+        <${Icon} name="check" /><div class="grow"><strong class="capital"><${Said} code=${`check.${each.name}`} words=${each.name} /></strong><p class="small muted"><${Verbatim} words=${each.detail} /></p></div>
       </li>`)}
     </ul>
   </section>`;
@@ -83,7 +84,7 @@ function Finding({ check }) {
   return html`<li class=${`notice ${error ? "bad" : "warn"}`}>
     <${Icon} name="alert" />
     <div class="grow">
-      <strong><span class="hidden-text">${t(error ? "health.error" : "health.warning")}: </span><${Said} code=${`check.${check.name}`} words=${check.name} /></strong>
+      <strong><span class="hidden-text">${t(error ? "health.error" : "health.warning")}: </span><span class="capital"><${Said} code=${`check.${check.name}`} words=${check.name} /></span></strong>
       <p><${Verbatim} words=${check.detail} /></p>
       ${check.hint && html`<p class="hint"><${Verbatim} words=${check.hint} /></p>`}
     </div>

@@ -8,8 +8,9 @@ export function useWidth() {
   const [width, setWidth] = useState(0);
   useLayoutEffect(() => {
     const element = /** @type {HTMLElement} */ (place.current);
-    setWidth(element.clientWidth);
-    const watch = new ResizeObserver(() => setWidth(element.clientWidth));
+    const look = () => setWidth(Math.floor(element.getBoundingClientRect().width)); // clientWidth may be half a pixel too wide
+    look();
+    const watch = new ResizeObserver(look);
     watch.observe(element);
     return () => watch.disconnect();
   }, []);

@@ -5,14 +5,14 @@ import { Act } from "./act.js";
 import { Empty, Failed, useData, Waiting } from "./data.js";
 import { Icon } from "./icons.js";
 import { count, lasting, moment, percent, size } from "./numbers.js";
-import { GivenUp, Held, Retrying } from "./outbox_items.js";
 import { Choices } from "./outbox_choices.js";
+import { GivenUp, Held, Retrying } from "./outbox_items.js";
 import { Pause } from "./pause.js";
 import { usePoll } from "./poll.js";
 import { Verbatim } from "./said.js";
 import { json } from "./session.js";
+import { Time } from "./states.js";
 import { says, t } from "./words.js";
-import { When } from "./when.js";
 
 const LOOK_MS = 1500;
 
@@ -99,7 +99,7 @@ function Why({ sync }) {
     const again = sync.retry_in_s === null ? "" : ` ${t("sync.again_in", { time: lasting(Math.max(sync.retry_in_s, 1)) })}`;
     return html`<${Verbatim} words=${sync.reason} />.${again}`;
   }
-  if (sync.last_synced_at) return html`${t("sync.last")} <${When} at=${sync.last_synced_at} />`;
+  if (sync.last_synced_at) return html`${t("sync.last")} <${Time} at=${sync.last_synced_at} />`;
   return t("sync.nothing_yet");
 }
 

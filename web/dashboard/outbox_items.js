@@ -4,7 +4,7 @@ import { html } from "../vendor/preact.js";
 import { Act } from "./act.js";
 import { ago, count, size } from "./numbers.js";
 import { href } from "./routes.js";
-import { said, Verbatim } from "./said.js";
+import { Verbatim } from "./said.js";
 import { json } from "./session.js";
 import { t } from "./words.js";
 
@@ -54,7 +54,7 @@ function List({ items, total, action }) {
               <span class="chip">${t(`stage.${item.stage ?? "remove"}`)}</span>
               <span class="small muted number">${size(item.size_bytes)}</span>
             </div>
-            <p class="small reason">${item.error_class && html`<strong>${said(`class.${item.error_class}`, item.error_class).text}: </strong>`}<${Verbatim} words=${item.error} /></p>
+            <p class="small reason"><${Verbatim} words=${item.error} /></p>
           </div>
           ${action?.(item)}
         </li>`,

@@ -4,8 +4,8 @@ import { html, useState } from "../vendor/preact.js";
 import { Act } from "./act.js";
 import { lookForPages } from "./pairing.js";
 import { json } from "./session.js";
+import { Time } from "./states.js";
 import { t } from "./words.js";
-import { When } from "./when.js";
 
 /** @param {{request: import("./pairing.js").PairRequest}} props */
 export function Request({ request }) {
@@ -20,11 +20,11 @@ export function Request({ request }) {
   /** @param {string} scope */
   const toggle = (scope) => give(given.includes(scope) ? given.filter((each) => each !== scope) : [...given, scope]);
   return html`<li class="request">
-    <p class="code" aria-label=${t("pair.code", { code: request.code })}>${request.code}</p>
+    <p class="pair-code" aria-label=${t("pair.code", { code: request.code })}>${request.code}</p>
     <div class="grow">
       <h3>${request.label}</h3>
       <p class="mono small">${request.origin}</p>
-      <p class="small muted">${t("pair.asked")} <${When} at=${request.asked_at} /></p>
+      <p class="small muted">${t("pair.asked")} <${Time} at=${request.asked_at} /></p>
       <fieldset disabled=${!open}>
         <legend class="hidden-text">${t("pair.scopes")}</legend>
         ${request.scopes.map(

@@ -1,18 +1,19 @@
 /** Web pages that wait for approval: looked for every few seconds while somebody looks, told once, counted beside the navigation. */
 
-import { effect, signal } from "../vendor/preact.js";
+import { effect, signal, untracked } from "../vendor/preact.js";
 import { Problem, json, signedIn } from "./session.js";
 import { href, go, route } from "./routes.js";
-import { toast } from "./toasts.js";
+import { close, toast } from "./toasts.js";
 import { t } from "./words.js";
 
 /** @typedef {{code: string, origin: string, label: string, scopes: string[], asked_at: number, state: "pending" | "approved"}} PairRequest */
 
-const LOOK_MS = 4000; // no event tells of them: they live in the daemon's memory alone
+const LOOK_MS = 2500; // no event tells of them: they live in the daemon's memory alone
 
 /** The requests of now, oldest first; null until they were asked for. */
 export const requests = signal(/** @type {PairRequest[] | null} */ (null));
-const told = new Set(/** @type {string[]} */ ([]));
+/** @type {Map<string, number>} toasts by code */
+const told = new Map();
 
 /** How many wait for the user. */
 export function waitingPages() {
@@ -37,14 +38,26 @@ export function lookForPagesAlways() {
   document.addEventListener("visibilitychange", look);
 }
 
+/** Tell of each once; on the page that shows them, and once they are answered, no longer. */
 function tell() {
-  for (const each of requests.value ?? []) {
-    if (each.state !== "pending" || told.has(each.code)) continue;
-    told.add(each.code);
-    if (route.peek().page === "access") continue;
-    toast(t("pair.asks", { label: each.label }), {
-      more: each.origin,
-      action: { label: t("pair.look"), run: () => go(href("access")) },
-    });
+  const here = route.value.page === "access";
+  const waiting = (requests.value ?? []).filter((each) => each.state === "pending");
+  for (const [code, id] of told) {
+    if (!id || (!here && waiting.some((each) => each.code === code))) continue;
+    told.set(code, 0);
+    untracked(() => close(id));
   }
+  for (const each of waiting) {
+    if (told.has(each.code)) continue;
+    told.set(each.code, here ? 0 : untracked(() => say(each)));
+  }
+}
+
+/** @param {PairRequest} each */
+function say(each) {
+  return toast(t("pair.asks", { label: each.label }), {
+    more: each.origin,
+    action: { label: t("pair.look"), run: () => go(href("access")) },
+    stays_ms: 0,
+  });
 }

@@ -16,25 +16,26 @@ const coming = new Map();
 const waiting = [];
 let running = 0;
 
-/** @param {string} backupId @param {number} index */
-export function mediaPath(backupId, index) {
-  return `/v1/backups/${encodeURIComponent(backupId)}/media/${index}`;
+/** @param {string} backupId @param {number} index @param {boolean} fetched from S3, if need be */
+export function mediaPath(backupId, index, fetched) {
+  return `/v1/backups/${encodeURIComponent(backupId)}/media/${index}${fetched ? "?fetch=true" : ""}`;
 }
 
 /**
  * A picture of a backup, cut to its square, or as it is with `whole`. Until it is there, and where it is not to be had,
  * a sign stands in its place, just as large.
- * @param {{backup: string, index: number, bytes?: number, alt?: string, pixels?: number, whole?: boolean}} props
+ * @param {{backup: string, index: number, bytes?: number, alt?: string, pixels?: number, whole?: boolean, fetched?: boolean}} props
  */
-export function Picture({ backup, index, bytes = 0, alt = "", pixels = 56, whole = false }) {
-  const key = `${whole ? "whole" : "square"}${pixels}:${mediaPath(backup, index)}`;
+export function Picture({ backup, index, bytes = 0, alt = "", pixels = 56, whole = false, fetched = false }) {
+  const key = `${whole ? "whole" : "square"}${pixels}:${mediaPath(backup, index, fetched)}`;
   const [url, setUrl] = useState(kept.get(key) ?? "");
   const [gone, setGone] = useState(bytes > LARGEST_BYTES);
   useEffect(() => {
     let there = true;
     setUrl(kept.get(key) ?? "");
+    setGone(bytes > LARGEST_BYTES);
     if (bytes > LARGEST_BYTES) return;
-    thumbnail(key, mediaPath(backup, index), pixels, whole).then(
+    thumbnail(key, mediaPath(backup, index, fetched), pixels, whole).then(
       (made) => there && setUrl(made),
       (error) => there && setGone(known(error)),
     );

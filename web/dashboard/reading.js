@@ -8,13 +8,13 @@ import { count, lasting, percent, size } from "./numbers.js";
 import { usePoll } from "./poll.js";
 import { Verbatim } from "./said.js";
 import { json } from "./session.js";
+import { Time } from "./states.js";
 import { t } from "./words.js";
-import { When } from "./when.js";
 
 const LOOK_MS = 1000;
 
 export function Reading() {
-  return html`<div class="cards"><${Scrub} /><${Verification} /></div>`;
+  return html`<div class="cards reading"><${Scrub} /><${Verification} /></div>`;
 }
 
 function Scrub() {
@@ -29,7 +29,7 @@ function Scrub() {
     <p class="muted">${t("scrub.more")}</p>
     ${scrub &&
     html`<dl class="facts">
-        ${scrub.began_at && html`<dt>${t("scrub.began")}</dt><dd><${When} at=${scrub.began_at} /></dd>`}
+        ${scrub.began_at && html`<dt>${t("scrub.began")}</dt><dd><${Time} at=${scrub.began_at} /></dd>`}
         <dt>${t("scrub.read")}</dt><dd>${size(scrub.read_bytes)}${scrub.left_bytes ? ` · ${t("scrub.left", { size: size(scrub.left_bytes), time: lasting(scrub.left_bytes / Math.max(scrub.rate_bytes_s, 1)) })}` : ""}</dd>
         <dt>${t("scrub.found")}</dt><dd>${t("scrub.counts", { sound: count(scrub.sound), healed: count(scrub.healed), damaged: count(scrub.damaged) })}</dd>
         ${scrub.quarantine_bytes > 0 && html`<dt>${t("class.quarantine")}</dt><dd>${size(scrub.quarantine_bytes)}</dd>`}

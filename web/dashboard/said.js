@@ -25,8 +25,9 @@ export function Said({ code, words }) {
   return lang === language.value ? text : html`<span lang=${lang}>${text}</span>`;
 }
 
-/** What the daemon wrote, as it stands: paths, counts, reasons. @param {{words: string | null | undefined}} props */
+/** What the daemon wrote, as it stands: paths, counts, reasons, and commands between backticks. @param {{words: string | null | undefined}} props */
 export function Verbatim({ words }) {
   if (!words) return null;
-  return language.value === "en" ? words : html`<span lang="en">${words}</span>`;
+  const parts = words.split(/`([^`]+)`/).map((part, index) => (index % 2 ? html`<code key=${index}>${part}</code>` : part));
+  return language.value === "en" ? parts : html`<span lang="en">${parts}</span>`;
 }

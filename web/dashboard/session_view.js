@@ -2,6 +2,7 @@
 
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { backUpNow, rename } from "./actions.js";
+import { Awake } from "./awake.js";
 import { Dialog } from "./dialog.js";
 import { Failed } from "./data.js";
 import { Graph, lanesOf } from "./graph.js";
@@ -43,7 +44,7 @@ function Head({ session, title, backups }) {
       <a class="plain back" href=${href("sessions")} aria-label=${t("back.sessions")}><${Icon} name="back" /></a>
       <div class="grow">
         <${PaneHeading} title=${session}>${title || session}<//>
-        <p class="muted small">${backups === null ? "\u00a0" : t("sessions.backups", { n: backups })}</p>
+        <p class="muted small row">${backups === null ? "\u00a0" : t("sessions.backups", { n: backups })}<${Awake} session=${session} /></p>
       </div>
       <button class="plain" title=${t("rename.do")} aria-label=${t("rename.do")} onClick=${() => setRenaming(true)}><${Icon} name="rename" /></button>
       <button class="button small" title=${t("now.more")} onClick=${() => backUpNow(session)}><${Icon} name="moon" /><span>${t("now.do")}</span></button>

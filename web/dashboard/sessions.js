@@ -2,6 +2,7 @@
 
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { lacking } from "./actions.js";
+import { Awake, useAwake } from "./awake.js";
 import { BackupPanel, NoProcess } from "./backup.js";
 import { Empty, Failed, Waiting } from "./data.js";
 import { useKeys } from "./keys.js";
@@ -25,6 +26,7 @@ export function Page() {
   const [session, backup] = route.value.parts;
   const [newest, setNewest] = useState(/** @type {{session: string, id: string} | null} */ (null));
   const shown = backup ?? (roomy.value && newest?.session === session ? newest?.id : undefined);
+  useAwake();
   useEffect(() => onChange(() => sessions.refresh()), []);
   useKeys(session ? { Escape: () => go(href("sessions", backup && !roomy.value ? [session] : [])) } : {});
   return html`<div class=${`sessions${session ? " one" : ""}${backup ? " backup" : ""}`}>
@@ -105,6 +107,7 @@ function Row({ row, chosen, focusable }) {
         <span class="number">${t("sessions.backups", { n: row.backups })}</span>
         <span class="number">${size(row.bytes_total)}</span>
         ${row.forked_from && html`<${Chip} icon="fork" text=${t("sessions.fork")} />`}
+        <${Awake} session=${row.session_id} />
         <${States} backup=${row.newest} brief />
       </div>
     </div>

@@ -38,13 +38,12 @@ function One({ setting }) {
   const changed = JSON.stringify(setting.value) !== JSON.stringify(setting.default);
   return html`<li>
     <div class="grow">
-      <p class="row"><code>${setting.name}</code>${changed && html`<span class="chip accent">${t("settings.changed")}</span>`}</p>
+      <p class="row"><code>${setting.name}</code><code class="small muted">${setting.variable}</code>${changed && html`<span class="chip accent">${t("settings.changed")}</span>`}</p>
       <p class="small muted"><${Said} code=${`setting.${setting.name}`} words=${setting.description} /></p>
     </div>
     <div class="value">
       <code>${written(setting.value)}</code>
-      <p class="small muted">${changed ? t("settings.default", { value: written(setting.default) }) : ""}</p>
-      <p class="small muted mono">${setting.variable}</p>
+      ${changed && html`<p class="small muted">${t("settings.default", { value: written(setting.default) })}</p>`}
     </div>
   </li>`;
 }

@@ -110,6 +110,12 @@ function Lost() {
 /** @type {Map<string, any>} */
 const loaded = new Map();
 
+/** Load the page of the address. What fails is said when it is shown. */
+export async function prepare() {
+  const { name, load } = entry();
+  await load().then((module) => loaded.set(name, module.Page), () => null);
+}
+
 /** The page of the address, once its module is there. */
 function Current() {
   const { name, load } = entry();

@@ -6,7 +6,7 @@ import { Problem } from "./session.js";
 import { t } from "./words.js";
 
 /** @typedef {{label: string, run: () => void}} Action */
-/** @typedef {{id: number, text: string, more?: string, kind: "ok" | "bad" | "plain", action?: Action}} Toast */
+/** @typedef {{id: number, text: string, more?: string, kind: "ok" | "bad" | "news", action?: Action}} Toast */
 
 const STAYS_MS = 6000;
 const MOST = 4;
@@ -21,7 +21,7 @@ const ends = new Map();
  * @param {string} text @param {{more?: string, kind?: Toast["kind"], action?: Action, stays_ms?: number}} [how]
  * @returns {number} its id, for `close`
  */
-export function toast(text, { more, kind = "plain", action, stays_ms } = {}) {
+export function toast(text, { more, kind = "news", action, stays_ms } = {}) {
   const id = ++made;
   toasts.value = [...toasts.value.slice(-(MOST - 1)), { id, text, more, kind, action }];
   const stays = stays_ms ?? (kind === "bad" ? 0 : action ? 2 * STAYS_MS : STAYS_MS);

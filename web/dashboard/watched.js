@@ -7,9 +7,9 @@ import { Icon } from "./icons.js";
 import { changed } from "./live.js";
 import { Said, Verbatim } from "./said.js";
 import { json } from "./session.js";
+import { Time } from "./states.js";
 import { failed, toast } from "./toasts.js";
 import { t } from "./words.js";
-import { When } from "./when.js";
 
 /**
  * @typedef {{folder: string, source: "added" | "settings", mode: string, problem: {code: string, detail: string, hint: string} | null,
@@ -45,7 +45,7 @@ function Folder({ watch }) {
       ${watch.failing_count > 0 && html`<details>
         <summary class="small"><span class="chip warn">${t("watch.failing", { n: watch.failing_count })}</span></summary>
         <ul class="failing">${watch.failing.map((each) => html`<li key=${each.path}>
-          <p class="mono small">${each.path}</p><p class="small reason"><strong><${Said} code=${`code.${each.code}`} words=${each.code} />: </strong><${Verbatim} words=${each.detail} /> · <${When} at=${each.at} /></p>
+          <p class="mono small">${each.path}</p><p class="small reason"><strong><${Said} code=${`code.${each.code}`} words=${each.code} />: </strong><${Verbatim} words=${each.detail} /> · <${Time} at=${each.at} /></p>
         </li>`)}</ul>
       </details>`}
     </div>

@@ -46,6 +46,8 @@ export default {
   "class.database.more": "can be made anew from the files",
   "class.logs": "Logs",
   "class.logs.more": "",
+  "class.rest": "The rest",
+  "class.rest.more": "",
   "class.other": "Other files",
   "class.other.more": "",
 

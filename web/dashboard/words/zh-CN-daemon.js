@@ -56,14 +56,6 @@ export default {
   "event.evicted": "因空间不足释放了内容",
   "event.retention": "保留期已到",
 
-  "class.offline": "离线",
-  "class.throttled": "请求过多",
-  "class.auth": "凭据",
-  "class.clock-skew": "时钟",
-  "class.conflict": "冲突",
-  "class.permanent": "无法重试",
-  "class.failed": "失败",
-
   "code.unknown-format": "无法识别的格式",
   "code.newer-format": "由更新的版本写入",
   "code.invalid-file": "文件自相矛盾",

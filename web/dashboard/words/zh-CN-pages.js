@@ -46,6 +46,8 @@ export default {
   "class.database.more": "可由文件重新建立",
   "class.logs": "日志",
   "class.logs.more": "",
+  "class.rest": "其余",
+  "class.rest.more": "",
   "class.other": "其他文件",
   "class.other.more": "",
 

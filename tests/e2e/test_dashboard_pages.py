@@ -1,0 +1,287 @@
+"""The pages of the dashboard beside the sessions, in a real Chromium over a real daemon with a real S3 server."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from support.browser import axe_violations, new_tab
+from support.daemon import Daemon
+from support.lived_in import STORIES, live_in
+from support.s3_servers import Moto, Place, new_place, remove_place
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PAGES = ("storage", "sync", "health", "access", "settings")
+
+
+@pytest.fixture(scope="module")
+def place(moto_server: Moto) -> Iterator[Place]:
+    found = new_place(moto_server)
+    yield found
+    remove_place(found)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A watched folder with a file that is no backup."""
+    found = tmp_path_factory.mktemp("watched")
+    (found / "broken.qwnbak").write_bytes(b"not a backup")
+    return found
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory, place: Place, folder: Path) -> Iterator[Daemon]:
+    """A daemon with sessions, a bucket and a watched folder."""
+    home = tmp_path_factory.mktemp("h") / "home"
+    settings = place.settings | {"TORPOR_TTL_DAYS": "3650"}
+    with Daemon(home, watch=str(folder), settings=settings) as running:
+        live_in(running, time.time(), tokens=64, stories=STORIES[:3])
+        yield running
+
+
+@contextmanager
+def opened(browser: Browser, daemon: Daemon, **options: Any) -> Iterator[Page]:
+    """A tab that is signed in."""
+    with new_tab(browser, **options) as page:
+        page.goto(daemon.request("POST", "/v1/login/links").json()["url"])
+        page.get_by_role("navigation").wait_for()
+        yield page
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Browser, lived: Daemon) -> Iterator[Page]:
+    """One signed-in tab for the file."""
+    refused = ("status of 404",)  # a folder that is not there: the browser writes of it by itself
+    with opened(chromium, lived, allow=refused, viewport={"width": 1280, "height": 900}, locale="en-US") as tab:
+        tab.set_default_timeout(10_000)
+        yield tab
+
+
+def go(page: Page, name: str) -> None:
+    page.get_by_role("navigation").locator(f'a[href="#/{name}"]').click()
+    page.get_by_role("heading", level=1).wait_for()
+
+
+def card(page: Page, heading: str) -> Any:
+    return page.locator(".card", has=page.get_by_role("heading", name=heading))
+
+
+SHIFTS = """() => new Promise(done => {
+  new PerformanceObserver(list => done(list.getEntries().reduce((sum, each) => sum + (each.hadRecentInput ? 0 : each.value), 0)))
+    .observe({type: "layout-shift", buffered: true});
+  setTimeout(() => done(0), 200);
+})"""
+
+
+def settled(page: Page) -> None:
+    """Wait until nothing is loading on the page, so that what is looked at is what stays."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(".waiting, [aria-busy=true]")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width", "locale"),
+    [("light", 1440, "en-US"), ("dark", 360, "zh-CN")],
+)
+def test_pages_are_accessible_and_fit(chromium: Browser, lived: Daemon, scheme: str, width: int, locale: str) -> None:
+    options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": locale}
+    with opened(chromium, lived, **options) as page:
+        for name in PAGES:
+            go(page, name)
+            settled(page)
+            assert axe_violations(page) == [], name
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            assert page.evaluate(SHIFTS) < 0.1, name  # what calls itself good is below it
+            page.set_viewport_size({"width": 3840, "height": 2160})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            page.set_viewport_size(options["viewport"])
+            assert page.locator("html").get_attribute("lang") == ("zh-CN" if locale == "zh-CN" else "en")
+            if locale == "zh-CN":
+                assert re.search("[\u4e00-\u9fff]", page.get_by_role("heading", level=1).inner_text())
+
+
+def test_storage_tells_what_takes_the_room(page: Page, lived: Daemon) -> None:
+    go(page, "storage")
+    room = card(page, "This machine")
+    room.get_by_role("row", name="KV cache").wait_for()
+    found = lived.request("GET", "/v1/storage").json()
+    assert page.get_by_role("img", name=re.compile("are used")).count() == 1
+    shares = room.locator("svg .part").count()
+    assert shares == room.locator("tbody tr").count() >= 3
+    assert f"{found['dedupe']['ratio']:.1f}".removesuffix(".0") + "×" in card(page, "Stored once").inner_text()
+    first = card(page, "Largest sessions").locator("tbody tr").first
+    assert first.get_by_role("link").get_attribute("href") == f"#/sessions/{found['sessions'][0]['session_id']}"
+    going = card(page, "What would leave first")
+    assert "nothing has to leave" in going.inner_text()
+    assert going.locator("li").count() == min(len(found["next_to_go"]["items"]), 6) > 0
+
+
+def test_activity_is_a_chart_and_a_table(page: Page, lived: Daemon) -> None:
+    go(page, "storage")
+    activity = card(page, "Activity")
+    activity.get_by_role("button", name="Backups").click()
+    bars = activity.locator("svg .bar")
+    bars.first.wait_for()
+    points = lived.request("GET", "/v1/activity", params={"days": 30}).json()["points"]
+    busy = [point for point in points if point["backups"]]
+    assert bars.count() == len(busy) > 1
+    activity.get_by_text("As a table").click()
+    assert activity.locator("tbody tr").count() == len(busy)
+    bars.last.hover()
+    assert "Backups" in activity.locator(".tip").inner_text()
+    activity.get_by_role("button", name="Today").click()
+    hours = lived.request("GET", "/v1/activity", params={"days": 1, "step": "hour"}).json()["points"]
+    total = sum(point["backups"] for point in hours)
+    activity.locator("figcaption", has_text=f"{total} backups").wait_for()
+    assert activity.locator("svg .bar").count() == sum(point["backups"] > 0 for point in hours)
+
+
+def test_the_second_copy_pauses_goes_on_and_tries_again(page: Page, lived: Daemon) -> None:
+    go(page, "sync")
+    page.get_by_role("heading", name="Everything is in S3").wait_for()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("dialog").get_by_role("button", name="For an hour").click()
+    page.get_by_role("heading", name="Paused").wait_for()
+    assert lived.request("GET", "/v1/sync").json()["paused_until"] == pytest.approx(time.time() + 3600, abs=60)
+
+    kept = card(page, "Speed and KV caches")
+    kept.get_by_label("Up, at most").fill("2.5")
+    kept.get_by_role("combobox").select_option("always")
+    kept.get_by_role("button", name="Save").click()
+    page.get_by_role("status").get_by_text("Saved").wait_for()
+    chosen = lived.request("GET", "/v1/sync").json()
+    assert (chosen["limits"], chosen["kv_policy"]) == ({"up": 2.5 * (1 << 20), "down": None}, "always")
+
+    before = set(lived.blob_files())
+    live_in(lived, time.time(), tokens=64, stories=STORIES[4:5])
+    card(page, "Waiting").get_by_role("row", name="KV cache").wait_for()
+    largest = max(set(lived.blob_files()) - before, key=lambda path: path.stat().st_size)
+    sound = largest.read_bytes()
+    largest.chmod(0o600)
+    largest.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    page.get_by_role("button", name="Resume").click()
+
+    given_up = card(page, "1 item was given up")
+    given_up.wait_for()
+    assert "is damaged on this machine" in given_up.locator(".reason").inner_text()
+    assert page.get_by_role("navigation").locator('a[href="#/sync"] .badge').inner_text() == "1"
+    largest.write_bytes(sound)
+    given_up.get_by_role("button", name="Try recipe-box again").click()
+    page.get_by_role("heading", name="Everything is in S3").wait_for()
+    given_up.wait_for(state="detached")
+
+
+def ask_to_pair(daemon: Daemon, origin: str, label: str) -> dict[str, Any]:
+    answer = httpx.post(
+        f"{daemon.url}/v1/pair", json={"label": label, "scopes": ["read", "save"]}, headers={"Origin": origin}
+    )
+    return dict(answer.json())
+
+
+def claimed(daemon: Daemon, origin: str, asked: dict[str, Any]) -> dict[str, Any]:
+    body = {"secret": asked["secret"]}
+    return dict(httpx.post(f"{daemon.url}/v1/pair/claim", json=body, headers={"Origin": origin}).json())
+
+
+def test_pages_are_let_in_denied_and_thrown_out(page: Page, lived: Daemon) -> None:
+    go(page, "storage")
+    origin = "http://localhost:8000"
+    asked = ask_to_pair(lived, origin, "Chat")
+    news = page.locator(".toast", has_text="Chat asks for access")
+    news.get_by_role("button", name="Look").click()
+    news.wait_for(state="detached")
+    request = page.locator(".request", has_text=origin)
+    assert request.locator(".pair-code").inner_text() == asked["code"]
+    request.get_by_label("Look").uncheck()
+    request.get_by_role("button", name="Approve").click()
+    request.get_by_text("the page fetches its token").wait_for()
+    got = claimed(lived, origin, asked)
+    assert (got["state"], got["scopes"]) == ("approved", ["save"])
+
+    other = ask_to_pair(lived, "http://localhost:9000", "Other")
+    page.locator(".request", has_text="Other").get_by_role("button", name="Deny").click()
+    page.locator(".request", has_text="Other").wait_for(state="detached")
+    assert claimed(lived, "http://localhost:9000", other)["state"] == "denied"
+
+    page.get_by_role("button", name="Revoke Chat").click()
+    page.get_by_role("button", name="Revoke Chat").wait_for(state="detached")
+    headers = {"Authorization": f"Bearer {got['token']}"}
+    assert httpx.get(f"{lived.url}/v1/status", headers=headers).status_code == 401
+
+
+def test_health_shows_every_check_and_verifies(page: Page, lived: Daemon) -> None:
+    go(page, "health")
+    finding = page.locator(".findings li", has_text="broken.qwnbak").or_(
+        page.locator(".findings li", has_text="cannot be imported")
+    )
+    finding.first.wait_for()
+    settled(page)
+    found = lived.request("GET", "/v1/doctor").json()
+    assert page.locator(".findings li, .wells li").count() == len(found["checks"]) > 10
+    bad = found["counts"]["warning"] + found["counts"]["error"]
+    assert page.get_by_role("navigation").locator('a[href="#/health"] .badge').inner_text() == str(bad)
+    card(page, "Verify everything").get_by_role("button", name="Verify").click()
+    card(page, "Verify everything").get_by_text(re.compile(r"\d+ blobs read: 0 healed, 0 damaged")).wait_for()
+    card(page, "What happened").get_by_text("import failed").first.wait_for()
+
+
+def test_folders_are_watched_and_files_taken_in(page: Page, lived: Daemon, tmp_path: Path) -> None:
+    go(page, "settings")
+    watched = card(page, "Watched folders")
+    watched.get_by_text("1 file could not be taken in").click()
+    assert "broken.qwnbak" in watched.locator(".failing").inner_text()
+    watched.get_by_role("textbox").fill(str(tmp_path))
+    watched.get_by_role("button", name="Watch", exact=True).click()
+    watched.get_by_role("button", name=f"Watch {tmp_path} no longer").click()
+    watched.get_by_text(str(tmp_path)).wait_for(state="detached")
+    watched.get_by_role("textbox").fill("/no/such/folder")
+    watched.get_by_role("button", name="Watch", exact=True).click()
+    page.locator(".toast.bad", has_text="there is no folder").get_by_role("button", name="Close").click()
+
+    newest = lived.request("GET", f"/v1/backups/{STORIES[0].id}").json()["id"]
+    bundle = lived.request("GET", f"/v1/backups/{newest}/export").content
+    lived.request("DELETE", f"/v1/backups/{newest}")
+    card(page, "Take files in").locator("input[type=file]").set_input_files(
+        [
+            {"name": "garden.qwnbak", "mimeType": "", "buffer": bundle},
+            {"name": "odd.qwnbak", "mimeType": "text/plain", "buffer": b"odd"},
+        ]
+    )
+    taken = card(page, "Take files in").locator("li")
+    taken.filter(has_text="garden.qwnbak").get_by_text("taken in", exact=True).wait_for()
+    assert lived.request("GET", f"/v1/backups/{newest}").json()["session_id"] == STORIES[0].id
+    taken.filter(has_text="odd.qwnbak").get_by_text("not taken in").wait_for()
+    assert "none of" in taken.filter(has_text="odd.qwnbak").locator(".reason").inner_text()
+
+
+def test_files_are_dropped_anywhere(page: Page) -> None:
+    go(page, "storage")
+    page.evaluate("""() => {
+        const data = new DataTransfer();
+        data.items.add(new File(["nothing of ours"], "dropped.bin"));
+        const fire = (kind) => document.body.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: data}));
+        fire("dragenter");
+        window.fire = fire;
+    }""")
+    page.get_by_text("Drop to take it in").wait_for()
+    page.evaluate("window.fire('drop')")
+    page.locator(".toast.bad", has_text="dropped.bin could not be taken in").get_by_role("button", name="Close").click()
+    assert page.get_by_text("Drop to take it in").count() == 0
+
+
+def test_chinese_knows_the_daemon_by_its_codes(page: Page, lived: Daemon) -> None:
+    settings = {f"setting.{each['name']}" for each in lived.request("GET", "/v1/settings").json()["settings"]}
+    checks = {f"check.{each['name']}" for each in lived.request("GET", "/v1/doctor").json()["checks"]}
+    assert len(checks) > 10
+    told = page.evaluate("import('/dashboard/words/zh-CN-daemon.js').then(words => words.default)")
+    assert settings == {key for key in told if key.startswith("setting.")}
+    assert checks <= set(told)
