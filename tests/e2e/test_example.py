@@ -78,7 +78,7 @@ def expect_words(page: Page, place: str, words: str) -> None:
 
 
 def pictures_shown(page: Page) -> int:
-    page.wait_for_function("[...document.querySelectorAll('.shown img')].every((image) => image.naturalWidth)")
+    page.wait_for_function("() => [...document.querySelectorAll('.shown img')].every((image) => image.naturalWidth)")
     return page.locator(".shown img").count()
 
 
@@ -184,15 +184,24 @@ def expect_end(page: Page) -> None:
 
 
 def test_without_a_daemon_it_says_so_and_drains_later(daemon: Daemon, server: Example, page: Page) -> None:
+    page.get_by_role("button", name="Try it with a picture").click()
     say(page, "Hello")
     expect_words(page, "#safety", "Saved")
     daemon.kill()
     say(page, "Are you alone?")
     expect_words(page, "#safety", "Backup is away: kept in this browser")
-    say(page, "Never mind.")
+    said = answers(page)
+    server.kill()  # now nobody but this browser knows of the second message
+    server.start()
+    page.reload()
+    expect_words(page, "#notice", "The chat sleeps, and its backup is away")
+    assert answers(page) == said
     daemon.errors.close()
     daemon.start()
-    expect_words(page, "#safety", "Saved")
+    expect_words(page, "#notice", "Woken with 4 messages")
+    assert pictures_shown(page) == 1
+    say(page, "Never mind.")
+    assert answers(page)[:2] == said
     until(lambda: newest(daemon, session(page))["messages"] == 6)
 
 

@@ -1,7 +1,7 @@
 /** The chat page. What makes it lose nothing are the lines with `backup`; the rest is any chat page. */
 
 import { connect } from "/api/backup/torpor.js";
-import { ask, pieces } from "./answer.js";
+import { Refusal, ask, pieces } from "./answer.js";
 import { composer, encoded, samplePicture } from "./composer.js";
 import { pointsDialog } from "./points.js";
 import { drawMessages, drawModels, drawSafety, textOf, wokenWords } from "./view.js";
@@ -44,12 +44,14 @@ async function wake(point) {
     const woken = point || !(await look()) ? await backup.restore(point) : null;
     const seen = woken?.local ? woken : ((await look()) ?? { conversation: [] });
     if (chat !== mine) return; // another one was opened meanwhile
-    Object.assign(chat, { asleep: Boolean(woken?.local), away: false, unfinished: false, ...seen });
+    Object.assign(chat, { asleep: Boolean(woken?.local && seen.conversation.length), away: false, unfinished: false, ...seen });
+    if (chat.asleep) failed(new Error());
     if (woken?.draft && !box.draft) box.draft = woken.draft;
     draw();
-    if (point) backup.message(); // from here on this is the newest
+    if (point) backup.now().catch(() => {}); // from here on this is the newest; what fails comes as an event
     if (chat.writing || (chat.unfinished && chat.asked)) await goOn();
   } catch (problem) {
+    chat.asleep = problem.code === "daemon-not-running";
     failed(problem);
   }
 }
@@ -61,6 +63,7 @@ async function look() {
 
 /** Send a message and read the answer; returns whether it was taken. */
 async function send(said, again = false) {
+  if (chat.asleep) failed(new Error());
   if (chat.writing || chat.asleep) return false;
   const { text, images } = said;
   const known = chat.conversation.length;
@@ -117,8 +120,8 @@ async function read(response) {
 
 /** Tell of a failure; where the server is gone, wait for it and wake the chat. */
 function failed(problem) {
-  say(problem.message);
-  if (!problem.away) return;
+  say(chat.asleep ? "The chat sleeps, and its backup is away. It wakes as soon as that is back." : problem.message);
+  if (!(problem instanceof Refusal) || !problem.away) return;
   chat.away = true;
   say("The model server does not answer. Nothing is lost: this page waits for it, and wakes the chat.");
   clearTimeout(waiting);
@@ -130,10 +133,10 @@ function say(words) {
 }
 
 function draw() {
-  const imageUrl = (number) => chat.sent.get(number) ?? `chats/${session}/images/${number}`;
+  const imageUrl = (number) => chat.sent.get(number) ?? (chat.asleep ? null : `chats/${session}/images/${number}`);
   drawMessages($("messages"), chat, imageUrl);
   $("welcome").hidden = chat.conversation.length > 0;
-  $("go-on").hidden = !chat.unfinished || chat.writing || chat.away;
+  $("go-on").hidden = !chat.unfinished || chat.writing || chat.away || chat.asleep;
   $("stop").hidden = !chat.writing;
   $("send").hidden = chat.writing;
   for (const radio of $("models").elements) radio.disabled = chat.writing;

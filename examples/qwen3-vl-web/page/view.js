@@ -12,7 +12,7 @@ export function textOf({ content }) {
   return typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
 }
 
-/** Draw the conversation; `imageUrl(n)` is where its n-th image is. What is there already is kept. */
+/** Draw the conversation; `imageUrl(n)` is where its n-th image is, null for now. What is there already is kept. */
 export function drawMessages(list, { conversation, writing }, imageUrl) {
   const atEnd = window.innerHeight + window.scrollY > document.body.scrollHeight - 120;
   let image = 0;
@@ -32,7 +32,10 @@ export function drawMessages(list, { conversation, writing }, imageUrl) {
 function fill(item, message, urls) {
   item.className = message.role;
   const who = make("span", { className: "unseen", textContent: message.role === "user" ? "You:" : "The model:" });
-  const images = urls.map((src, n) => make("img", { src, alt: `Image ${n + 1}` }));
+  const images = urls.map((src, n) => {
+    const name = `Image ${n + 1}`;
+    return src ? make("img", { src, alt: name }) : make("span", { textContent: name });
+  });
   const thought = message.reasoning_content;
   const parts = [
     thought && make("details", {}, make("summary", { textContent: "Thought" }), thought),
