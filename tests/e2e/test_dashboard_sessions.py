@@ -17,7 +17,7 @@ from torpor.adapters.plain import PlainTarget
 from torpor.client import Keeper
 from torpor.client.provider import SessionTable
 from torpor.state.backup import Backup
-from torpor.state.errors import BackupNotFound
+from torpor.state.errors import BackupNotFound, SessionNotFound
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -134,7 +134,7 @@ def test_what_is_removed_comes_back(
 
     with new_tab(chromium, viewport=USUAL, allow=("404",)) as page:
         enter(page, shared_daemon, f"#/sessions/hike/{hiking[4].id}")
-        page.get_by_role("button", name="Remove").click()
+        page.get_by_role("button", name="Remove", exact=True).click()
         expect(page.get_by_role("status").filter(has_text="Backup removed")).to_be_visible()
         expect(history(page)).to_have_count(4)
         with pytest.raises(BackupNotFound):
@@ -142,6 +142,14 @@ def test_what_is_removed_comes_back(
         page.get_by_role("button", name="Undo").click()
         expect(history(page)).to_have_count(5)
         assert keeper.api.backup(hiking[4].id).created_at == hiking[4].created_at
+        page.get_by_role("button", name="Remove the session").click()
+        page.get_by_role("dialog", name="Remove the session").get_by_role("button", name="Remove").click()
+        expect(page.get_by_role("link", name="Hiking in Yunnan")).to_have_count(0)
+        with pytest.raises(SessionNotFound):
+            keeper.api.backup("hike")
+        page.get_by_role("button", name="Undo").last.click()
+        expect(history(page)).to_have_count(5)
+        assert keeper.api.backup("hike").title == "Hiking in Yunnan"
 
 
 def test_the_process_that_is_attached_is_asked(shared_daemon: Daemon, keeper: Keeper, chromium: Browser) -> None:
