@@ -8,6 +8,7 @@ from .attach import Attachment
 from .capture import CanaryTarget, Capture, KVSink, KVView, LiveKV, Restored, RestoreTarget, SessionSource, Woken
 from .groups import GroupHandle
 from .keeper import Keeper, connect
+from .late import LateKeeper
 from .prefix import PrefixHit, medium
 from .provider import Provider, SessionTable
 from .save_job import SaveHandle
@@ -23,6 +24,7 @@ __all__ = [
     "KVSink",
     "KVView",
     "Keeper",
+    "LateKeeper",
     "LiveKV",
     "Medium",
     "PrefixHit",

@@ -19,6 +19,7 @@ from .backup_routes import Answer, BackupRoutes, defect, problem
 from .same_origin import LOOPBACK, MAX_BODY_BYTES, Request
 
 if TYPE_CHECKING:
+    from .backup_desk import There
     from .keeper import Keeper
     from .provider import Provider
 
@@ -31,7 +32,7 @@ THREADS = 8
 log = logging.getLogger("torpor.routes")
 
 
-def backup_app(keeper: Keeper, provider: Provider, *, allowed_hosts: Collection[str] = LOOPBACK) -> BackupApp:
+def backup_app(keeper: Keeper | There, provider: Provider, *, allowed_hosts: Collection[str] = LOOPBACK) -> BackupApp:
     """Make the application. `allowed_hosts`: names that pages may be served under, with a port or without."""
     return BackupApp(BackupRoutes(keeper, provider, allowed_hosts))
 

@@ -39,8 +39,8 @@ Work = dict[str, Any]
 class Attachment:
     """A process that does what it is asked over the daemon, until it is closed. Made by `keeper.attach`."""
 
-    def __init__(self, api: Api, desk: BackupDesk, name: str, ended: Callable[[Attachment], None]) -> None:
-        self._api, self._desk, self._name, self._ended = api, desk, name, ended
+    def __init__(self, desk: BackupDesk, name: str | None, ended: Callable[[Attachment], None]) -> None:
+        self._desk, self._name, self._ended = desk, name or process_name(), ended
         self._path = f"/v1/attached/{ULID()}"
         self._closing, self._connected = threading.Event(), threading.Event()
         self._lock, self._busy = threading.Lock(), dict[str, threading.Thread]()
@@ -49,6 +49,10 @@ class Attachment:
         atexit.register(self.close)  # a thread that frees tensors must end before the interpreter
         self._thread = threading.Thread(target=self._loop, name="torpor-attached", daemon=True)
         self._thread.start()
+
+    @property
+    def _api(self) -> Api:
+        return self._desk.keeper.api
 
     @property
     def connected(self) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from ..codec.source_media import sources
 from ..state.backup import Backup
 from ..state.errors import (
     BackupNotFound,
+    BadInput,
     InvalidManifest,
     ManifestDamaged,
     Refused,
@@ -30,6 +33,8 @@ from .switch import read_small
 if TYPE_CHECKING:
     from .keeper import Keeper
 
+    There = Callable[[], Keeper]  # what returns a keeper once there is a daemon (client/late.py)
+
 SAVE_WAIT_S = 600.0  # hours of context are written at the speed of the disk
 AWAKE = "the session is awake here and goes on; nothing had to be read"
 
@@ -39,8 +44,15 @@ Json = dict[str, Any]
 class BackupDesk:
     """Saves and wakes the sessions of a provider for whoever asks. Safe to use from several threads."""
 
-    def __init__(self, keeper: Keeper, provider: Provider) -> None:
-        self._keeper, self.provider = keeper, provider
+    def __init__(self, keeper: Keeper | There, provider: Provider) -> None:
+        """`keeper` is one, or what returns one once there is a daemon."""
+        self._there: There = keeper if callable(keeper) else lambda: keeper
+        self.provider = provider
+
+    @property
+    def keeper(self) -> Keeper:
+        """The keeper. Raises: DaemonNotRunning where there never was a daemon yet."""
+        return self._there()
 
     def create(self, session_id: str | None, *, small: bool = False, state: Mapping[str, Any] | None = None) -> Json:
         """Save a session (None: all that are awake) and return when it is durable.
@@ -58,7 +70,7 @@ class BackupDesk:
             return self._of_page(name, state)
         try:
             with self.provider.hold(name) as source:
-                handle = self._keeper.save(name, source, small=small)
+                handle = self.keeper.save(name, source, small=small)
             del source
         except SessionNotFound:
             if state is None:
@@ -69,7 +81,7 @@ class BackupDesk:
     def _check_daemon(self) -> None:
         """Ask whether the daemon is there: a commit waits a while for one that restarts, and a page should be told."""
         with suppress(Refused):  # a token that opens less has asked all the same
-            self._keeper.api.call("GET", "/v1/attached")
+            self.keeper.api.call("GET", "/v1/attached")
 
     def _can_hold(self, session_id: str, state: Mapping[str, Any], small: bool) -> bool:
         if session_id not in self.provider.sessions():
@@ -79,7 +91,7 @@ class BackupDesk:
 
     def _of_page(self, session_id: str, state: Mapping[str, Any]) -> Json:
         body = {"session_id": session_id, "small": True, "state": dict(state)}
-        made = self._keeper.api.json("POST", "/api/backup/create", json=body)
+        made = self._hand_on("/api/backup/create", body)
         return made | {"item": {"id": state.get("id"), "backup_id": made.get("backup_id"), "kind": made.get("kind")}}
 
     def _rest_of(self, state: Mapping[str, Any] | None) -> Json:
@@ -93,7 +105,7 @@ class BackupDesk:
         for name in self.provider.sessions():
             try:
                 with self.provider.hold(name) as source:
-                    handles.append(self._keeper.save(name, source, small=small))
+                    handles.append(self.keeper.save(name, source, small=small))
                 del source
             except TorporError as error:
                 failed.append({"session_id": name, "problem": to_problem(error)})
@@ -111,13 +123,17 @@ class BackupDesk:
         Raises: BackupNotFound, SessionNotFound, RestoreRefused, and as `Keeper.restore`.
         """
         if text_only:
-            return self._keeper.api.json("GET", f"/api/backup/restore/{_checked(ref)}", params={"text": 1})
-        backup, manifest = self._keeper.manifest(_checked(ref))
-        awake = self._awake(backup, manifest, exactly=is_backup_id(ref))
+            return self.keeper.api.json("GET", f"/api/backup/restore/{_checked(ref)}", params={"text": 1})
+        backup, manifest = self.keeper.manifest(_checked(ref))
+        exactly = is_backup_id(ref)
+        awake = self._awake(backup, manifest, exactly=exactly)
         if awake is not None:
             return awake
         with self.provider.pause():
-            restored = self._keeper.restore(backup.id, self.provider.target())
+            awake = self._awake(backup, manifest, exactly=exactly)  # another tab may have asked for the same
+            if awake is not None:
+                return awake
+            restored = self.keeper.restore(backup.id, self.provider.target())
             self.provider.woken(backup.session_id, restored)
         return _page(backup, manifest, restored.plan, view_or_nothing(restored.layers.get("text_context")))
 
@@ -128,7 +144,7 @@ class BackupDesk:
         live = self.provider.conversation(backup.session_id)
         if not live:
             return None
-        saved = view_or_nothing(read_small(manifest, "text_context", self._keeper.blobs))
+        saved = view_or_nothing(read_small(manifest, "text_context", self.keeper.blobs))
         shown = tuple(page_message(message) for message in live)
         whole = saved.conversation[:-1] if saved.partial else saved.conversation
         if shown[: len(whole)] != whole or (exactly and len(shown) != len(saved.conversation)):
@@ -140,23 +156,30 @@ class BackupDesk:
 
     def plan(self, ref: str) -> Json:
         """Tell what a restore would bring back into the model that is loaded, and how long it takes."""
-        found = self._keeper.plan(_checked(ref), self.provider.target())
+        found = self.keeper.plan(_checked(ref), self.provider.target())
         with suppress(ManifestDamaged, InvalidManifest):  # the plan says so
-            return tell(found, images=images_in(self._keeper.manifest(found.backup_id)[1]), exact=True)
+            return tell(found, images=images_in(self.keeper.manifest(found.backup_id)[1]), exact=True)
         return tell(found, images=0, exact=True)
 
     def points(self, session_id: str, limit: int = 20) -> Json:
         """Return the backups that a session can go back to, newest first."""
         path = f"/api/backup/points/{parse_session_id(session_id)}"
-        return self._keeper.api.json("GET", path, params={"limit": limit})
+        return self.keeper.api.json("GET", path, params={"limit": limit})
 
     def drain(self, pending: Sequence[Any]) -> Json:
         """Save what a page could not save when it was said; each item once, however often it comes."""
-        return self._keeper.api.json("POST", "/api/backup/drain", json={"pending": list(pending)})
+        return self._hand_on("/api/backup/drain", {"pending": list(pending)})
+
+    def _hand_on(self, path: str, body: Json) -> Json:
+        try:
+            raw = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:  # nested deeper than any state is
+            raise BadInput(f"the page's state is no JSON that can be handed on: {error}") from error
+        return self.keeper.api.json("POST", path, content=raw, headers={"Content-Type": "application/json"})
 
     def media(self, backup_id: str, index: int) -> tuple[bytes, str]:
         """Return a picture of a backup and its media type."""
-        answer = self._keeper.api.call("GET", f"/api/backup/media/{parse_backup_id(backup_id)}/{int(index)}")
+        answer = self.keeper.api.call("GET", f"/api/backup/media/{parse_backup_id(backup_id)}/{int(index)}")
         return answer.content, answer.headers.get("content-type", "")
 
 

@@ -22,6 +22,7 @@ from .backup_desk import BackupDesk
 from .same_origin import LOOPBACK, MAX_BODY_BYTES, Request, check
 
 if TYPE_CHECKING:
+    from .backup_desk import There
     from .keeper import Keeper
     from .provider import Provider
 
@@ -46,7 +47,7 @@ class Answer:
 class BackupRoutes:
     """Answers requests with a desk. `allowed_hosts` are names with a port, or without one for any."""
 
-    def __init__(self, keeper: Keeper, provider: Provider, allowed_hosts: Collection[str] = LOOPBACK) -> None:
+    def __init__(self, keeper: Keeper | There, provider: Provider, allowed_hosts: Collection[str] = LOOPBACK) -> None:
         self.desk = BackupDesk(keeper, provider)
         self._hosts = frozenset(name.lower() for name in allowed_hosts)
 

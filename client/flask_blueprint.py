@@ -6,7 +6,7 @@ app.register_blueprint(backup_blueprint(keeper, provider), url_prefix="/api/back
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from ..state.errors import MissingExtra, TooLarge
@@ -22,7 +22,11 @@ log = logging.getLogger("torpor.routes")
 
 
 def backup_blueprint(
-    keeper: Keeper, provider: Provider, *, allowed_hosts: Collection[str] = LOOPBACK, name: str = "torpor"
+    keeper: Keeper | Callable[[], Keeper],
+    provider: Provider,
+    *,
+    allowed_hosts: Collection[str] = LOOPBACK,
+    name: str = "torpor",
 ) -> Any:
     """Make a blueprint; give it its `url_prefix` where it is registered. Raises: MissingExtra without Flask."""
     try:

@@ -26,7 +26,7 @@ from ..state.watching import Signature
 from ..state.window import Overflow, check_overflow
 from ..store.crash import from_environment
 from .api import Api
-from .attach import Attachment, process_name
+from .attach import Attachment
 from .backup_desk import BackupDesk
 from .blob_access import BlobAccess, OverHttp, SharedFiles
 from .canary import read_checked
@@ -399,7 +399,7 @@ class Keeper:
 
         `name` is what people see. A daemon that is away is looked for until it is there; nothing is raised for it.
         """
-        made = Attachment(self.api, BackupDesk(self, provider), name or process_name(), self._attached.discard)
+        made = Attachment(BackupDesk(self, provider), name, self._attached.discard)
         self._attached.add(made)
         return made
 

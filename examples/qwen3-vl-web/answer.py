@@ -11,6 +11,8 @@ import torch
 from torpor.adapters.transformers import TransformersSession
 from transformers import StoppingCriteria
 
+MAX_NEW_TOKENS = 1024
+
 
 class Answer(StoppingCriteria):
     """An answer that is being written. Any number of readers read it from its beginning; `generate` asks it to stop."""
@@ -30,6 +32,11 @@ class Answer(StoppingCriteria):
             self._news.notify_all()
         ends = self._stop.is_set() or self._pause.is_set()
         return torch.full((input_ids.shape[0],), ends, dtype=torch.bool, device=input_ids.device)
+
+    @property
+    def room(self) -> int:
+        """How many tokens it may still have."""
+        return max(0, MAX_NEW_TOKENS - len(self.ids))
 
     @property
     def stopped(self) -> bool:

@@ -14,9 +14,9 @@ from torpor.adapters.transformers import Media, TransformersSession, Transformer
 from torpor.cli.demo_model import Loaded
 from torpor.client import Restored
 from torpor.state.answer import message_of
-from torpor.state.errors import Conflict, SessionNotFound
+from torpor.state.errors import BadInput, Conflict, NotFound, SessionNotFound, TorporError
+from torpor.state.ids import parse_session_id
 
-MAX_NEW_TOKENS = 1024
 Speaker = Callable[[TransformersSession], dict[str, Any]]  # more options of `generate`, for one answer
 
 
@@ -86,16 +86,19 @@ class Chats:
             writing = self._running(session_id) is not None
             return {"conversation": conversation, "unfinished": unfinished, "writing": writing}
 
-    def image(self, session_id: str, number: int) -> Media | None:
-        """Return an image of a chat, as it was sent."""
+    def image(self, session_id: str, number: int) -> Media:
+        """Return an image of a chat, as it was sent. Raises: NotFound."""
         chat = self._live.get(session_id)
-        return chat.media[number] if chat is not None and number < len(chat.media) else None
+        if chat is None or not 0 <= number < len(chat.media):
+            raise NotFound("there is no such image, or the chat is asleep")
+        return chat.media[number]
 
     def say(self, session_id: str, text: str, images: Sequence[Media], known: int) -> Answer:
         """Append a user's message and begin the answer. `known` is how many messages the page shows.
 
-        Raises: Conflict when that is not where the chat stands, BadInput when an image cannot be read.
+        Raises: InvalidId; Conflict when that is not where the chat stands; BadInput when an image cannot be read.
         """
+        parse_session_id(session_id)  # one that could not be saved
         with self.pause():
             chat = self._live.get(session_id)
             if self._running(session_id) or known != (0 if chat is None else len(shown(chat)[0])):
@@ -130,7 +133,12 @@ class Chats:
             answer.stop()
 
     def switch(self, name: str, put_to_sleep: Callable[[str, TransformersSession], object]) -> None:
-        """Put another model in place of this one. Chats sleep until somebody asks for them."""
+        """Put another model in place of this one, once all chats are saved; they sleep until somebody asks for them.
+
+        Raises: what `put_to_sleep` raises; nothing has changed then.
+        """
+        if name not in self.names:
+            raise BadInput(f"there is no model {name}")
         for answer in list(self._answers.values()):
             answer.stop()
             answer.written.exception()
@@ -138,8 +146,13 @@ class Chats:
             for session_id, chat in self._live.items():
                 put_to_sleep(session_id, chat)
             self._live.clear()
+            before = self.model
             del self._target, self._loaded  # two real ones may not fit into memory
-            self._use(name)
+            try:
+                self._use(name)
+            except TorporError:
+                self._use(before)
+                raise
 
     def _running(self, session_id: str) -> Answer | None:
         answer = self._answers.get(session_id)
@@ -154,20 +167,18 @@ class Chats:
         end = chat.tokenizer.eos_token_id
         options = {"eos_token_id": end, "pad_token_id": end, "stopping_criteria": [answer], **self._speaker(chat)}
         try:
-            while True:
-                with self._gate:
+            while not (answer.stopped or answer.room == 0 or end in answer.ids[-1:]):
+                with self._gate:  # who wants the model to be still goes first
                     pass
                 with self._turn:
-                    room = MAX_NEW_TOKENS - len(answer.ids)
-                    if room > 0 and not answer.stopped and end not in answer.ids[-1:]:
-                        chat.generate(max_new_tokens=room, **options)
-                    if answer.stopped or len(answer.ids) >= MAX_NEW_TOKENS or end in answer.ids[-1:]:
-                        answer.end(chat.finish())
-                        if not answer.readers:  # the page was closed: nobody else has it saved
-                            self.on_unread(session_id, chat)
-                        break
+                    chat.generate(max_new_tokens=answer.room, **options)
+            with self._turn:
+                answer.end(chat.finish())
         except Exception as error:  # whoever reads along is told
             answer.end(None, error)
+            return
+        if not answer.readers and self._live.get(session_id) is chat:  # the page was closed, so nobody has it saved
+            self.on_unread(session_id, chat)
 
 
 def shown(chat: TransformersSession) -> tuple[list[Any], bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from small_talk import SmallTalk
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torpor.adapters.transformers import Media, TransformersSession
 from torpor.cli.demo_model import Loaded, load, other_model, small_model
-from torpor.client import Keeper, connect
+from torpor.client import LateKeeper
 from torpor.client.asgi import backup_app
 from torpor.state.errors import TorporError
 from torpor.state.problems import to_problem
@@ -72,7 +73,7 @@ class Page(StaticFiles):
         return response
 
 
-def create_app(chats: Chats, keeper: Keeper, note: str = "") -> FastAPI:
+def create_app(chats: Chats, keeper: LateKeeper, note: str = "") -> FastAPI:
     """Return the server: the chat, and beside it Torpor's routes for its page, which shows `note`."""
     app = FastAPI(title="Qwen3-VL, with Torpor")
     app.add_middleware(
@@ -90,7 +91,7 @@ def create_app(chats: Chats, keeper: Keeper, note: str = "") -> FastAPI:
 
     @app.post("/models")
     def switch(choice: Choice) -> dict[str, Any]:
-        chats.switch(choice.model, lambda session_id, chat: keeper.save(session_id, chat).wait())
+        chats.switch(choice.model, lambda session_id, chat: keeper().save(session_id, chat).wait())
         return models()
 
     @app.get("/chats/{session_id}")
@@ -115,6 +116,11 @@ def create_app(chats: Chats, keeper: Keeper, note: str = "") -> FastAPI:
     def stop(session_id: str) -> None:
         chats.stop(session_id)
 
+    def unread(session_id: str, chat: TransformersSession) -> None:
+        with suppress(TorporError):  # without a daemon it stays awake here, and the page saves it when it is back
+            keeper().save(session_id, chat, small=True)
+
+    chats.on_unread = unread
     app.mount("/api/backup", backup_app(keeper, chats))
     app.mount("/", Page(directory=PAGE, html=True))
     return app
@@ -156,8 +162,7 @@ def main() -> None:
         chats = Chats(lambda name: load(paths[name]), list(paths))
     else:
         chats = Chats(small, list(NAMES), functools.partial(small_talk, options.pace))
-    with connect() as keeper, keeper.attach(chats, name="qwen3-vl-web"):
-        chats.on_unread = functools.partial(keeper.save, small=True)
+    with LateKeeper() as keeper, keeper.attach(chats, name="qwen3-vl-web"):  # the daemon may come later, and go
         print(f"Open http://127.0.0.1:{options.port}/", flush=True)
         app = create_app(chats, keeper, note="" if paths else SMALL)
         uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")

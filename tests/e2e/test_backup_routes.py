@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import flask
@@ -18,9 +21,12 @@ from torpor.adapters.transformers import TransformersSession
 from torpor.cli.demo_model import picture
 from torpor.client import Keeper
 from torpor.client.asgi import backup_app
+from torpor.client.backup_desk import BackupDesk
 from torpor.client.flask_blueprint import backup_blueprint
+from torpor.client.late import LateKeeper
 from torpor.client.provider import SessionTable
 from torpor.client.same_origin import MAX_BODY_BYTES
+from torpor.state.errors import TorporError
 from ulid import ULID
 
 SAID = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
@@ -110,6 +116,7 @@ def test_failures_are_problems_that_are_no_success(keeper: Keeper, serve: Any) -
         ("POST", "/create", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media"),
         ("POST", "/create", {"data": {"session_id": "known"}}, 415, "unsupported-media"),
         ("POST", "/drain", {"json": {"pending": 1}}, 422, "bad-input"),
+        ("POST", "/drain", {"content": DEEP, "headers": {"Content-Type": "text/plain"}}, 422, "bad-input"),
         ("GET", f"/restore/{ULID()}", {}, 404, "backup-not-found"),
         ("GET", "/points/known?limit=x", {}, 422, "bad-input"),
         ("GET", f"/media/{ULID()}/x", {}, 404, "not-found"),
@@ -122,6 +129,7 @@ def test_failures_are_problems_that_are_no_success(keeper: Keeper, serve: Any) -
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+DEEP = b'{"pending": ' + b"[" * 1000 + b"]" * 1000 + b"}"
 FOREIGN: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site", "Origin": f"http://{HOST}"},
@@ -191,6 +199,55 @@ def test_what_a_page_shows_is_saved_where_the_session_cannot_be(keeper: Keeper) 
     assert call("POST", "/create", json={"session_id": "shown", "state": later}).json()["backup_id"] == later["id"]
     drained = call("POST", "/drain", content=b'{"pending": []}', headers={"Content-Type": "text/plain"})
     assert drained.json() == {"success": True, "drained": [], "refused": []}
+
+
+def test_a_server_that_starts_before_the_daemon_works_once_it_is_there(home: Path) -> None:
+    with LateKeeper(home=home) as keeper:
+        sessions = table(early=SAID)
+        call = served_by_fastapi(keeper, sessions)
+        with keeper.attach(sessions, name="early") as attachment:
+            away = call("POST", "/create", json={"session_id": "early"})
+            assert (away.status_code, away.json()["code"]) == (503, "daemon-not-running")
+            assert call("GET", "/torpor.js").status_code == 200
+            with Daemon(home) as daemon:
+                assert attachment.wait_connected(20)
+                assert call("POST", "/create", json={"session_id": "early"}).status_code == 201
+                asked = daemon.request("POST", "/api/backup/create", json={"session_id": "early"}, timeout=30)
+                assert asked.status_code == 201
+    with pytest.raises(TorporError, match="closed"):
+        keeper()
+
+
+def test_two_tabs_that_load_at_once_wake_one_session(keeper: Keeper) -> None:
+    """Else the second would take the session away from under what the first began with it."""
+
+    class Table(SessionTable):
+        asked, go_on, times = threading.Semaphore(0), threading.Event(), 0
+
+        def pause(self) -> Any:
+            self.asked.release()
+            return super().pause()
+
+        def conversation(self, session_id: str) -> Any:
+            return self[session_id].state["text_context"]["conversation"] if session_id in self else None
+
+        def woken(self, session_id: str, restored: Any) -> None:
+            self.times += 1
+            assert self.go_on.wait(20)
+            super().woken(session_id, restored)
+
+    sessions = Table(PlainTarget)
+    sessions["tabs"] = PlainSession({"text_context": {"conversation": SAID}})
+    desk = BackupDesk(keeper, sessions)
+    desk.create("tabs")
+    del sessions["tabs"]
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(desk.restore, "tabs")
+        second = threads.submit(desk.restore, "tabs")
+        assert all(sessions.asked.acquire(timeout=20) for _ in "ab")  # neither has found it awake
+        sessions.go_on.set()
+        assert first.result(20)["conversation"] == second.result(20)["conversation"] == SAID
+    assert sessions.times == 1
 
 
 def test_a_daemon_that_is_away_is_said_so_at_once(daemon: Daemon) -> None:

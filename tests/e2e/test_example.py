@@ -41,10 +41,9 @@ def running(daemon: Daemon) -> Iterator[Example]:
 
 
 @pytest.fixture
-def server(running: Example) -> Iterator[Example]:
+def server(running: Example) -> Example:
     running.start()
-    yield running
-    running.close()
+    return running
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def expect_words(page: Page, place: str, words: str) -> None:
 
 
 def pictures_shown(page: Page) -> int:
-    page.wait_for_function("[...document.querySelectorAll('.shown img')].every((image) => image.naturalWidth)")
+    page.wait_for_function("() => [...document.querySelectorAll('.shown img')].every((image) => image.naturalWidth)")
     return page.locator(".shown img").count()
 
 
@@ -175,8 +174,8 @@ def test_a_tab_that_is_closed_in_mid_message_loses_nothing(
         back = answers(elsewhere)
         assert back[0] == shown[0]
         assert back[1].startswith(shown[1][:10])
-    assert server.say("twin of the tab", "Hello", 0) == back[0]
-    assert server.say("twin of the tab", "And then?", 2) == back[1]
+    assert server.say("twin-of-the-tab", "Hello", 0) == back[0]
+    assert server.say("twin-of-the-tab", "And then?", 2) == back[1]
 
 
 def expect_end(page: Page) -> None:
@@ -185,15 +184,24 @@ def expect_end(page: Page) -> None:
 
 
 def test_without_a_daemon_it_says_so_and_drains_later(daemon: Daemon, server: Example, page: Page) -> None:
+    page.get_by_role("button", name="Try it with a picture").click()
     say(page, "Hello")
     expect_words(page, "#safety", "Saved")
     daemon.kill()
     say(page, "Are you alone?")
     expect_words(page, "#safety", "Backup is away: kept in this browser")
-    say(page, "Never mind.")
+    said = answers(page)
+    server.kill()  # now nobody but this browser knows of the second message
+    server.start()
+    page.reload()
+    expect_words(page, "#notice", "The chat sleeps, and its backup is away")
+    assert answers(page) == said
     daemon.errors.close()
     daemon.start()
-    expect_words(page, "#safety", "Saved")
+    expect_words(page, "#notice", "Woken with 4 messages")
+    assert pictures_shown(page) == 1
+    say(page, "Never mind.")
+    assert answers(page)[:2] == said
     until(lambda: newest(daemon, session(page))["messages"] == 6)
 
 
@@ -202,7 +210,7 @@ def test_another_model_is_given_the_pictures_without_asking(server: Example, pag
     say(page, "What is on the picture?")
     sizes: list[int] = []
     page.on("request", lambda request: sizes.append(len(request.post_data or "")))
-    for name, words in (("4B", "Text and images come back"), ("8B", "Everything comes back")):
+    for name, words in (("4B", "text and images, for this model"), ("8B", "everything")):
         page.get_by_text(name, exact=True).click()
         expect_words(page, "#notice", words)
         assert pictures_shown(page) == 1

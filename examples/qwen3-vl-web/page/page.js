@@ -1,15 +1,15 @@
 /** The chat page. What makes it lose nothing are the lines with `backup`; the rest is any chat page. */
 
 import { connect } from "/api/backup/torpor.js";
-import { ask, pieces } from "./answer.js";
+import { Refusal, ask, pieces } from "./answer.js";
 import { composer, encoded, samplePicture } from "./composer.js";
 import { pointsDialog } from "./points.js";
 import { drawMessages, drawModels, drawSafety, textOf, wokenWords } from "./view.js";
 
 const torpor = connect({ base: "/api/backup" });
-const $ = (id) => document.getElementById(id);
+const $ = (id) => /** @type {any} */ (document.getElementById(id));
 const box = composer({ send, changed: () => backup.changed(), complain: say });
-let session, backup, chat;
+let session, backup, chat, waiting;
 
 /** Open the chat that the address names, else the last one, else a new one. */
 function open() {
@@ -44,12 +44,14 @@ async function wake(point) {
     const woken = point || !(await look()) ? await backup.restore(point) : null;
     const seen = woken?.local ? woken : ((await look()) ?? { conversation: [] });
     if (chat !== mine) return; // another one was opened meanwhile
-    Object.assign(chat, { asleep: Boolean(woken?.local), away: false, unfinished: false, ...seen });
+    Object.assign(chat, { asleep: Boolean(woken?.local && seen.conversation.length), away: false, unfinished: false, ...seen });
+    if (chat.asleep) failed(new Error());
     if (woken?.draft && !box.draft) box.draft = woken.draft;
     draw();
-    if (point) backup.message(); // from here on this is the newest
+    if (point) backup.now().catch(() => {}); // from here on this is the newest; what fails comes as an event
     if (chat.writing || (chat.unfinished && chat.asked)) await goOn();
   } catch (problem) {
+    chat.asleep = problem.code === "daemon-not-running";
     failed(problem);
   }
 }
@@ -61,6 +63,7 @@ async function look() {
 
 /** Send a message and read the answer; returns whether it was taken. */
 async function send(said, again = false) {
+  if (chat.asleep) failed(new Error());
   if (chat.writing || chat.asleep) return false;
   const { text, images } = said;
   const known = chat.conversation.length;
@@ -77,6 +80,7 @@ async function send(said, again = false) {
   } catch (problem) {
     chat.conversation.pop();
     chat.writing = false;
+    draw();
     if (problem.code !== "conflict") failed(problem);
     else await wake(); // the server was started anew meanwhile, or another tab went on
     return problem.code === "conflict" && !again && chat.conversation.length === known && send(said, true);
@@ -116,12 +120,12 @@ async function read(response) {
 
 /** Tell of a failure; where the server is gone, wait for it and wake the chat. */
 function failed(problem) {
-  say(problem.message);
-  if (!problem.away) return;
+  say(chat.asleep ? "The chat sleeps, and its backup is away. It wakes as soon as that is back." : problem.message);
+  if (!(problem instanceof Refusal) || !problem.away) return;
   chat.away = true;
   say("The model server does not answer. Nothing is lost: this page waits for it, and wakes the chat.");
-  clearTimeout(failed.again);
-  failed.again = setTimeout(wake, 1000);
+  clearTimeout(waiting);
+  waiting = setTimeout(wake, 1000);
 }
 
 function say(words) {
@@ -129,10 +133,10 @@ function say(words) {
 }
 
 function draw() {
-  const imageUrl = (number) => chat.sent.get(number) ?? `chats/${session}/images/${number}`;
+  const imageUrl = (number) => chat.sent.get(number) ?? (chat.asleep ? null : `chats/${session}/images/${number}`);
   drawMessages($("messages"), chat, imageUrl);
   $("welcome").hidden = chat.conversation.length > 0;
-  $("go-on").hidden = !chat.unfinished || chat.writing || chat.away;
+  $("go-on").hidden = !chat.unfinished || chat.writing || chat.away || chat.asleep;
   $("stop").hidden = !chat.writing;
   $("send").hidden = chat.writing;
   for (const radio of $("models").elements) radio.disabled = chat.writing;

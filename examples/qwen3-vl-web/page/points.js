@@ -29,14 +29,9 @@ export function pointsDialog(backup, goBack) {
     };
     const details = make("details", { name: "points" }, heading, words, button);
     details.ontoggle = async () => {
-      if (details.open) words.textContent = await told(point);
+      if (details.open) words.textContent = await backup().plan(point).then(planWords, ({ message }) => message);
     };
     return make("li", {}, details);
-  }
-
-  async function told(point) {
-    if (point.local) return planWords({ mode: "local" });
-    return backup().plan(point).then(planWords, (problem) => problem.message);
   }
 
   saveNow.onclick = async () => {

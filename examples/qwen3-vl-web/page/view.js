@@ -12,7 +12,7 @@ export function textOf({ content }) {
   return typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
 }
 
-/** Draw the conversation; `imageUrl(n)` is where its n-th image is. What is there already is kept. */
+/** Draw the conversation; `imageUrl(n)` is where its n-th image is, null for now. What is there already is kept. */
 export function drawMessages(list, { conversation, writing }, imageUrl) {
   const atEnd = window.innerHeight + window.scrollY > document.body.scrollHeight - 120;
   let image = 0;
@@ -32,7 +32,10 @@ export function drawMessages(list, { conversation, writing }, imageUrl) {
 function fill(item, message, urls) {
   item.className = message.role;
   const who = make("span", { className: "unseen", textContent: message.role === "user" ? "You:" : "The model:" });
-  const images = urls.map((src, n) => make("img", { src, alt: `Image ${n + 1}` }));
+  const images = urls.map((src, n) => {
+    const name = `Image ${n + 1}`;
+    return src ? make("img", { src, alt: name }) : make("span", { textContent: name });
+  });
   const thought = message.reasoning_content;
   const parts = [
     thought && make("details", {}, make("summary", { textContent: "Thought" }), thought),
@@ -66,23 +69,24 @@ export function drawSafety({ phase, online, pending, savedAt, problem }) {
 }
 
 const MODES = {
-  full: "everything comes back as it was",
-  prefix: "everything comes back",
-  embeddings: "text comes back, and what the model saw in the images",
-  media: "text and images come back, for this model to look at anew",
-  "text-only": "the text comes back",
-  local: "the text that this browser kept comes back",
+  full: "everything, as it was",
+  prefix: "everything; it goes on from the cache",
+  embeddings: "everything but the cache",
+  media: "text and images, for this model to look at anew",
+  "text-only": "the text",
+  local: "the text that this browser kept",
 };
 
-/** Say what a restore brings back, or brought. */
-export function planWords({ mode, tokensPrefill = 0 }) {
-  const again = tokensPrefill > 1 ? `; ${count(tokensPrefill, "token")} are read again` : "";
-  return `${MODES[mode] ?? mode}${again}.`.replace(/^./, (letter) => letter.toUpperCase());
+/** Say what came back. */
+export function wokenWords({ mode, plan, conversation }) {
+  const again = plan?.tokensPrefill > 1 ? ` (${count(plan.tokensPrefill, "token")} are read again)` : "";
+  return `Woken with ${count(conversation.length, "message")}: ${MODES[mode] ?? mode}${again}.`;
 }
 
-/** Say that a chat was woken. */
-export function wokenWords({ mode, plan, conversation }) {
-  return `Woken with ${count(conversation.length, "message")}. ${planWords({ ...plan, mode })}`;
+/** Say what a restore would bring back. */
+export function planWords({ words }) {
+  const sentence = words.join(", ");
+  return sentence[0].toUpperCase() + sentence.slice(1).replace(/\.?$/, ".");
 }
 
 /** Return a number of things in words. */
@@ -94,8 +98,9 @@ export function count(number, thing) {
 export function ago(milliseconds) {
   const seconds = Math.round((Date.now() - milliseconds) / 1000);
   const words = new Intl.RelativeTimeFormat("en", { style: "short" });
-  for (const [unit, size] of [["day", 86_400], ["hour", 3600], ["minute", 60]]) {
-    if (seconds >= size) return words.format(-Math.floor(seconds / size), unit);
-  }
-  return seconds < 10 ? "just now" : words.format(-seconds, "second");
+  if (seconds < 10) return "just now";
+  if (seconds < 60) return words.format(-seconds, "second");
+  if (seconds < 3600) return words.format(-Math.floor(seconds / 60), "minute");
+  if (seconds < 86_400) return words.format(-Math.floor(seconds / 3600), "hour");
+  return words.format(-Math.floor(seconds / 86_400), "day");
 }
