@@ -147,7 +147,7 @@ class BackupDesk:
         saved = view_or_nothing(read_small(manifest, "text_context", self.keeper.blobs))
         shown = tuple(page_message(message) for message in live)
         whole = saved.conversation[:-1] if saved.partial else saved.conversation
-        if shown[: len(whole)] != whole or (exactly and len(shown) != len(saved.conversation)):
+        if shown[: len(whole)] != whole or (exactly and shown != saved.conversation):
             return None
         written = saved.partial and len(shown) == len(whole)  # the model is at it, or was
         plan = RestorePlan(backup.id, "full", {}, 0, manifest.tokens, 0, estimated_s=0.0, notes=(AWAKE,))

@@ -117,7 +117,12 @@ class PageSaves:
         if not conversation and item.draft is None:
             raise BadInput("the item holds neither a message nor a draft")
         on = _under(item, base, newest, conversation)
-        made = self._commit(item, said, on, conversation)
+        try:
+            made = self._commit(item, said, on, conversation)
+        except Conflict:  # another tab has sent it in the same moment
+            if (known := self._known(item)) is None:
+                raise
+            return known
         if item.title is not None and (newest is None or newest.backup.title is None):
             with suppress(TorporError):  # the backup is there; a title can be given again
                 self._catalog.set_title(item.session_id, item.title)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from fastapi import FastAPI
 from support.daemon import Daemon
-from support.switching import ASK, chat, model_a, model_b, options, target_of
+from support.switching import ASK, chat, model_a, model_b, options, target_of, write
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.adapters.transformers import TransformersSession
 from torpor.cli.demo_model import picture
@@ -262,6 +262,18 @@ def test_a_daemon_that_is_away_is_said_so_at_once(daemon: Daemon) -> None:
                 True,
             )
             assert away.elapsed.total_seconds() < 5
+
+
+def test_a_session_whose_answer_was_not_taken_note_of_is_awake_all_the_same(keeper: Keeper) -> None:
+    sessions = SessionTable(lambda: target_of(model_a()))
+    session = sessions["noted"] = chat(model_a(), ASK)
+    write(session, "A sun.", end=True)  # by `generate`, without `finish`
+    desk = BackupDesk(keeper, sessions)
+    made = desk.create("noted")
+    for ref in ("noted", made["backup_id"]):
+        woken = desk.restore(ref)
+        assert woken["conversation"][-1] == {"role": "assistant", "content": "A sun."}
+        assert sessions["noted"] is session
 
 
 def test_a_real_session_with_a_picture_comes_back_and_goes_on(keeper: Keeper) -> None:

@@ -304,3 +304,14 @@ def entered(talk: Talk) -> dict[tuple[str, int], str]:
             "SELECT m.session_id, m.position, w.text FROM words w LEFT JOIN messages m ON m.id = w.rowid"
         ).all()
     return {(session, position): text for session, position, text in rows}
+
+
+def test_what_is_stopped_is_ended_at_the_next_start(talk: Talk) -> None:
+    talk.say("a", *[f"word{number}" for number in range(450)])
+    turns = iter([False, False, True])
+    SearchReading(talk.catalog, lambda: next(turns)).read("a")
+    assert len(talk.rows()) == 400
+    assert SearchReading(talk.catalog).behind() == ["a"]
+    talk.care = SearchCare(talk.catalog)
+    assert talk.find("word449") == [("a", 449)]
+    assert len(talk.rows()) == 450
