@@ -48,6 +48,7 @@ async function wake(point) {
     if (chat.asleep) failed(new Error());
     if (woken?.draft && !box.draft) box.draft = woken.draft;
     draw();
+    if (woken) showModels(); // a server that was started anew may have another one
     if (point) backup.now().catch(() => {}); // from here on this is the newest; what fails comes as an event
     if (chat.writing || (chat.unfinished && chat.asked)) await goOn();
   } catch (problem) {
