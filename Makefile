@@ -8,7 +8,7 @@ FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_f
 FUZZ_SECONDS ?= 60
 PACKAGES := adapters cli client codec daemon db state store sync tray web
 
-.PHONY: demo example test lint type bench soak schema fuzz vendor check wheel clean
+.PHONY: demo example test lint type bench soak schema fuzz pictures vendor check wheel clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -29,6 +29,11 @@ example: $(STAMP)
 test: $(STAMP)
 	packaging/test-needs.sh
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# The pictures of the documentation, again: screenshots of the dashboard.
+pictures: $(STAMP)
+	packaging/test-needs.sh
+	TORPOR_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/e2e/test_pictures.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

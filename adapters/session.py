@@ -11,6 +11,7 @@ import torch
 from ..client.capture import Capture
 from ..client.remembered import Memory
 from ..state.block_keys import TokenRow
+from ..state.conversation import read_talk, settled
 from ..state.errors import BadInput, UnsupportedState
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import LayerName
@@ -202,6 +203,12 @@ class TransformersSession:
     def finish(self) -> dict[str, Any]:
         """Make a message of what was generated (see `chat.finish`). Raises: UntrackedSession."""
         return chat.finish(self)
+
+    def messages(self) -> list[Any]:
+        """Return the conversation as a page shows it: with an answer that has come to its end and is not in it yet."""
+        if not isinstance(self.conversation, list):
+            return []
+        return settled(read_talk({"conversation": self.conversation, **chat.progress(self)})).messages
 
     def activate(self) -> None:
         """Put the rope deltas, which belong to the session but live in the model, back there.

@@ -53,7 +53,8 @@ SCROLL = """async ([steps, row]) => {
   return {times, most};
 }"""
 AT_END = """([row]) => {
-  const list = document.querySelector(row).closest(".virtual");
+  const list = document.querySelector(row)?.closest(".virtual");
+  if (!list) return false;
   const rows = [...list.querySelectorAll("li")];
   return list.scrollTop + list.clientHeight > list.scrollHeight - 4 && rows.every(each => each.querySelector(row));
 }"""
@@ -126,7 +127,7 @@ def _until(page: Page, true: str, arg: object = None) -> None:
 
 
 def _scroll(page: Page, row: str) -> tuple[list[float], int, float]:
-    page.evaluate("document.querySelector('.virtual').scrollTop = 0")
+    page.evaluate("row => { document.querySelector(row).closest('.virtual').scrollTop = 0 }", row)
     found = page.evaluate(SCROLL, [STEPS, row])
     began = time.perf_counter()
     _until(page, AT_END, [row])

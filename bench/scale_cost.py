@@ -19,6 +19,7 @@ from pathlib import Path
 import large_home
 import orjson
 from rig import daemon, scratch
+from sqlalchemy import Connection
 from torpor.client import connect
 from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
@@ -28,6 +29,9 @@ from torpor.daemon.groups import Groups
 from torpor.daemon.reconcile import reconcile
 from torpor.daemon.remote_settings import load_remote_settings
 from torpor.daemon.settings import load_settings
+from torpor.db.activity import quarters
+from torpor.db.index import Index
+from torpor.db.storage import largest_sessions
 from torpor.store.home import Home
 
 ROUNDS = 15
@@ -103,11 +107,18 @@ def _queries(home: Path) -> dict[str, float]:
             "blobs of a backup": _median_s(lambda: catalog.blobs_of(middle)),
             "groups": _median_s(lambda: Groups(catalog).list(50)),
             "events": _median_s(index.recent_events),
+            "activity of 30 days": _median_s(lambda: _read(index, lambda c: quarters(c, time.time() - 30 * 86_400.0))),
+            "largest sessions": _seconds(lambda: _read(index, lambda c: largest_sessions(c, 20))),
         }
         half_absent(catalog)
         figures["newest 50, half of it elsewhere"] = _median_s(lambda: index.list_backups(limit=50))
         half_absent(catalog, present=True)
         return figures | {"RSS": _rss_mib()}
+
+
+def _read(index: Index, read: Callable[[Connection], object]) -> object:
+    with index.reading() as connection:
+        return read(connection)
 
 
 def half_absent(catalog: Catalog, *, present: bool = False) -> None:

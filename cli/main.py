@@ -16,6 +16,7 @@ import typer
 
 from ..client import Keeper, TargetState, connect
 from ..codec.compare import compare
+from ..state.backup import Backup
 from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
 from ..state.plan import check_mode
 from ..store.files import store_error
@@ -293,7 +294,13 @@ def rm(
         for backup in found if not purge else []:
             keeper.api.remove(backup.id)
     body = {"removed": [b.id for b in found]} | ({"purged": purged} if purge else {})
-    show(body, as_json, lambda: storage.purged_line(purged) if purge else f"removed {len(found)} backup(s)")
+    show(body, as_json, lambda: storage.purged_line(purged) if purge else _removed(found))
+
+
+def _removed(found: list[Backup]) -> str:
+    if len(found) != 1:
+        return f"removed {len(found)} backups; `torpor undo` with their ids brings them back for a quarter of an hour"
+    return f"removed {found[0].id}; `torpor undo {found[0].id}` brings it back for a quarter of an hour"
 
 
 def _exact(keeper: Keeper, ref: str) -> Any:
@@ -326,6 +333,7 @@ app.command("import")(transfer.import_files)
 app.command("log")(history.log)
 app.command("fork")(sessions.fork)
 app.command("rename")(sessions.rename)
+app.command("undo")(sessions.undo)
 app.command("search")(search)
 app.command("save")(attached.save)
 app.command("restore")(attached.restore)

@@ -160,6 +160,10 @@ class Api:
         """Remove a backup from the daemon's machine. Raises: BackupNotFound."""
         self.call("DELETE", f"/v1/backups/{backup_id}")
 
+    def undo_removal(self, backup_id: str) -> Backup:
+        """Bring back a backup that was removed a short while ago. Raises: BackupNotFound when it is too late."""
+        return Backup.from_dict(self.json("POST", f"/v1/backups/{backup_id}/undo-removal"))
+
     def purge(self, backup_id: str) -> dict[str, Any]:
         """Remove a backup so that nothing of it stays, and return what was freed. Raises: BackupNotFound."""
         return self.json("DELETE", f"/v1/backups/{backup_id}", params={"purge": True})

@@ -7,10 +7,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ..codec.source_media import sources
 from ..state.backup import Backup
 from ..state.errors import (
     BackupNotFound,
+    BadInput,
     InvalidManifest,
     ManifestDamaged,
     Refused,
@@ -88,7 +91,7 @@ class BackupDesk:
 
     def _of_page(self, session_id: str, state: Mapping[str, Any]) -> Json:
         body = {"session_id": session_id, "small": True, "state": dict(state)}
-        made = self.keeper.api.json("POST", "/api/backup/create", json=body)
+        made = self._hand_on("/api/backup/create", body)
         return made | {"item": {"id": state.get("id"), "backup_id": made.get("backup_id"), "kind": made.get("kind")}}
 
     def _rest_of(self, state: Mapping[str, Any] | None) -> Json:
@@ -144,7 +147,7 @@ class BackupDesk:
         saved = view_or_nothing(read_small(manifest, "text_context", self.keeper.blobs))
         shown = tuple(page_message(message) for message in live)
         whole = saved.conversation[:-1] if saved.partial else saved.conversation
-        if shown[: len(whole)] != whole or (exactly and len(shown) != len(saved.conversation)):
+        if shown[: len(whole)] != whole or (exactly and shown != saved.conversation):
             return None
         written = saved.partial and len(shown) == len(whole)  # the model is at it, or was
         plan = RestorePlan(backup.id, "full", {}, 0, manifest.tokens, 0, estimated_s=0.0, notes=(AWAKE,))
@@ -165,7 +168,14 @@ class BackupDesk:
 
     def drain(self, pending: Sequence[Any]) -> Json:
         """Save what a page could not save when it was said; each item once, however often it comes."""
-        return self.keeper.api.json("POST", "/api/backup/drain", json={"pending": list(pending)})
+        return self._hand_on("/api/backup/drain", {"pending": list(pending)})
+
+    def _hand_on(self, path: str, body: Json) -> Json:
+        try:
+            raw = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:  # nested deeper than any state is
+            raise BadInput(f"the page's state is no JSON that can be handed on: {error}") from error
+        return self.keeper.api.json("POST", path, content=raw, headers={"Content-Type": "application/json"})
 
     def media(self, backup_id: str, index: int) -> tuple[bytes, str]:
         """Return a picture of a backup and its media type."""

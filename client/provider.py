@@ -120,6 +120,6 @@ class SessionTable(MutableMapping[str, Any]):
         self._sessions[session_id] = restored.session
 
     def conversation(self, session_id: str) -> Sequence[Any] | None:
-        """Return the messages of a session that has some."""
-        found = getattr(self._sessions.get(session_id), "conversation", None)
-        return found if isinstance(found, list) else None
+        """Return the messages of a session that can tell them."""
+        told = getattr(self._sessions.get(session_id), "messages", None)
+        return told() if callable(told) else None

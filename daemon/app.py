@@ -234,7 +234,7 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
         raw = await receive_manifests(request)
-        if await run_in_threadpool(removals.holds, backup_id, raw):
+        if backup_id in removals and await run_in_threadpool(removals.holds, backup_id, raw):
             return _json(_backup(await run_in_threadpool(removals.undo, backup_id)), 201)
         with counted(metrics, request):
             record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)

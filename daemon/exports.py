@@ -44,7 +44,7 @@ class Export:
 
     name: str
     size_bytes: int | None
-    pieces: Iterator[bytes | memoryview]
+    pieces: Iterator[bytes]
 
 
 class Exports:
@@ -84,18 +84,29 @@ class Exports:
             detail = f"{len(missing)} of {len(refs)} blobs are not on this machine"
             raise MissingBlobs(detail, hint=_FETCH_HINT, digests=tuple(missing))
 
-    def _pieces(self, manifest: Manifest, raw: bytes, kind: ExportFormat) -> Iterator[bytes | memoryview]:
+    def _pieces(self, manifest: Manifest, raw: bytes, kind: ExportFormat) -> Iterator[bytes]:
         blobs, renew_at = self._catalog.blobs, self._steady() + RENEW_S
         found = (
             write_v1(manifest, blobs.read, version("torpor"), Losses(), strict=False)
             if kind == "v1"
             else write_in_pieces(raw, lambda ref: _read(blobs, ref))
         )
-        for piece in found:
+        for piece in _joined(found):
             if self._steady() >= renew_at:
                 self._in_use([manifest.id])
                 renew_at = self._steady() + RENEW_S
             yield piece
+
+
+def _joined(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes]:
+    """Join small pieces: each that is sent goes through a thread and the event loop."""
+    ready = bytearray()
+    for piece in pieces:
+        ready += piece
+        if len(ready) >= PIECE_BYTES:
+            yield bytes(ready)
+            ready.clear()
+    yield bytes(ready)
 
 
 def _checked(raw: bytes) -> Manifest:

@@ -143,7 +143,7 @@ class Imports:
             with translated("remove", path):
                 size = os.lstat(path).st_size
                 path.unlink()
-            self._room.freed(on_disk(size))
+            self._room.usage.add("staging", -on_disk(size))
         except TorporError as error:  # staging is swept at the next start
             log.warning("%s", error.detail)
 

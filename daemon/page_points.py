@@ -9,7 +9,8 @@ from ..codec.source_media import sources
 from ..state.backup import Backup
 from ..state.errors import TorporError
 from ..state.page_view import View
-from .page_saves import PageSaves, Seen
+from .page_looks import Seen
+from .page_saves import PageSaves
 
 PREVIEW_CHARS = 120
 

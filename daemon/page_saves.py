@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from ..codec import manifest_file, tree
 from ..codec.source_media import sources
-from ..state.backup import Backup
 from ..state.conversation import read_talk, settled
 from ..state.errors import (
     BackupNotFound,
@@ -32,15 +31,17 @@ from ..state.errors import (
 from ..state.fingerprint import Fingerprint
 from ..state.manifest import Manifest, layer_blobs
 from ..state.page_items import Message, PageItem, id_of, read_item
-from ..state.page_view import Layout, View, drafts_more, holds, lay_out, shared, view_or_nothing, whole
+from ..state.page_view import Layout, View, drafts_more, holds, lay_out, shared, whole
 from ..state.quota import on_disk
 from .blob_reads import BlobReads
 from .catalog import Catalog
+from .page_looks import Looks, Seen
 from .room import Room
 
 ADAPTER = "page"
 MAX_ITEMS = 1_000  # of one drain
 MAX_MANIFEST_BYTES = 64 << 20  # of a conversation that grew by many items
+_LOOK_BACK = 64  # backups, for images that were away
 _ITEM_KEY = "page_item"  # in the metadata: the digest of the item that a backup was made of
 _OWN_KEYS = ("conversation", "messages", "conversation_history", "covered", "pending", "draft")
 _AWAY = "its images are only in the bucket, which does not give them now"
@@ -61,21 +62,13 @@ class PageSaved:
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A backup as it is read for a page: its text layer decoded (tensors as leaves), and what a page sees of it."""
-
-    backup: Backup
-    manifest: Manifest
-    text: dict[str, Any]
-    view: View
-
-
 class PageSaves:
     """Makes backups of what pages say. Safe to call from several threads."""
 
     def __init__(self, catalog: Catalog, reads: BlobReads, room: Room) -> None:
         self._catalog, self._reads, self._room = catalog, reads, room
+        self._looks = Looks(catalog, reads)
+        self.look = self._looks.look
 
     def drain(self, pending: Sequence[Any]) -> dict[str, Any]:
         """Save what a page could not send earlier, in its order; one that is refused stops no other.
@@ -124,8 +117,12 @@ class PageSaves:
         if not conversation and item.draft is None:
             raise BadInput("the item holds neither a message nor a draft")
         on = _under(item, base, newest, conversation)
-        made = self._made(item, said, on, conversation)
-        self._catalog.commit_all([made])
+        try:
+            made = self._commit(item, said, on, conversation)
+        except Conflict:  # another tab has sent it in the same moment
+            if (known := self._known(item)) is None:
+                raise
+            return known
         if item.title is not None and (newest is None or newest.backup.title is None):
             with suppress(TorporError):  # the backup is there; a title can be given again
                 self._catalog.set_title(item.session_id, item.title)
@@ -136,7 +133,7 @@ class PageSaves:
         if not self._catalog.index.has_backup(item.id):
             return None
         seen = self.look(self._catalog.index.backup(item.id))
-        metadata = self._decoded(seen.manifest, "metadata")
+        metadata = self._looks.decoded(seen.manifest, "metadata")
         if seen.backup.session_id == item.session_id and metadata.get(_ITEM_KEY) == item.digest():
             return self._saved(seen.manifest, len(seen.view.conversation), "small")
         raise Conflict(f"backup {item.id} exists with other content", hint="Make a new id for each state.")
@@ -166,28 +163,12 @@ class PageSaves:
         except (Damaged, InvalidManifest, NotFound) as error:
             raise BackupNotFound(f"the base of the item cannot be read: {error.detail}", hint=hint) from error
 
-    def look(self, backup: Backup) -> Seen:
-        """Read a backup as a page sees it.
-
-        Raises: BackupNotFound, Damaged, InvalidManifest, BlobNotFound, StoreFailed.
-        """
-        manifest = manifest_file.load(self._catalog.manifest_of(backup))
-        text = self._decoded(manifest, "text_context")
-        return Seen(backup, manifest, text, view_or_nothing(text))
-
-    def _decoded(self, manifest: Manifest, layer: str) -> dict[str, Any]:
-        found = tree.decode(manifest.layers.get(layer), self._reads.joined, lambda leaf: leaf)
-        return found if isinstance(found, dict) else {}
-
-    def _made(self, item: PageItem, said: str, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
-        """Return the manifest of an item; what is too long for it is in the store already."""
+    def _commit(self, item: PageItem, said: str, on: Seen | None, conversation: Sequence[Message]) -> Manifest:
+        on = None if on is None else self._with_images(on)
         layout = lay_out(item, conversation, on.view if on is not None else View(), _pictures(on))
-        layers, written = self._written(
-            {
-                "metadata": ({} if on is None else self._decoded(on.manifest, "metadata")) | {_ITEM_KEY: said},
-                "text_context": _text_layer(item, on, layout),
-            }
-        )
+        metadata = ({} if on is None else self._looks.decoded(on.manifest, "metadata")) | {_ITEM_KEY: said}
+        text = _text_layer(item, on, layout)
+        layers, written = self._written({"metadata": metadata, "text_context": _as_encoded(text, on, layout.shared)})
         media = _media(on, layout)
         omitted = {}
         if on is not None and (on.manifest.kv_cache is not None or "kv_cache" in on.manifest.omitted):
@@ -207,9 +188,28 @@ class PageSaves:
             omitted=omitted,
             bytes_written=written,
         )
-        if len(manifest_file.dump(manifest)) > MAX_MANIFEST_BYTES:
+        raw = manifest_file.dump(manifest)
+        if len(raw) > MAX_MANIFEST_BYTES:
             raise TooLarge("the conversation is too long for one manifest")
+        self._catalog.commit_all([manifest])
+        self._looks.keep(manifest, raw, text)
         return manifest
+
+    def _with_images(self, on: Seen) -> Seen:
+        """Return a backup with the images that could not be had when it was saved: those that it went on from."""
+        holder = on
+        for _ in range(_LOOK_BACK):
+            if holder.manifest.omitted.get("media") != _AWAY or holder.backup.parent_id is None:
+                break
+            try:
+                holder = self.look(self._catalog.index.backup(holder.backup.parent_id))
+            except (Damaged, InvalidManifest, NotFound, StoreFailed):
+                return on
+        known = holder.view.conversation
+        if holder is on or shared(known, on.view) < len(known) - holder.view.partial:
+            return on
+        layers = on.manifest.layers | {"media": holder.manifest.layers.get("media", [])}
+        return replace(on, manifest=replace(on.manifest, layers=layers))
 
     def _created_at(self, item: PageItem, on: Seen | None) -> float:
         """Return when it was said: never in the future, whatever the page's clock says, and behind what it adds to."""
@@ -242,21 +242,24 @@ def _to_leaf(value: Any) -> tree.Leaf | tree.Encoded | None:
 def _text_layer(item: PageItem, on: Seen | None, layout: Layout) -> dict[str, Any]:
     """Return the text layer: the base's, with the conversation that the page says in place of its own."""
     rest = {} if on is None else {key: value for key, value in on.text.items() if key not in _OWN_KEYS}
-    messages = [*_shared(on, layout.shared), *layout.messages]
+    there: list[Any] = [] if on is None or not layout.shared else settled(read_talk(on.text)).messages
+    messages = [*there[: layout.shared], *layout.messages]
     begun = layout.begun
     pending = None if begun is None or begun.is_empty else asdict(begun)
     own = {on.view.key if on is not None else "conversation": messages, "covered": len(messages), "pending": pending}
     return rest | own | ({} if item.draft is None else {"draft": item.draft})
 
 
-def _shared(on: Seen | None, count: int) -> list[Any]:
-    """Return the messages that stay: in their encoded form where the layer has them as a plain list."""
-    if on is None or not count:
-        return []
-    nodes, messages = on.manifest.layers["text_context"].get(on.view.key), settled(read_talk(on.text)).messages
-    if isinstance(nodes, list) and len(nodes) == len(messages):
-        return [tree.Encoded(node) for node in nodes[:count]]
-    return messages[:count]
+def _as_encoded(text: dict[str, Any], on: Seen | None, count: int) -> dict[str, Any]:
+    """Return a text layer with what stays in the form in which it is encoded already, where that is plain."""
+    nodes = None if on is None else on.manifest.layers.get("text_context")
+    if on is None or not isinstance(nodes, dict) or nodes.keys() != on.text.keys():
+        return text
+    stays = {key: tree.Encoded(nodes[key]) for key in text if key in nodes and key not in _OWN_KEYS}
+    key, there = on.view.key, nodes.get(on.view.key)
+    if not isinstance(there, list) or (count and len(there) != len(settled(read_talk(on.text)).messages)):
+        return text | stays
+    return text | stays | {key: [*map(tree.Encoded, there[:count]), *text[key][count:]]}
 
 
 def _under(item: PageItem, base: Seen | None, newest: Seen | None, conversation: Sequence[Message]) -> Seen | None:

@@ -68,7 +68,7 @@ class Purge:
             gone = self._forget_session(session_id)  # takes the catalog's lock, which comes before the index's
             with self._catalog.index.writing() as connection:
                 forget_events(connection, backup_id, gone)
-            SearchReading(self._catalog).compact(stopping=lambda: False)
+            SearchReading(self._catalog).compact()
         freed, shared = self._free(sizes)
         for copy in self._home.root.glob(f"{self._home.index.name}.before-*"):
             with translated("remove", copy):

@@ -83,6 +83,10 @@ class Removals:
         with self._lock:
             self._kept.pop(backup_id, None)
 
+    def __contains__(self, backup_id: str) -> bool:
+        """Tell at once whether a backup may have been removed lately."""
+        return backup_id in self._kept
+
     def holds(self, backup_id: str, raw: bytes) -> bool:
         """Tell whether a manifest is that of a backup that can be brought back."""
         with self._lock:

@@ -140,9 +140,10 @@ class Room:
             self._promises.pop(name, None)
 
     @contextmanager
-    def taking(self, name: str | None = None) -> Iterator[Callable[[int], None]]:
+    def taking(self, name: str | None = None, kind: str = "blobs") -> Iterator[Callable[[int], None]]:
         """Lend room for a file of unknown length, within a promise or not: it is told of each piece beforehand.
 
+        `kind` is the class of file that it counts as from then on.
         Raises: as `ask`, in the telling.
         """
         own, taken = f"#{next(self._numbers)}", 0
@@ -155,7 +156,7 @@ class Room:
 
         try:
             yield take
-            self.usage.add("blobs", taken)
+            self.usage.add(kind, taken)
         finally:
             self.end(own)
 

@@ -26,13 +26,14 @@ class SearchCare:
     """Reads what was saved. Safe to call from several threads."""
 
     def __init__(self, catalog: Catalog, steady: Callable[[], float] = time.monotonic) -> None:
-        self._catalog, self._reading, self._steady = catalog, SearchReading(catalog), steady
+        self._catalog, self._steady = catalog, steady
         self._changed: dict[str, None] = {}  # sessions, in the order in which they changed
         self._behind: deque[str] = deque()  # sessions of before the start
         self._before: str | None = None  # the backup up to which all have previews, from the newest on
         self._all_seen = self._broken = False
         self._removed = True  # perhaps, before a crash
         self._wake, self._stop = threading.Condition(), threading.Event()
+        self._reading = SearchReading(catalog, self._stop.is_set)
         self._thread = threading.Thread(target=self._loop, name="search", daemon=True)
 
     def start(self) -> None:
@@ -77,7 +78,7 @@ class SearchCare:
         with self._wake:
             removed, self._removed = self._removed, False
         if removed:
-            self._reading.compact(self._stop.is_set)
+            self._reading.compact()
 
     def _loop(self) -> None:
         while not self._stop.is_set():

@@ -29,10 +29,13 @@ _UNREADABLE = (BadInput, NotFound, Damaged)
 
 
 class SearchReading:
-    """Enters what is said in backups into the index. For one thread at a time."""
+    """Enters what is said in backups into the index. For one thread at a time.
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog, self._index = catalog, catalog.index
+    Long work ends early once `stopping` says so; what is half entered then is ended at the next start.
+    """
+
+    def __init__(self, catalog: Catalog, stopping: Callable[[], bool] = lambda: False) -> None:
+        self._catalog, self._index, self._stopping = catalog, catalog.index, stopping
 
     def is_empty(self) -> bool:
         """Tell whether nothing can be searched."""
@@ -84,6 +87,8 @@ class SearchReading:
     def _enter(self, target: Target, stale: Collection[int], missing: Sequence[int], there: _Messages) -> None:
         """Enter messages, some at a time; the first of them together with what goes."""
         for at in range(0, max(len(missing), 1), _AT_ONCE):
+            if self._stopping():
+                return
             entries = [there.entry(position) for position in missing[at : at + _AT_ONCE]]
             with self._index.writing() as connection:
                 if at == 0 and not search.begin_entering(connection, target, stale):
@@ -111,11 +116,11 @@ class SearchReading:
                 insert_previews(connection, made)
         return lacking[-1] if lacking else None
 
-    def compact(self, stopping: Callable[[], bool]) -> None:
+    def compact(self) -> None:
         """Take the words of what was removed out of the file for good, in steps that let commits through."""
         with self._index.reading() as connection:
             more = begin = has_words(connection)
-        while more and not stopping():
+        while more and not self._stopping():
             with self._index.writing() as connection:
                 more = compact_some(connection, begin=begin)
             begin = False

@@ -7,15 +7,14 @@ backups and blobs: in a large home that takes a second, so the answer is kept fo
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Response
 
 from ..db import metrics, storage
-from ..state.eviction import KINDS, TIERS, Eviction, plan_eviction
-from ..state.quota import Limits
+from ..state.eviction import KINDS, TIERS, Eviction, Kind, plan_eviction
 from ..store.files import translated
 from .kept_answer import KeptAnswer
 from .parts import Parts
@@ -30,10 +29,15 @@ _TEXT = ("metadata", "text_context", "tokens", "config_snapshot")
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is dear to ask: the largest sessions, and everything that may leave, in the order in which it would."""
+    """What is dear to ask: the largest sessions, what may leave by kind, and the first of it in its order.
 
-    sessions: list[storage.SessionBytes]
-    leaving: list[Eviction]
+    `leaving` counts all of that order; in a home of a hundred thousand backups it is not kept.
+    """
+
+    sessions: list[storage.SessionBytes] = field(default_factory=list)
+    first: list[Eviction] = field(default_factory=list)
+    kinds: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    leaving: int = 0
 
 
 def add_storage(app: FastAPI, parts: Parts) -> None:
@@ -47,29 +51,12 @@ def add_storage(app: FastAPI, parts: Parts) -> None:
         While `surveyed_ago_s` is null, the sessions and what would go next are not known yet: ask again in a second.
         """
         kept = survey.get(PATIENCE_S)
-        found = Survey([], []) if kept is None else kept.value
-        report = storage_report(parts.room)
-        limits, _ = parts.room.state()
-        over = parts.room.over_soft()
-        with parts.catalog.index.reading() as connection:
-            layers = storage.bytes_by_layer(connection)
-            logical, in_bucket = metrics.logical_bytes(connection), metrics.bucket_bytes(connection)
-            manifests = storage.manifest_bytes(connection)
-            shown = storage.named(connection, [each.backup_id for each in found.leaving[:NEXT]])
-        held = sum(each.size_bytes for each in layers) + manifests
-        body = (
-            report
-            | _disk(parts)
-            | {
-                "classes": _classes(report["classes"], layers),
-                "layers": [asdict(each) for each in layers],
-                "dedupe": {"logical_bytes": logical, "stored_bytes": held, "ratio": logical / held if held else None},
-                "bucket": {"raw_bytes": in_bucket[0], "stored_bytes": in_bucket[1]} if parts.side.on else None,
-                "sessions": [asdict(each) for each in found.sessions],
-                "next_to_go": _next(found.leaving, shown, over, limits),
-                "surveyed_ago_s": None if kept is None else round(kept.age_s, 3),
-            }
-        )
+        found = Survey() if kept is None else kept.value
+        body = storage_report(parts.room) | _disk(parts) | _shared(parts)
+        body["classes"] = _classes(body["classes"], body["layers"])
+        body["sessions"] = [asdict(each) for each in found.sessions]
+        body["next_to_go"] = _next(parts, found)
+        body["surveyed_ago_s"] = None if kept is None else round(kept.age_s, 3)
         return Response(orjson.dumps(body), media_type="application/json")
 
 
@@ -77,7 +64,24 @@ def _survey(parts: Parts) -> Survey:
     with parts.catalog.index.reading() as connection:
         sessions = storage.largest_sessions(connection, SESSIONS)
     everything = 1 << 62
-    return Survey(sessions, plan_eviction(parts.retention.standings(), everything))
+    leaving = plan_eviction(parts.retention.standings(), everything)
+    kinds = dict.fromkeys(KINDS, 0)
+    for each in leaving:
+        kinds[each.kind] += each.size_bytes
+    return Survey(sessions, leaving[:NEXT], kinds, len(leaving))
+
+
+def _shared(parts: Parts) -> dict[str, Any]:
+    """Return what each layer takes, what sharing saves, and what the bucket is known to hold."""
+    with parts.catalog.index.reading() as connection:
+        layers = storage.bytes_by_layer(connection)
+        logical, in_bucket = metrics.logical_bytes(connection), metrics.bucket_bytes(connection)
+        held = sum(each.size_bytes for each in layers) + storage.manifest_bytes(connection)
+    return {
+        "layers": [asdict(each) for each in layers],
+        "dedupe": {"logical_bytes": logical, "stored_bytes": held, "ratio": logical / held if held else None},
+        "bucket": {"raw_bytes": in_bucket[0], "stored_bytes": in_bucket[1]} if parts.side.on else None,
+    }
 
 
 def _disk(parts: Parts) -> dict[str, int]:
@@ -86,42 +90,36 @@ def _disk(parts: Parts) -> dict[str, int]:
     return {"disk_bytes": disk.f_blocks * disk.f_frsize, "disk_free_bytes": disk.f_bavail * disk.f_frsize}
 
 
-def _classes(on_disk: dict[str, int], layers: list[storage.LayerBytes]) -> list[dict[str, Any]]:
+def _classes(on_disk: dict[str, int], layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the classes of file, that of blobs divided by layer; the largest first.
 
     Files take whole blocks of the disk, and blobs are counted by their bytes: the remainder is told as overhead.
     """
     sizes = {name: size for name, size in on_disk.items() if name != "blobs"}
     for each in layers:
-        name = "text" if each.layer in _TEXT else each.layer
-        sizes[name] = sizes.get(name, 0) + each.size_bytes
-    sizes[_OVERHEAD] = max(on_disk.get("blobs", 0) - sum(each.size_bytes for each in layers), 0)
+        name = "text" if each["layer"] in _TEXT else each["layer"]
+        sizes[name] = sizes.get(name, 0) + each["size_bytes"]
+    sizes[_OVERHEAD] = max(on_disk.get("blobs", 0) - sum(each["size_bytes"] for each in layers), 0)
     rows = [{"name": name, "size_bytes": size} for name, size in sizes.items() if size]
     return sorted(rows, key=lambda row: -int(row["size_bytes"]))
 
 
-def _next(leaving: list[Eviction], shown: dict[str, storage.Named], over: int, limits: Limits) -> dict[str, Any]:
-    """Return what may leave, in its order; `within` what is too much now, as far as an item goes for it."""
-    items, before = [], 0
-    for each in leaving[:NEXT]:
-        about = asdict(shown[each.backup_id]) if each.backup_id in shown else {}
-        items.append(
-            about
-            | {
-                "backup_id": each.backup_id,
-                "kind": each.kind,
-                "tier": TIERS[each.tier],
-                "size_bytes": each.size_bytes,
-                "goes_now": before < over,
-            }
-        )
-        before += each.size_bytes
-    kinds = {kind: sum(each.size_bytes for each in leaving if each.kind == kind) for kind in KINDS}
+def _next(parts: Parts, found: Survey) -> dict[str, Any]:
+    """Return what may leave, in its order. What is too much now `goes_now`, at the next turn of the housekeeping."""
+    over, items, before = parts.room.over_soft(), [], 0
+    with parts.catalog.index.reading() as connection:
+        shown = storage.named(connection, [each.backup_id for each in found.first])
+    for each in found.first:
+        if each.backup_id in shown:  # else it was removed since the survey
+            row = {"backup_id": each.backup_id, "kind": each.kind, "tier": TIERS[each.tier]}
+            items.append(
+                asdict(shown[each.backup_id]) | row | {"size_bytes": each.size_bytes, "goes_now": before < over}
+            )
+            before += each.size_bytes
     return {
         "over_bytes": over,
-        "soft_bytes": limits.soft_bytes,
-        "evictable_bytes": sum(kinds.values()),
-        "kinds": kinds,
-        "more": max(len(leaving) - NEXT, 0),
+        "evictable_bytes": sum(found.kinds.values()),
+        "kinds": found.kinds,
+        "more": found.leaving - len(found.first),
         "items": items,
     }

@@ -43,7 +43,7 @@ def _add_imports(app: FastAPI, parts: Parts, imports: Imports) -> None:
         """Take a state file (its bytes are the body) and import it; the answer names the import."""
         wanted = None if session_id is None else parse_session_id(session_id)
         imports.check()
-        with parts.room.taking() as take:
+        with parts.room.taking(kind="staging") as take:
             path, size = await receive_file(parts.catalog.staging, request, take, MAX_IMPORT_BYTES)
         if not size:
             await run_in_threadpool(path.unlink)

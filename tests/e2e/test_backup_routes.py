@@ -15,7 +15,7 @@ import pytest
 import torch
 from fastapi import FastAPI
 from support.daemon import Daemon
-from support.switching import ASK, chat, model_a, model_b, options, target_of
+from support.switching import ASK, chat, model_a, model_b, options, target_of, write
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.adapters.transformers import TransformersSession
 from torpor.cli.demo_model import picture
@@ -116,6 +116,7 @@ def test_failures_are_problems_that_are_no_success(keeper: Keeper, serve: Any) -
         ("POST", "/create", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media"),
         ("POST", "/create", {"data": {"session_id": "known"}}, 415, "unsupported-media"),
         ("POST", "/drain", {"json": {"pending": 1}}, 422, "bad-input"),
+        ("POST", "/drain", {"content": DEEP, "headers": {"Content-Type": "text/plain"}}, 422, "bad-input"),
         ("GET", f"/restore/{ULID()}", {}, 404, "backup-not-found"),
         ("GET", "/points/known?limit=x", {}, 422, "bad-input"),
         ("GET", f"/media/{ULID()}/x", {}, 404, "not-found"),
@@ -128,6 +129,7 @@ def test_failures_are_problems_that_are_no_success(keeper: Keeper, serve: Any) -
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+DEEP = b'{"pending": ' + b"[" * 1000 + b"]" * 1000 + b"}"
 FOREIGN: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site", "Origin": f"http://{HOST}"},
@@ -260,6 +262,18 @@ def test_a_daemon_that_is_away_is_said_so_at_once(daemon: Daemon) -> None:
                 True,
             )
             assert away.elapsed.total_seconds() < 5
+
+
+def test_a_session_whose_answer_was_not_taken_note_of_is_awake_all_the_same(keeper: Keeper) -> None:
+    sessions = SessionTable(lambda: target_of(model_a()))
+    session = sessions["noted"] = chat(model_a(), ASK)
+    write(session, "A sun.", end=True)  # by `generate`, without `finish`
+    desk = BackupDesk(keeper, sessions)
+    made = desk.create("noted")
+    for ref in ("noted", made["backup_id"]):
+        woken = desk.restore(ref)
+        assert woken["conversation"][-1] == {"role": "assistant", "content": "A sun."}
+        assert sessions["noted"] is session
 
 
 def test_a_real_session_with_a_picture_comes_back_and_goes_on(keeper: Keeper) -> None:

@@ -15,6 +15,8 @@ from support.browser import axe_violations, new_tab
 from support.daemon import Daemon
 from support.lived_in import STORIES, live_in
 from support.s3_servers import Moto, Place, new_place, remove_place
+from torpor.adapters.plain import PlainSession, PlainTarget
+from torpor.client.provider import SessionTable
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -213,6 +215,7 @@ def test_pages_are_let_in_denied_and_thrown_out(page: Page, lived: Daemon) -> No
     assert claimed(lived, "http://localhost:9000", other)["state"] == "denied"
 
     page.get_by_role("button", name="Revoke Chat").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke", exact=True).click()
     page.get_by_role("button", name="Revoke Chat").wait_for(state="detached")
     headers = {"Authorization": f"Bearer {got['token']}"}
     assert httpx.get(f"{lived.url}/v1/status", headers=headers).status_code == 401
@@ -285,3 +288,15 @@ def test_chinese_knows_the_daemon_by_its_codes(page: Page, lived: Daemon) -> Non
     told = page.evaluate("import('/dashboard/words/zh-CN-daemon.js').then(words => words.default)")
     assert settings == {key for key in told if key.startswith("setting.")}
     assert checks <= set(told)
+
+
+def test_programs_that_are_attached_back_up_now(page: Page, lived: Daemon) -> None:
+    sessions = SessionTable(PlainTarget)
+    sessions["chat-1"] = PlainSession({"text_context": {"conversation": [{"role": "user", "content": "hello"}]}})
+    go(page, "access")
+    with lived.keeper() as keeper, keeper.attach(sessions, name="Qwen chat server"):
+        program = card(page, "Attached programs")
+        program.get_by_text("1 session", exact=False).wait_for()
+        program.get_by_role("button", name="Back up now").click()
+        page.get_by_text("1 session is backed up").wait_for()
+        assert lived.request("GET", "/v1/backups/chat-1").json()["session_id"] == "chat-1"

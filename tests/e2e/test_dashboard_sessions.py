@@ -17,12 +17,13 @@ from torpor.adapters.plain import PlainTarget
 from torpor.client import Keeper
 from torpor.client.provider import SessionTable
 from torpor.state.backup import Backup
-from torpor.state.errors import BackupNotFound
+from torpor.state.errors import BackupNotFound, SessionNotFound
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 NARROW, USUAL, HUGE = ({"width": 360, "height": 740}, {"width": 1440, "height": 900}, {"width": 3840, "height": 2160})
+BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
 SHIFTS = """() => new Promise(done => {
   new PerformanceObserver(list => done(list.getEntries().reduce((sum, each) => sum + (each.hadRecentInput ? 0 : each.value), 0)))
     .observe({type: "layout-shift", buffered: true});
@@ -85,14 +86,13 @@ def test_from_the_list_to_a_message(shared_daemon: Daemon, hiking: list[Backup],
         assert page.url.endswith(f"#/sessions/hike/{hiking[1].id}")
         page.reload()
         expect(panel.get_by_role("region", name="Messages").get_by_role("listitem")).to_have_count(4)
-        assert page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
-
-
-def test_a_fork_leads_to_where_it_comes_from(shared_daemon: Daemon, hiking: list[Backup], chromium: Browser) -> None:
-    with new_tab(chromium, viewport=USUAL) as page:
-        enter(page, shared_daemon, "#/sessions/hike-winter")
+        page.set_viewport_size(HUGE)
+        assert panel.evaluate("each => parseFloat(getComputedStyle(each).fontSize)") >= 20
+        assert axe_violations(page) == []
+        page.get_by_role("link", name="hike-winter").click()
         page.get_by_role("link", name="Forked from Hiking in Yunnan").click()
         page.wait_for_url(f"**/#/sessions/hike/{hiking[2].id}")
+        assert page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
 
 
 def test_with_the_keyboard_alone(
@@ -134,7 +134,7 @@ def test_what_is_removed_comes_back(
 
     with new_tab(chromium, viewport=USUAL, allow=("404",)) as page:
         enter(page, shared_daemon, f"#/sessions/hike/{hiking[4].id}")
-        page.get_by_role("button", name="Remove").click()
+        page.get_by_role("button", name="Remove", exact=True).click()
         expect(page.get_by_role("status").filter(has_text="Backup removed")).to_be_visible()
         expect(history(page)).to_have_count(4)
         with pytest.raises(BackupNotFound):
@@ -142,6 +142,14 @@ def test_what_is_removed_comes_back(
         page.get_by_role("button", name="Undo").click()
         expect(history(page)).to_have_count(5)
         assert keeper.api.backup(hiking[4].id).created_at == hiking[4].created_at
+        page.get_by_role("button", name="Remove the session").click()
+        page.get_by_role("dialog", name="Remove the session").get_by_role("button", name="Remove").click()
+        expect(page.get_by_role("link", name="Hiking in Yunnan")).to_have_count(0)
+        with pytest.raises(SessionNotFound):
+            keeper.api.backup("hike")
+        page.get_by_role("button", name="Undo").last.click()
+        expect(history(page)).to_have_count(5)
+        assert keeper.api.backup("hike").title == "Hiking in Yunnan"
 
 
 def test_the_process_that_is_attached_is_asked(shared_daemon: Daemon, keeper: Keeper, chromium: Browser) -> None:
@@ -220,22 +228,7 @@ def test_small_and_dark(shared_daemon: Daemon, hiking: list[Backup], chromium: B
         expect(row).to_be_visible()
 
 
-def test_on_a_wall(shared_daemon: Daemon, hiking: list[Backup], chromium: Browser) -> None:
-    from playwright.sync_api import expect
-
-    with new_tab(chromium, viewport=HUGE) as page:
-        enter(page, shared_daemon, f"#/sessions/hike/{hiking[2].id}")
-        expect(page.get_by_role("region", name="Restoring it")).to_contain_text("Everything comes back")
-        assert (
-            page.get_by_role("region", name="Restoring it").evaluate(
-                "each => parseFloat(getComputedStyle(each).fontSize)"
-            )
-            >= 20
-        )
-        assert axe_violations(page) == []
-
-
-def test_two_languages_say_the_same_things(shared_daemon: Daemon, hiking: list[Backup], chromium: Browser) -> None:
+def test_two_languages_and_a_theme_that_stay(shared_daemon: Daemon, hiking: list[Backup], chromium: Browser) -> None:
     from playwright.sync_api import expect
 
     with new_tab(chromium, viewport=USUAL, locale="zh-CN") as page:
@@ -252,26 +245,20 @@ def test_two_languages_say_the_same_things(shared_daemon: Daemon, hiking: list[B
         expect(page.get_by_role("region", name="Restoring it")).to_be_visible()
         page.reload()
         expect(page.get_by_role("region", name="Restoring it")).to_be_visible()
-        assert page.evaluate("Object.keys(localStorage)") == ["torpor.language"]
+        light = page.evaluate(BACKGROUND)
+        page.keyboard.press("t")
+        page.keyboard.press("t")
+        page.get_by_role("button", name="Theme: dark").wait_for()
+        page.reload()
+        expect(page.get_by_role("region", name="Restoring it")).to_be_visible()
+        assert page.evaluate(BACKGROUND) != light
+        assert page.evaluate("Object.keys(localStorage).sort()") == ["torpor.language", "torpor.theme"]
 
 
 def _blanks(phrase: Any) -> set[str]:
     """Return the names that a phrase is filled with; its forms have the same ones, or leave the number out."""
     forms = [phrase] if isinstance(phrase, str) else list(phrase.values())
     return {name for form in forms for name in re.findall(r"\{(\w+)\}", form)}
-
-
-def test_the_theme_is_switched_and_stays(shared_daemon: Daemon, tab: Page) -> None:
-    enter(tab, shared_daemon)
-    background = "getComputedStyle(document.documentElement).backgroundColor"
-    light = tab.evaluate(background)
-    tab.keyboard.press("t")
-    tab.keyboard.press("t")
-    tab.get_by_role("button", name="Theme: dark").wait_for()
-    assert tab.evaluate(background) != light
-    tab.reload()
-    tab.get_by_role("button", name="Theme: dark").wait_for()
-    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
 def test_the_daemon_goes_and_comes_back(home: Path, chromium: Browser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -109,6 +110,16 @@ def test_one_bad_item_blocks_no_other(shared_daemon: Daemon) -> None:
     codes = [each["code"] for each in found["refused"]]
     assert codes == ["bad-input", "bad-input", "bad-input", "invalid-id", "bad-input", "backup-not-found"]
     assert all(each["detail"] and len(each["detail"]) < 300 for each in found["refused"])
+
+
+def test_tabs_that_drain_the_same_at_once(shared_daemon: Daemon) -> None:
+    items = [state("door-tabs", *map(str, range(n + 1))) for n in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = [*pool.map(lambda _: drain(shared_daemon, *items), range(4))]
+    assert [answer["refused"] for answer in answers] == [[]] * 4
+    assert [message["content"] for message in text(shared_daemon, "door-tabs")["conversation"]] == [*"012345"]
+    rows = shared_daemon.request("GET", "/v1/backups?session_id=door-tabs").json()["backups"]
+    assert {row["id"] for row in rows} <= {item["id"] for item in items}
 
 
 def test_a_page_writes_text_and_nothing_else(shared_daemon: Daemon) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +43,9 @@ def sent(daemon: Daemon, name: str, data: bytes, status: int = 202, **query: str
 
 
 def ended(daemon: Daemon, begun: dict[str, Any]) -> dict[str, Any]:
-    until = time.monotonic() + 60
+    deadline = time.monotonic() + 60
     while (found := daemon.request("GET", f"/v1/imports/{begun['id']}").json())["ended_at"] is None:
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
     assert isinstance(found, dict)
     return found
 
@@ -162,3 +166,38 @@ def test_a_quota_holds_for_what_is_handed_over(home: Path) -> None:
         found = sent(daemon, "large.qwnbak", bytes(8 << 20), 507)
         assert found["code"] == "quota-full"
         assert not list((home / "store" / "staging").rglob("*.tmp"))
+
+
+def test_who_hangs_up_leaves_nothing_behind(exporting: tuple[Daemon, str]) -> None:
+    daemon, backup_id = exporting
+    address = ("127.0.0.1", int(daemon.url.rpartition(":")[2]))
+    head = f"POST /v1/imports?name=half HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n"
+    head += f"Authorization: Bearer {daemon.token}\r\nContent-Type: application/octet-stream\r\n"
+    with socket.create_connection(address) as connection:
+        connection.sendall(f"{head}Content-Length: 3000000\r\n\r\n".encode() + bytes(2_000_000))
+        until(lambda: staged(daemon) != [])
+    until(lambda: staged(daemon) == [])
+    for _ in range(6):  # more than are sent at once
+        with daemon_stream(daemon, backup_id) as answer:
+            assert next(answer.iter_raw(10))
+    assert exported(daemon, backup_id, "bundle").status_code == 200
+
+
+def staged(daemon: Daemon) -> list[Path]:
+    """Return the files of the daemon that are in the making."""
+    folder = daemon.home / "store" / "staging"
+    return [path for each in folder.glob(f"w{daemon.listening['pid']}-*") for path in each.glob("*.tmp")]
+
+
+def until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not there():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+@contextmanager
+def daemon_stream(daemon: Daemon, backup_id: str) -> Iterator[httpx.Response]:
+    headers = {"Authorization": f"Bearer {daemon.token}"}
+    with httpx.stream("GET", f"{daemon.url}/v1/backups/{backup_id}/export", headers=headers) as answer:
+        yield answer

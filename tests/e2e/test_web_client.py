@@ -249,3 +249,53 @@ def test_a_browser_without_room(chromium: Browser, origin: str, own: Daemon) -> 
         again(own)
         page.wait_for_function("backup.status.online && backup.status.pending === 0", timeout=15_000)
         assert len(texts(said(own, "web-i"))) == 2
+
+
+def test_what_the_modules_decide(tab: Page, origin: str) -> None:
+    tab.goto(f"{origin}/client/torpor.d.ts")
+    found = tab.evaluate(
+        """async () => {
+          const { covers, fitting, itemOf, keysOf, plain, rowOf, sizeOf } = await import('/client/items.js');
+          const { made } = await import('/client/kept.js');
+          const { backoffMs } = await import('/client/queue.js');
+          const { timeOf, ulid } = await import('/client/ulid.js');
+          const turns = (...texts) => texts.map((text, n) => ({ role: n % 2 ? 'assistant' : 'user', content: text }));
+          let now = 1e12;
+          const row = (texts, more = {}, base = null, tab = 't') => rowOf({ conversation: turns(...texts), ...more },
+            { id: ulid(now += 1), sessionId: 's', now, tab, base, working: false });
+          const base = { backupId: 'B', keys: keysOf(turns('a', 'b', 'x')) };
+          const [one, two, fork] = [row(['a']), row(['a', 'b']), row(['a', 'c'])];
+          const begun = row(['a', 'be'], { partial: true });
+          const late = row(['a', 'b', 'c']);
+          const earlier = [one, two, fork, begun];
+          const settled = made(earlier, new Set(earlier.filter((each) => covers(late, each)).map((each) => each.id)), 4);
+          const id = ulid(1_700_000_000_123);
+          return {
+            later: [covers(two, one), covers(one, two), covers(fork, two), covers(row(['a', 'best']), begun),
+                    covers(two, begun), covers(begun, two), covers(row(['a', 'b'], { partial: true }), two)],
+            drafts: [covers(row(['a', 'b']), row(['a'], { draft: 'd' })),
+                     covers(row(['a', 'b']), row(['a'], { draft: 'd' }, null, 'other'))],
+            item: itemOf(row(['a', 'b', 'c', 'd'], { partial: true }, base)),
+            whole: itemOf(row(['a', 'b'], { partial: true }, base)).keep,
+            gone: settled.gone.map((each) => each.id === one.id || each.id === two.id),
+            settled: settled.settled.map((each) => each.id).sort().length,
+            fits: fitting([itemOf(row(['x'.repeat(300)])), itemOf(row(['y']))], 300).map((each) => each.messages[0].content),
+            bytes: sizeOf('\\u00e4\\u{1f600}'),
+            plain: plain({ role: 'user', extra: 1, name: null, content: ['t', { type: 'image', index: 2, src: 'blob:x' },
+                   { type: 'image_url', image_url: 'data:' }, { type: 'video' }, { type: 'text', text: 'u', at: 1 }] }),
+            waits: [backoffMs(0, 0), backoffMs(0, 1), backoffMs(50, 1)],
+            id: [timeOf(id), id.length, ulid(1) < ulid(2), /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/.test(id)],
+          };
+        }"""
+    )
+    assert found["later"] == [True, False, False, True, False, False, False]
+    assert found["drafts"] == [True, False]
+    item = found["item"]
+    assert (item["base"], item["keep"], [m["content"] for m in item["messages"]]) == ("B", 2, ["c", "d"])
+    assert found["whole"] == 1  # the server may have less of a message that is still being written
+    assert (found["gone"], found["settled"]) == ([True], 1)
+    assert (found["fits"], found["bytes"]) == (["y"], 8)
+    parts = [{"type": "text", "text": "t"}, {"type": "image", "index": 2}, {"type": "image"}, {"type": "video"}]
+    assert found["plain"] == {"role": "user", "content": [*parts, {"type": "text", "text": "u"}]}
+    assert found["waits"] == [250, 500, 30_000]
+    assert found["id"] == [1_700_000_000_123, 26, True, True]

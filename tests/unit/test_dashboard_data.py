@@ -117,6 +117,21 @@ def test_what_would_go_next_is_in_the_order_in_which_it_goes(page: Page) -> None
     assert not any(each["goes_now"] for each in found["items"])
 
 
+def test_what_is_too_much_goes_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORPOR_QUOTA", "8MiB")
+    monkeypatch.setenv("TORPOR_SOFT_QUOTA", "10%")
+    before, page = os.umask(0o077), Page(tmp_path)
+    for number in range(3):
+        page.save(number, f"s{number}", os.urandom(300_000))
+    found = surveyed(page)["next_to_go"]
+    over = found["over_bytes"]
+    assert over > 0
+    sizes = [0, 300_000, 600_000]
+    assert [each["goes_now"] for each in found["items"]] == [size < over for size in sizes]
+    page.daemon.close()
+    os.umask(before)
+
+
 def test_activity_counts_what_was_saved_today(page: Page) -> None:
     found = page("GET", "activity", params={"days": 3, "zone": "Asia/Shanghai"})
     assert [len(found["points"]), found["step_s"]] == [3, 86_400]

@@ -12,7 +12,7 @@ from torpor.codec import manifest_file
 from torpor.daemon.garbage import Garbage
 from torpor.daemon.keeping import keep_backup, keep_session
 from torpor.daemon.remote import RemoteSide
-from torpor.daemon.remote_settings import RemoteSettings
+from torpor.daemon.remote_settings import RemoteSettings, S3Settings
 from torpor.daemon.removals import MOST, UNDO_S, Removals
 from torpor.db.remembered import Remembered
 from torpor.state.backup import Backup
@@ -149,3 +149,21 @@ def test_a_backup_without_a_readable_manifest_can_be_removed_but_not_brought_bac
     world.removals.remove(made.id)
     with pytest.raises(BackupNotFound):
         world.removals.undo(made.id)
+
+
+def test_what_waited_for_the_bucket_waits_again(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, bucket=True)
+    settings = RemoteSettings(S3Settings(bucket="b"))
+    side = RemoteSide(kept.home, settings, kept.catalog, Remembered(kept.catalog.index))
+    removals = Removals(kept.catalog, side)
+    sent, waits = kept.save("s", media=b"a picture"), kept.save("s", media=b"another")
+    kept.synced(sent, machine=side.machine)
+    before = {each for each in kept.waiting() if each[0] == waits.id}
+    for each in (sent, waits):
+        removals.remove(each.id)
+    assert kept.waiting() == set()
+    for each in (sent, waits):
+        removals.undo(each.id)
+    assert kept.waiting() == before != set()
+    side.stop()
+    kept.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.kept import Kept
 from support.manifests import manifest
 from support.old_indexes import age
@@ -27,6 +30,7 @@ from torpor.state.errors import IndexDamaged
 from torpor.state.manifest import Manifest
 
 SECRET = "zqxjkvwp"
+SOAK = bool(os.environ.get("TORPOR_SOAK"))
 
 
 class Talk(Kept):
@@ -246,3 +250,68 @@ def test_the_thread_reads_what_is_saved_and_ends(talk: Talk) -> None:
     assert set(talk.rows()) == {("a", 0)}
     talk.care.stop()
     assert not talk.care._thread.is_alive()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["say", "edit", "cut", "remove", "title", "read"]), st.sampled_from("ab"), st.integers(0, 9)
+    ),
+    min_size=5,
+    max_size=25,
+)
+
+
+@settings(max_examples=100 if SOAK else 5)
+@given(steps=STEPS)
+def test_whatever_happens_the_search_is_of_the_newest_backups(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]]
+) -> None:
+    talk = Talk(tmp_path_factory.mktemp("talk"))
+    backups: dict[str, list[tuple[str, list[str]]]] = {"a": [], "b": []}
+    titles: dict[str, str] = {}
+    with talk.stack:
+        for number, (what, session, choice) in enumerate(steps):
+            said = talk.said.setdefault(session, [])
+            if what in ("say", "edit", "cut"):
+                if what == "edit" and said:
+                    said[choice % len(said)] = {"role": "user", "content": f"edited{number}"}
+                if what == "cut":
+                    del said[choice:]
+                made = talk.say(session, *[f"said{number}"] * (what == "say"))
+                backups[session].append((made.id, [each["content"] for each in said]))
+            elif what == "remove" and backups[session]:
+                backup_id, _ = backups[session].pop(choice % len(backups[session]))
+                talk.catalog.remove(backup_id)
+                if not backups[session]:
+                    titles.pop(session, None)
+            elif what == "title" and backups[session]:
+                titles[session] = f"title{number}"
+                talk.catalog.set_title(session, titles[session])
+            elif what == "read":
+                talk.care.settle()
+        talk.care.settle()
+        wanted = {(session, search.TITLE): title for session, title in titles.items()}
+        for session, kept in backups.items():
+            wanted |= {(session, n): text for n, text in enumerate(kept[-1][1])} if kept else {}
+        assert entered(talk) == wanted
+        assert SearchReading(talk.catalog).behind() == []
+
+
+def entered(talk: Talk) -> dict[tuple[str, int], str]:
+    """Return all texts that can be searched; each row of words has its message."""
+    with talk.catalog.index.reading() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT m.session_id, m.position, w.text FROM words w LEFT JOIN messages m ON m.id = w.rowid"
+        ).all()
+    return {(session, position): text for session, position, text in rows}
+
+
+def test_what_is_stopped_is_ended_at_the_next_start(talk: Talk) -> None:
+    talk.say("a", *[f"word{number}" for number in range(450)])
+    turns = iter([False, False, True])
+    SearchReading(talk.catalog, lambda: next(turns)).read("a")
+    assert len(talk.rows()) == 400
+    assert SearchReading(talk.catalog).behind() == ["a"]
+    talk.care = SearchCare(talk.catalog)
+    assert talk.find("word449") == [("a", 449)]
+    assert len(talk.rows()) == 450

@@ -48,7 +48,7 @@ def test_what_is_declared_is_there() -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
 def test_a_module_is_modest(module: Path) -> None:
     text = module.read_text()
-    assert text.startswith("/** ")
+    assert text.startswith("/**")
     assert len(text.splitlines()) <= 350
     # Tokens are of a tab and of headers; nothing is run or shown that came from elsewhere.
     for never in ("localStorage", "innerHTML", "eval(", "new Function", "document.cookie", "console.", "import("):

@@ -290,8 +290,7 @@ export class SessionBackup {
   }
 
   async _count() {
-    const rows = await this._kept.pending();
-    this._standing.pending = rows.filter((row) => row.session_id === this.sessionId && !row.working).length;
+    this._standing.pending = await this._kept.waiting(this.sessionId);
   }
 
   _listen() {

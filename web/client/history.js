@@ -108,7 +108,8 @@ function localPlan() {
 
 /** @param {Row} row @returns {Restored} */
 function fromHere(row) {
-  const { session_id: sessionId, created_at: createdAt, conversation, draft, partial, base } = row;
+  const { session_id: sessionId, created_at: createdAt, own, messages, draft, partial, base } = row;
+  const conversation = own ?? messages;
   return { mode: "local", sessionId, backupId: base, createdAt, conversation, draft, partial, images: [], plan: null, local: true };
 }
 

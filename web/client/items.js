@@ -7,10 +7,10 @@
  */
 
 /**
- * A state as this browser keeps it. `shared` messages at its beginning are those of `base`, so they need not be sent.
+ * A state as this browser keeps it; `own` are the messages as the page has them, where they say more. `shared` messages at its beginning are those of `base`, so they need not be sent.
  * @typedef {{
  *   id: string, session_id: string, created_at: number, tab: string, working: boolean, pending: boolean,
- *   base: string | null, shared: number, conversation: any[], messages: Message[], draft: string | null,
+ *   base: string | null, shared: number, own: any[] | null, messages: Message[], draft: string | null,
  *   partial: boolean, title: string | null, refused: {code: string, detail: string} | null,
  * }} Row
  */
@@ -76,7 +76,7 @@ export function rowOf(state, { id, sessionId, now, tab, base, working }) {
     pending: true,
     base: base === null ? null : base.backupId,
     shared: base === null ? 0 : shared(keysOf(whole), base.keys),
-    conversation: cloneable(state.conversation, messages),
+    own: beyond(state.conversation, messages),
     messages,
     draft: state.draft || null,
     partial,
@@ -85,12 +85,15 @@ export function rowOf(state, { id, sessionId, now, tab, base, working }) {
   };
 }
 
-/** Return what the page keeps where it can be stored, else the plain messages. @param {any[]} kept @param {Message[]} messages */
-function cloneable(kept, messages) {
+/**
+ * Return what the page has of its messages beyond the plain ones, where it can be stored; else null.
+ * @param {any[]} kept @param {Message[]} messages
+ */
+function beyond(kept, messages) {
   try {
-    return structuredClone(kept);
+    return JSON.stringify(kept) === JSON.stringify(messages) ? null : structuredClone(kept);
   } catch {
-    return messages;
+    return null;
   }
 }
 

@@ -58,7 +58,7 @@ function List({ tokens }) {
             ${token.expires_at !== null && html` · ${t("token.ends")} <${Time} at=${token.expires_at} />`}
           </p>
         </div>
-        <${Act} kind="small danger" label=${t("token.revoke_one", { label: token.label })} run=${() => json("DELETE", `/v1/tokens/${token.id}`)} done=${() => t("token.revoked", { label: token.label })}>${t("token.revoke")}<//>
+        <${Act} kind="small danger" label=${t("token.revoke_one", { label: token.label })} sure=${t("token.sure")} run=${() => json("DELETE", `/v1/tokens/${token.id}`)} done=${() => t("token.revoked", { label: token.label })}>${t("token.revoke")}<//>
       </li>`,
     )}
   </ul>`;

@@ -10,6 +10,8 @@ import { t } from "./words.js";
 
 /** @typedef {import("./session_list.js").Backup} Backup */
 
+const AT_ONCE = 4;
+
 /** Ids of backups and sessions that something is done to right now. */
 export const busy = signal(/** @type {ReadonlySet<string>} */ (new Set()));
 
@@ -71,6 +73,42 @@ function takeBack(backup) {
     go(href("sessions", [backup.session_id, backup.id]));
     toast(t("remove.undone"), { kind: "ok" });
   });
+}
+
+/**
+ * Remove a session with all of its backups, the oldest first; for a while it can be taken back.
+ * @param {string} session @param {(part: number) => void} told how much of it is done, of 1
+ */
+export function removeSession(session, told) {
+  return doing(session, async () => {
+    /** @type {{backups: Backup[]}} */
+    const { backups } = await json("GET", `/v1/backups?${new URLSearchParams({ session_id: session, limit: "10000" })}`);
+    let done = 0;
+    await each(backups.toReversed(), async ({ id }) => {
+      await call("DELETE", path("backups", id));
+      told(++done / backups.length);
+    });
+    sessions.forget(session);
+    go(href("sessions"), { instead: true });
+    const back = () => each(backups, ({ id }) => json("POST", `${path("backups", id)}/undo-removal`));
+    const said = toast(t("remove.session_done", { n: backups.length }), {
+      kind: "ok",
+      stays_ms: 30_000,
+      action: {
+        label: t("undo"),
+        run: () => doing(session, async () => (close(said), await back(), toast(t("remove.undone"), { kind: "ok" }), go(href("sessions", [session])))),
+      },
+    });
+  });
+}
+
+/** Do something to each, a few at once. @template T @param {T[]} items @param {(item: T) => Promise<void>} act */
+async function each(items, act) {
+  const left = items.slice();
+  const hand = async () => {
+    for (let item = left.shift(); item !== undefined; item = left.shift()) await act(item);
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, hand));
 }
 
 /** Wake a backup in the process that is attached. @param {Backup} backup */

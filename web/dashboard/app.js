@@ -1,6 +1,7 @@
 /** The dashboard begins here. */
 
 import { html, render } from "../vendor/preact.js";
+import { lookForFindings } from "./findings.js";
 import { listen } from "./live.js";
 import { tellNews } from "./news.js";
 import { lookForPagesAlways } from "./pairing.js";
@@ -19,4 +20,5 @@ await page;
 listen();
 tellNews();
 lookForPagesAlways();
+lookForFindings();
 render(html`<${Shell} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

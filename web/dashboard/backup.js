@@ -22,12 +22,14 @@ import { says, t } from "./words.js";
 /** @param {{id: string, session: string}} props */
 export function BackupPanel({ id, session }) {
   const { data, error, reload } = useData((signal) => json("GET", `/v1/backups/${encodeURIComponent(id)}`, undefined, { signal }), [id]);
+  const [planned, setPlanned] = useState(false);
+  const below = planned ? "" : "unsettled"; // what is shown above may still grow
   const message = route.value.query.get("message");
   const at = message !== null && Number(message) >= 0 ? Number(message) : undefined;
   return html`<div class="pad stack backup">
     ${error && !data ? html`<${Failed} error=${error} retry=${reload} />` : null}
-    ${data ? html`<${Head} backup=${data} session=${session} shown=${reload} /><${Plan} id=${id} /><${Facts} backup=${data} />` : !error && html`<${Waiting} lines=${8} />`}
-    ${!(error && !data) && html`<${Messages} id=${id} at=${at} />`}
+    ${data ? html`<${Head} backup=${data} session=${session} shown=${reload} /><${Plan} id=${id} told=${() => setPlanned(true)} /><div class=${below}><${Facts} backup=${data} /></div>` : !error && html`<${Waiting} lines=${8} />`}
+    ${!(error && !data) && html`<div class=${`messages-place ${below}`}><${Messages} id=${id} at=${at} /></div>`}
   </div>`;
 }
 

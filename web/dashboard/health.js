@@ -4,7 +4,7 @@ import { html, useEffect, useRef } from "../vendor/preact.js";
 import { Act } from "./act.js";
 import { Failed, useData, Waiting } from "./data.js";
 import { Events } from "./events.js";
-import { findings } from "./findings.js";
+import { countFindings } from "./findings.js";
 import { Icon } from "./icons.js";
 
 import { usePoll } from "./poll.js";
@@ -31,7 +31,7 @@ export function Page() {
   };
   useEffect(() => {
     if (data && !going && (data.state === "never" || Date.now() / 1000 - data.ended_at > OLD_S)) look().catch(reload);
-    if (data?.state === "done") findings.value = data.counts.warning + data.counts.error;
+    if (data) countFindings(data);
   }, [data?.state]);
   return html`<div class="page">
     <header>

@@ -1,6 +1,6 @@
 /** What a restore would do, in words, before anybody restores: what comes back, what is computed again, how long it takes. */
 
-import { html } from "../vendor/preact.js";
+import { html, useEffect } from "../vendor/preact.js";
 import { Failed, useData } from "./data.js";
 import { count, lasting, size } from "./numbers.js";
 import { json } from "./session.js";
@@ -11,9 +11,10 @@ import { language, says, t } from "./words.js";
 
 const KINDS = /** @type {Record<string, string>} */ ({ full: "good", prefix: "good", embeddings: "accent", media: "accent", "text-only": "warn", refuse: "bad" });
 
-/** @param {{id: string}} props */
-export function Plan({ id }) {
+/** @param {{id: string, told: () => void}} props `told` is called when the plan is there, or is not to be had */
+export function Plan({ id, told }) {
   const { data, error, reload } = useData((signal) => json("GET", `/v1/backups/${encodeURIComponent(id)}/plan`, undefined, { signal }), [id]);
+  useEffect(() => void ((data || error) && told()), [Boolean(data || error)]);
   if (error) return html`<${Failed} error=${error} retry=${reload} />`;
   return html`<section class="card plan" aria-label=${t("plan.title")} aria-busy=${!data}>
     <header><h2 class="as-h3">${t("plan.title")}</h2>${data && html`<${Chip} kind=${KINDS[data.mode]} text=${t(`mode.${data.mode}`)} />`}</header>

@@ -2,11 +2,23 @@
 
 import { useEffect } from "../vendor/preact.js";
 
-/** @param {() => void} ask @param {number} every_ms @param {boolean} moving */
+/**
+ * The next question waits for the answer to the last one: a daemon that is slow is not asked more.
+ * @param {() => unknown} ask @param {number} every_ms @param {boolean} moving
+ */
 export function usePoll(ask, every_ms, moving) {
   useEffect(() => {
     if (!moving) return undefined;
-    const timer = setInterval(() => document.visibilityState === "visible" && ask(), every_ms);
-    return () => clearInterval(timer);
+    let timer = 0;
+    const again = () => (timer = setTimeout(look, every_ms));
+    const look = async () => {
+      if (document.visibilityState === "visible") await ask();
+      if (timer) again();
+    };
+    again();
+    return () => {
+      clearTimeout(timer);
+      timer = 0;
+    };
   }, [every_ms, moving]);
 }

@@ -1,7 +1,7 @@
 /** One session: its name, what can be done with it, and its history with forks. */
 
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
-import { backUpNow, rename } from "./actions.js";
+import { backUpNow, removeSession, rename } from "./actions.js";
 import { Awake } from "./awake.js";
 import { Dialog } from "./dialog.js";
 import { Failed } from "./data.js";
@@ -21,6 +21,7 @@ import { t } from "./words.js";
 /** @typedef {import("./history_list.js").HistoryRow} HistoryRow */
 
 const ROW_REM = 4.6;
+const FIRST_SEEN = 40; // rows that decide how wide the lanes are, until it is known which are seen
 
 /** @param {{session: string, chosen?: string, newest: (id: string) => void}} props */
 export function SessionView({ session, chosen, newest }) {
@@ -40,6 +41,7 @@ export function SessionView({ session, chosen, newest }) {
 /** @param {{session: string, title: string | null, backups: number | null}} props */
 function Head({ session, title, backups }) {
   const [renaming, setRenaming] = useState(false);
+  const [removing, setRemoving] = useState(false);
   return html`<div class="row head">
       <a class="plain back" href=${href("sessions")} aria-label=${t("back.sessions")}><${Icon} name="back" /></a>
       <div class="grow">
@@ -47,9 +49,11 @@ function Head({ session, title, backups }) {
         <p class="muted small row">${backups === null ? "\u00a0" : t("sessions.backups", { n: backups })}<${Awake} session=${session} /></p>
       </div>
       <button class="plain" title=${t("rename.do")} aria-label=${t("rename.do")} onClick=${() => setRenaming(true)}><${Icon} name="rename" /></button>
+      <button class="plain" title=${t("remove.session")} aria-label=${t("remove.session")} onClick=${() => setRemoving(true)}><${Icon} name="remove" /></button>
       <button class="button small" title=${t("now.more")} onClick=${() => backUpNow(session)}><${Icon} name="moon" /><span>${t("now.do")}</span></button>
     </div>
-    ${renaming && html`<${Rename} session=${session} title=${title ?? ""} close=${() => setRenaming(false)} />`}`;
+    ${renaming && html`<${Rename} session=${session} title=${title ?? ""} close=${() => setRenaming(false)} />`}
+    ${removing && html`<${Remove} session=${session} backups=${backups ?? 0} close=${() => setRemoving(false)} />`}`;
 }
 
 /** @param {{session: string, title: string, close: () => void}} props */
@@ -70,13 +74,33 @@ function Rename({ session, title, close }) {
   <//>`;
 }
 
+/** @param {{session: string, backups: number, close: () => void}} props */
+function Remove({ session, backups, close }) {
+  const [part, setPart] = useState(/** @type {number | null} */ (null));
+  const start = async () => {
+    setPart(0);
+    await removeSession(session, setPart);
+    close();
+  };
+  return html`<${Dialog} title=${t("remove.session")} close=${close}>
+    <div class="stack">
+      <p>${t("remove.session_sure", { n: backups })}</p>
+      ${part !== null && html`<progress aria-label=${t("remove.session")} max="1" value=${part}></progress>`}
+      <footer>
+        <button class="button" onClick=${close}>${t("cancel")}</button>
+        <button class="button danger" disabled=${part !== null} onClick=${start}>${t("remove.do")}</button>
+      </footer>
+    </div>
+  <//>`;
+}
+
 /** @param {{history: History, session: string, chosen?: string}} props */
 function Rows({ history, session, chosen }) {
   const rows = history.rows.value;
   const total = history.about.value?.total ?? 4;
   const at = rows.findIndex((row) => row?.id === chosen);
   const [cursor, setCursor] = useState(Math.max(at, 0));
-  const [seen, setSeen] = useState([0, 0]);
+  const [seen, setSeen] = useState([0, FIRST_SEEN]);
   useEffect(() => void (at >= 0 && setCursor(at)), [chosen, at >= 0]);
   const lanes = Math.max(...rows.slice(seen[0], seen[1]).map((row) => (row ? lanesOf(row) : 1)), 1);
   return html`<${VirtualList}

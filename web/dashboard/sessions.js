@@ -92,6 +92,7 @@ function Rows({ total, chosen }) {
 
 /** @param {{row: SessionRow, chosen: boolean, focusable: boolean}} props */
 function Row({ row, chosen, focusable }) {
+  const alone = broad.value && !route.value.parts.length; // the list has the page for itself
   return html`<a
     class="session-row"
     data-row
@@ -101,27 +102,27 @@ function Row({ row, chosen, focusable }) {
   >
     <${Thumbs} row=${row} />
     <div class="grow">
-      <div class="line"><strong class="one-line grow">${nameOf(row)}</strong><span class="muted small"><${Time} at=${row.newest.created_at} /></span></div>
+      <div class="line"><strong class="one-line grow">${nameOf(row)}</strong>${!alone && html`<span class="muted small"><${Time} at=${row.newest.created_at} /></span>`}</div>
       <p class="one-line muted">${row.preview || t("sessions.no_text")}</p>
       <div class="line small muted facts-line">
         <span class="number">${t("sessions.backups", { n: row.backups })}</span>
+        ${row.messages ? html`<span class="number">${t("sessions.messages", { n: row.messages })}</span>` : null}
         <span class="number">${size(row.bytes_total)}</span>
         ${row.forked_from && html`<${Chip} icon="fork" text=${t("sessions.fork")} />`}
         <${Awake} session=${row.session_id} />
         <${States} backup=${row.newest} brief />
       </div>
     </div>
-    <${Strip} row=${row} />
+    ${alone && html`<${Strip} row=${row} />`}
   </a>`;
 }
 
-/** The other pictures of a session, and its model, where the list has the page for itself. @param {{row: SessionRow}} props */
+/** The other pictures of a session, when it was saved, and its model. @param {{row: SessionRow}} props */
 function Strip({ row }) {
-  if (route.value.parts.length || !broad.value) return null;
   return html`<span class="strip">
     ${row.images.slice(1).map((each) => html`<${Picture} key=${each.index} backup=${each.backup_id} index=${each.index} bytes=${each.size_bytes} pixels=${56} />`)}
   </span>
-  <span class="model small muted"><span class="one-line">${row.newest.model_name ?? ""}</span><span class="number">${row.messages === null ? "" : t("sessions.messages", { n: row.messages })}</span></span>`;
+  <span class="model small muted"><${Time} at=${row.newest.created_at} /><span class="one-line">${row.newest.model_name ?? ""}</span></span>`;
 }
 
 /** The pictures of a session, one over the other; without any, its letter. @param {{row: SessionRow}} props */

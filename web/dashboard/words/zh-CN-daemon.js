@@ -53,6 +53,7 @@ export default {
   "event.index-rebuilt": "索引已重建",
   "event.sidecars-mended": "标题与固定标记已修复",
   "event.scrubbed": "巡检完成",
+  "event.restored": "已恢复",
   "event.evicted": "因空间不足释放了内容",
   "event.retention": "保留期已到",
 

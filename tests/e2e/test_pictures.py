@@ -1,0 +1,98 @@
+"""The pictures of the documentation: screenshots of the dashboard over a home that was lived in. `make pictures` makes them."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from PIL import Image
+from support.browser import new_tab
+from support.daemon import Daemon
+from support.lived_in import live_in
+from support.s3_servers import Place
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+FOLDER = os.environ.get("TORPOR_PICTURES")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="made by `make pictures`")
+WIDE, TALL, NARROW = ({"width": w, "height": h} for w, h in ((1440, 900), (1280, 1240), (360, 720)))
+
+
+@pytest.fixture
+def lived(home: Path, moto: Place) -> Iterator[Daemon]:
+    """A daemon with a bucket, and a quota that is half used."""
+    settings = moto.settings | {"TORPOR_TTL_DAYS": "30", "TORPOR_QUOTA": "180MB"}
+    with Daemon(home, settings=settings) as running:
+        running.request("PUT", "/v1/sync/limits", json={"up": 4 << 20})
+        live_in(running, time.time(), hiking=True)
+        yield running
+
+
+@contextmanager
+def opened(browser: Browser, daemon: Daemon, **options: Any) -> Iterator[Page]:
+    with new_tab(browser, **options) as page:
+        page.goto(daemon.request("POST", "/v1/login/links").json()["url"])
+        page.get_by_role("navigation").wait_for()
+        yield page
+
+
+def show(page: Page, place: str) -> None:
+    """Go to a place, and wait until all of it is there."""
+    from playwright.sync_api import expect
+
+    page.evaluate("place => { location.hash = place }", place)
+    page.get_by_role("heading", level=1).wait_for()
+    expect(page.locator(".waiting, [aria-busy=true]")).to_have_count(0)
+    page.evaluate("() => Promise.all([...document.images].map(image => image.decode().catch(() => null)))")
+    page.mouse.move(0, 0)
+
+
+def keep(page: Page, name: str) -> None:
+    """Write what the window shows, without loss."""
+    assert FOLDER is not None
+    image = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    folder = Path(FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save(folder / f"{name}.webp", lossless=True, quality=100, method=6)
+
+
+def test_pictures(chromium: Browser, lived: Daemon) -> None:
+    point = lived.request("GET", "/v1/backups", params={"session_id": "hike"}).json()["backups"][0]["id"]
+    garden = f"#/sessions/hike/{point}"
+    with opened(chromium, lived, viewport=WIDE, locale="en-US", color_scheme="light") as page:
+        show(page, "#/sync")
+        page.wait_for_selector("progress:not([value='0'])")
+        keep(page, "second-copy")
+        lived.request("PUT", "/v1/sync/limits", json={"up": None})
+        page.get_by_role("heading", name="Everything is in S3").wait_for()
+        for name, place in (("sessions", garden), ("health", "#/health")):
+            show(page, place)
+            keep(page, name)
+        page.set_viewport_size(TALL)
+        show(page, "#/storage")
+        keep(page, "storage")
+        page.set_viewport_size(WIDE)
+        ask = {"label": "Qwen chat", "scopes": ["read", "save", "restore"]}
+        httpx.post(f"{lived.url}/v1/pair", json=ask, headers={"Origin": "http://localhost:8000"})
+        show(page, "#/access")
+        page.locator(".request").wait_for()
+        keep(page, "access")
+        page.get_by_role("button", name="Deny").click()
+        page.locator(".request").wait_for(state="detached")
+    with opened(chromium, lived, viewport=WIDE, locale="en-US", color_scheme="dark") as page:
+        show(page, garden)
+        keep(page, "dark")
+    with opened(chromium, lived, viewport=TALL, locale="zh-CN", color_scheme="light") as page:
+        show(page, "#/storage")
+        keep(page, "chinese")
+    with opened(chromium, lived, viewport=NARROW, locale="en-US", color_scheme="light", device_scale_factor=2) as page:
+        show(page, "#/sessions")
+        keep(page, "narrow")

@@ -1,0 +1,93 @@
+"""A page goes on from a backup whose images are only in the bucket: they are brought, or its text is kept without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.bucket_daemon import BucketDaemon, Elsewhere
+from support.manifests import manifest
+from torpor.codec import manifest_file
+from torpor.codec.source_media import source
+from torpor.daemon.blob_reads import BlobReads
+from torpor.daemon.page_saves import PageSaves
+from torpor.state.errors import BlobNotFound, Offline
+from torpor.state.manifest import BlobRef, Manifest
+from torpor.state.page_items import read_item
+from ulid import ULID
+
+PICTURE = os.urandom(50_000)
+ASKED = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[BucketDaemon]:
+    made = BucketDaemon(tmp_path / "home")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def base(here: BucketDaemon) -> Manifest:
+    """A backup with an image, which this machine has adopted, and nothing of its blobs."""
+    elsewhere = Elsewhere(here.bucket)
+    ref = elsewhere._blob(PICTURE)
+    block = {"digest": ref.digest, "size_bytes": ref.size_bytes}
+    data = {"$bytes": {"size_bytes": len(PICTURE), "blocks": [block]}}
+    layers = {"text_context": {"conversation": [ASKED]}, "media": [{"data": data, "media_type": "image/png"}]}
+    made = manifest(session_id="away", kv_cache=None, layers=layers, tokens=0)
+    elsewhere.write(made, [ref], stages=("text", "media"))
+    assert here.back.backups.find(made.id, ask=True) is not None
+    return made
+
+
+def saves(daemon: BucketDaemon, *, s3: bool = True) -> PageSaves:
+    return PageSaves(daemon.catalog, BlobReads(daemon.catalog, daemon.back if s3 else None, 5.0), daemon.room)
+
+
+def answered(base: Manifest, text: str = "A sun.", keep: int = 1) -> Any:
+    said = {"id": str(ULID()), "session_id": "away", "created_at": 2.0, "base": base.id, "keep": keep}
+    return read_item(said | {"messages": [{"role": "assistant", "content": text}]})
+
+
+def saved(daemon: BucketDaemon, backup_id: str) -> Manifest:
+    return manifest_file.load(daemon.catalog.manifest_json(backup_id))
+
+
+def test_the_images_come_back_for_it(here: BucketDaemon, base: Manifest) -> None:
+    made = saved(here, saves(here).save(answered(base)).backup_id)
+    assert made.layers["media"] == base.layers["media"]
+    (block,) = made.layers["media"][0]["data"]["$bytes"]["blocks"]
+    assert bytes(here.catalog.blobs.read(BlobRef(**block))) == PICTURE
+
+
+@pytest.mark.parametrize("s3", [True, False])
+def test_its_text_is_kept_without_them(here: BucketDaemon, base: Manifest, s3: bool) -> None:
+    here.bucket.fault = lambda get: Offline("no route to host")
+    made = saved(here, saves(here, s3=s3).save(answered(base)).backup_id)
+    assert "media" not in made.layers
+    assert "bucket" in made.omitted["media"]
+    assert [m["role"] for m in made.layers["text_context"]["conversation"]] == ["user", "assistant"]
+
+
+def test_the_next_save_has_them_again(here: BucketDaemon, base: Manifest) -> None:
+    made = saved(here, saves(here, s3=False).save(answered(base)).backup_id)
+    for item in (answered(made, "Or a lamp.", keep=2), answered(base, "A lamp.")):  # behind it, or in another way
+        again = saved(here, saves(here).save(item).backup_id)
+        assert again.layers["media"] == base.layers["media"]
+        assert "media" not in again.omitted
+
+
+def test_an_image_is_shown_from_the_bucket(here: BucketDaemon, base: Manifest) -> None:
+    (block,) = source(base, 0).node["$bytes"]["blocks"]
+    ref = BlobRef(**block)
+    with pytest.raises(BlobNotFound):
+        BlobReads(here.catalog, None).one(ref)
+    assert bytes(BlobReads(here.catalog, here.back).joined([ref, ref])) == PICTURE * 2
+    missing = replace(ref, digest="0" * 64)
+    with pytest.raises(BlobNotFound):
+        BlobReads(here.catalog, here.back).one(missing)
