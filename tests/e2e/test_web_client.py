@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from support.browser import new_tab
 from support.daemon import Daemon
@@ -180,6 +181,15 @@ def test_a_page_that_hides_says_only_what_is_new(chromium: Browser, origin: str,
         page.wait_for_function("backup.status.phase === 'saved'")
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         assert page.evaluate("asked.length") == 1  # it is saved: nothing is said twice
+
+        page.wait_for_function("backup._last._tokens.length > 0")
+        with page.expect_request(lambda asked: asked.resource_type == "ping") as beacon:
+            page.evaluate("() => { chat.draft = 'a last thought'; dispatchEvent(new Event('pagehide')); }")
+        until(lambda: said(shared_daemon, "web-e")["draft"] == "a last thought")
+        sent = beacon.value.post_data_json  # no header of it says who the page is: its token does, once
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        again = httpx.post(f"{shared_daemon.url}/api/backup/drain", content=json.dumps(sent), headers=headers)
+        assert (bool(sent["token"]), again.status_code) == (True, 401)
 
 
 def test_a_tab_that_dies_with_more_than_a_beacon_holds(chromium: Browser, origin: str, own: Daemon) -> None:

@@ -85,7 +85,8 @@ def test_a_page_of_its_own_server(chromium: Browser, daemon: Daemon, server: str
         assert points[0]["messages"] == 4
         plan = page.evaluate("([point]) => backup.plan(point)", [points[1]])
         assert plan["exact"]
-        assert plan["words"]
+        assert plan["sentence"]
+        assert [phrase["text"] for phrase in plan["phrases"]] == plan["words"]
 
 
 def test_the_process_was_started_anew(chromium: Browser, daemon: Daemon, server: str, sessions: SessionTable) -> None:

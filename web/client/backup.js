@@ -255,13 +255,14 @@ export class SessionBackup {
     if (row.session_id !== this.sessionId) return;
     if (problem !== null && !problem.retryable) this._standing.refused(row.id, problem);
     if (taken === null) return;
+    const known = this._safe?.id === row.id; // sent twice: by itself, and with what waited
     row.pending = false;
     if (this._newest?.id === row.id) this._newest.pending = false;
     if (row.tab === this._tab.id && !(this._safe && this._safe.id > row.id)) {
       this._safe = row;
       this._base = { backupId: taken.backupId, keys: keysOf(row.partial ? row.messages.slice(0, -1) : row.messages) };
     }
-    this._standing.saved(this._saved(row, /** @type {any} */ (taken.kind), taken.backupId));
+    if (!known) this._standing.saved(this._saved(row, /** @type {any} */ (taken.kind), taken.backupId));
   }
 
   /** @param {unknown} error */
