@@ -28,7 +28,7 @@ SAID = ["What is on the picture?", "And behind it?", "Who lives there?", "What i
 # What a browser writes into the console by itself: the server died in mid-answer; the chat was asleep when it was called;
 # the daemon was away.
 EXPECTED = ("net::ERR_INCOMPLETE_CHUNKED", "status of 409", "status of 503")
-SLOW_S = 0.02  # a letter: an answer lasts long enough to be interrupted
+SLOW_S = 0.012  # a letter: an answer lasts long enough to be interrupted
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +241,10 @@ def test_an_earlier_point_is_a_click_away(page: Page) -> None:
     page.get_by_role("button", name="Go back to here").locator("visible=true").click()
     expect_words(page, "#notice", "Woken with 4 messages")
     say(page, "Three")
+    assert answers(page) == before
+    page.get_by_label("Message", exact=True).press_sequentially("Not sent yet")
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#text').value === 'Not sent yet'")
     assert answers(page) == before
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 360, "height": 640})
