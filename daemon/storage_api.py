@@ -7,14 +7,18 @@ backups and blobs: in a large home that takes a second, so the answer is kept fo
 from __future__ import annotations
 
 import os
+from array import array
+from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Query, Response
 
 from ..db import metrics, storage
 from ..state.eviction import KINDS, TIERS, Eviction, Kind, plan_eviction
+from ..state.quota import limits_of
 from ..store.files import translated
 from .kept_answer import KeptAnswer
 from .parts import Parts
@@ -31,13 +35,13 @@ _TEXT = ("metadata", "text_context", "tokens", "config_snapshot")
 class Survey:
     """What is dear to ask: the largest sessions, what may leave by kind, and the first of it in its order.
 
-    `leaving` counts all of that order; in a home of a hundred thousand backups it is not kept.
+    `sums` are the bytes that are free behind each step of that order: it may have a hundred thousand.
     """
 
     sessions: list[storage.SessionBytes] = field(default_factory=list)
     first: list[Eviction] = field(default_factory=list)
     kinds: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
-    leaving: int = 0
+    sums: array[int] = field(default_factory=lambda: array("q"))
 
 
 def add_storage(app: FastAPI, parts: Parts) -> None:
@@ -45,17 +49,18 @@ def add_storage(app: FastAPI, parts: Parts) -> None:
     survey = KeptAnswer(lambda: _survey(parts))
 
     @app.get("/v1/storage")
-    def get_storage() -> Response:
+    def get_storage(quota: str | None = Query(None, max_length=40)) -> Response:
         """Tell what takes room, what sharing saves, the limits, and what would be let go of next.
 
-        While `surveyed_ago_s` is null, the sessions and what would go next are not known yet: ask again in a second.
+        With `quota` (`200GB`, `10%`), `next_to_go` tells what would go if that were the quota; nothing does. While
+        `surveyed_ago_s` is null, the sessions and what would go next are not known yet: ask again in a second.
         """
         kept = survey.get(PATIENCE_S)
         found = Survey() if kept is None else kept.value
         body = storage_report(parts.room) | _disk(parts) | _shared(parts)
         body["classes"] = _classes(body["classes"], body["layers"])
         body["sessions"] = [asdict(each) for each in found.sessions]
-        body["next_to_go"] = _next(parts, found)
+        body["next_to_go"] = _next(parts, found, _over(parts, quota))
         body["surveyed_ago_s"] = None if kept is None else round(kept.age_s, 3)
         return Response(orjson.dumps(body), media_type="application/json")
 
@@ -68,7 +73,16 @@ def _survey(parts: Parts) -> Survey:
     kinds = dict.fromkeys(KINDS, 0)
     for each in leaving:
         kinds[each.kind] += each.size_bytes
-    return Survey(sessions, leaving[:NEXT], kinds, len(leaving))
+    return Survey(sessions, leaving[:NEXT], kinds, array("q", accumulate(each.size_bytes for each in leaving)))
+
+
+def _over(parts: Parts, quota: str | None) -> int:
+    """Return how many bytes are too many, under the quota or another one. Raises: InvalidSettings."""
+    if quota is None:
+        return parts.room.over_soft()
+    disk, settings = parts.room.state()[1], parts.settings
+    limits = limits_of(_disk(parts)["disk_bytes"], quota, settings.soft_quota, settings.free_floor)
+    return max(disk.used_bytes + disk.promised_bytes - limits.soft_bytes, 0)
 
 
 def _shared(parts: Parts) -> dict[str, Any]:
@@ -104,9 +118,9 @@ def _classes(on_disk: dict[str, int], layers: list[dict[str, Any]]) -> list[dict
     return sorted(rows, key=lambda row: -int(row["size_bytes"]))
 
 
-def _next(parts: Parts, found: Survey) -> dict[str, Any]:
-    """Return what may leave, in its order. What is too much now `goes_now`, at the next turn of the housekeeping."""
-    over, items, before = parts.room.over_soft(), [], 0
+def _next(parts: Parts, found: Survey, over: int) -> dict[str, Any]:
+    """Return what may leave, in its order. What of it is too much `goes_now`, at the next turn of the housekeeping."""
+    items, before = [], 0
     with parts.catalog.index.reading() as connection:
         shown = storage.named(connection, [each.backup_id for each in found.first])
     for each in found.first:
@@ -120,6 +134,14 @@ def _next(parts: Parts, found: Survey) -> dict[str, Any]:
         "over_bytes": over,
         "evictable_bytes": sum(found.kinds.values()),
         "kinds": found.kinds,
-        "more": found.leaving - len(found.first),
+        "going": _going(found.sums, over),
+        "more": len(found.sums) - len(found.first),
         "items": items,
     }
+
+
+def _going(sums: array[int], over: int) -> dict[str, int]:
+    """Return how many steps free so many bytes, how many these free in all, and what cannot be freed."""
+    steps = min(bisect_left(sums, over) + 1, len(sums)) if over > 0 else 0
+    freed = sums[steps - 1] if steps else 0
+    return {"steps": steps, "size_bytes": freed, "short_bytes": max(over - freed, 0)}

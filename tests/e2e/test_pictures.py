@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = os.environ.get("TORPOR_PICTURES")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="made by `make pictures`")
-WIDE, TALL, NARROW = ({"width": w, "height": h} for w, h in ((1440, 900), (1280, 1240), (360, 720)))
+WIDE, TALL, NARROW = ({"width": w, "height": h} for w, h in ((1440, 900), (1280, 1400), (360, 720)))
 
 
 @pytest.fixture

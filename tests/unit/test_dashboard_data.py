@@ -117,6 +117,29 @@ def test_what_would_go_next_is_in_the_order_in_which_it_goes(page: Page) -> None
     assert not any(each["goes_now"] for each in found["items"])
 
 
+def test_what_another_quota_would_let_go_of(page: Page) -> None:
+    surveyed(page)
+    used = page("GET", "storage")["used_bytes"]
+
+    def under(quota: str) -> dict[str, Any]:
+        found = page("GET", "storage", params={"quota": quota})["next_to_go"]
+        assert isinstance(found, dict)
+        return found
+
+    soft = 10_000_000 * 9 // 10
+    assert under("10000000")["going"] == {"steps": 0, "size_bytes": 0, "short_bytes": 0}
+    assert used < soft
+    some = under(str((used - 55_000) * 10 // 9))  # the soft limit is nine tenths of it
+    assert 0 < some["over_bytes"] <= 130_000
+    assert some["going"]["short_bytes"] == 0
+    assert [item["goes_now"] for item in some["items"]] == [sum_ < some["over_bytes"] for sum_ in (0, 50_000, 60_000)]
+    assert some["going"]["steps"] == sum(item["goes_now"] for item in some["items"])
+    all_of_it = under("0")
+    assert all_of_it["going"]["size_bytes"] == all_of_it["evictable_bytes"] == 130_000
+    assert all_of_it["going"]["short_bytes"] == all_of_it["over_bytes"] - 130_000
+    assert page("GET", "storage", 422, params={"quota": "much"})["code"] == "invalid-settings"
+
+
 def test_what_is_too_much_goes_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORPOR_QUOTA", "8MiB")
     monkeypatch.setenv("TORPOR_SOFT_QUOTA", "10%")
