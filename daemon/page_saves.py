@@ -101,7 +101,7 @@ class PageSaves:
         said, newest = item.digest(), self._newest(item.session_id)
         if newest is not None and item.base is None and not item.messages:  # a draft before anything came back
             keep, partial = len(newest.view.conversation), newest.view.partial
-            item = replace(item, base=newest.backup.id, keep=keep, partial=partial)
+            item = replace(item, base=newest.backup.id, keep=keep, partial=partial, bare=False)
         base = self._base(item, newest)
         under = base or newest
         conversation = whole(item, under.view if under is not None else View())
