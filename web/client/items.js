@@ -190,6 +190,16 @@ export function fitting(items, room) {
   });
 }
 
+/**
+ * Return how many of the first rows go into one request; at least one does.
+ * @param {Row[]} rows @param {number} room in bytes @param {number} most
+ */
+export function leading(rows, room, most) {
+  let n = 0;
+  while (n < Math.min(rows.length, most) && (room -= sizeOf(itemOf(rows[n]))) >= 0) n += 1;
+  return Math.max(n, 1);
+}
+
 /** Return how many bytes a value has as JSON. @param {unknown} value */
 export function sizeOf(value) {
   return new TextEncoder().encode(JSON.stringify(value)).length;
