@@ -1,9 +1,9 @@
 """What 10,000 backups cost the dashboard: `python bench/dashboard_cost.py [--backups 10000] [--rounds 7]`.
 
 Twice: each backup in a session of its own (the list is long), and all in one session (its history is long). A real
-Chromium opens the page (the list by a login link); a load lasts from the click until the first row is painted. Then the list is
-scrolled from end to end, a step a frame, and the times between frames are counted. The exit status is 1 when a limit is
-missed.
+Chromium opens the page (the list by a login link); a load lasts from the click until the first row is painted. Then the
+list is scrolled from end to end, a step a frame, and the times between frames are counted. The exit status is 1 when a
+limit is missed.
 """
 
 from __future__ import annotations
