@@ -8,7 +8,7 @@ FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_f
 FUZZ_SECONDS ?= 60
 PACKAGES := adapters cli client codec daemon db state store sync tray web
 
-.PHONY: demo example test lint type bench soak schema fuzz pictures vendor check wheel clean
+.PHONY: demo example test lint type bench soak schema fuzz pictures vendor web-types check wheel clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -65,6 +65,10 @@ fuzz: $(STAMP)
 # The libraries of the pages, again.
 vendor:
 	packaging/vendor.sh
+
+# The types of the pages' modules; needs npm, and nothing of it is needed to run.
+web-types:
+	npx --yes --package typescript@7.0.2 tsc -p web/jsconfig.json
 
 wheel: $(STAMP)
 	rm -rf dist build

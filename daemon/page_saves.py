@@ -123,6 +123,8 @@ class PageSaves:
             if (known := self._known(item)) is None:
                 raise
             return known
+        finally:
+            self._room.end(item.id)
         if item.title is not None and (newest is None or newest.backup.title is None):
             with suppress(TorporError):  # the backup is there; a title can be given again
                 self._catalog.set_title(item.session_id, item.title)
@@ -168,7 +170,8 @@ class PageSaves:
         layout = lay_out(item, conversation, on.view if on is not None else View(), _pictures(on))
         metadata = ({} if on is None else self._looks.decoded(on.manifest, "metadata")) | {_ITEM_KEY: said}
         text = _text_layer(item, on, layout)
-        layers, written = self._written({"metadata": metadata, "text_context": _as_encoded(text, on, layout.shared)})
+        values = {"metadata": metadata, "text_context": _as_encoded(text, on, layout.shared)}
+        layers, written = self._written({name: tree.encode(value, _to_leaf) for name, value in values.items()}, item)
         media = _media(on, layout)
         omitted = {}
         if on is not None and (on.manifest.kv_cache is not None or "kv_cache" in on.manifest.omitted):
@@ -216,20 +219,21 @@ class PageSaves:
         at = min(item.created_at, self._catalog.now())
         return at if on is None else max(at, math.nextafter(on.backup.created_at, math.inf))
 
-    def _written(self, layers: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """Encode layers, and store what is too long for a manifest; return also how many bytes were new."""
-        trees = {name: tree.encode(value, _to_leaf) for name, value in layers.items()}
+    def _written(self, trees: dict[str, tree.EncodedTree], item: PageItem) -> tuple[dict[str, Any], int]:
+        """Store what is too long for a manifest, in the room that is kept for text; return the layers, and new bytes.
+
+        Raises: QuotaFull, StoreFull, StoreFailed.
+        """
+        pending = [(tree.chunks(leaf), body) for encoded in trees.values() for leaf, body in encoded.pending]
+        if pending:  # promised under the id, for which the commit will look
+            size = sum(on_disk(chunk.nbytes) for chunks, _ in pending for chunk in chunks)
+            self._room.ask(item.id, size, text=True, session_id=item.session_id)
         unsynced: set[Path] = set()
         written = 0
-        with self._room.taking() as take:
-            for leaf, body in (pending for encoded in trees.values() for pending in encoded.pending):
-                refs = []
-                for chunk in tree.chunks(leaf):
-                    take(on_disk(chunk.nbytes))
-                    result = self._catalog.blobs.put(self._catalog.staging, [chunk], unsynced)
-                    written += result.ref.size_bytes if result.written else 0
-                    refs.append(result.ref)
-                tree.fill(body, refs)
+        for chunks, body in pending:
+            put = [self._catalog.blobs.put(self._catalog.staging, [chunk], unsynced) for chunk in chunks]
+            written += sum(result.ref.size_bytes for result in put if result.written)
+            tree.fill(body, [result.ref for result in put])
         self._catalog.blobs.sync_folders(unsynced)
         return {name: encoded.value for name, encoded in trees.items()}, written
 

@@ -19,6 +19,7 @@ JS
   cat "$work/out.js"; } >web/vendor/preact.js
 { echo "/*! idb 8.0.4 (ISC): see LICENSES.txt. Made by packaging/vendor.sh. */"
   cat "$work/node_modules/idb/build/index.js"; } >web/vendor/idb.js
+sed '/wrap-idb-value/d' "$work/node_modules/idb/build/entry.d.ts" >web/vendor/idb.d.ts
 for name in preact @preact/signals htm idb; do
     printf '%s\n\n' "== $name"
     cat "$work/node_modules/$name/LICENSE"

@@ -30,7 +30,7 @@ class Answer(StoppingCriteria):
         with self._news:
             self.ids += input_ids[0, self._start + len(self.ids) :].tolist()
             self._news.notify_all()
-        ends = self._stop.is_set() or self._pause.is_set()
+        ends = self._stop.is_set() or self._pause.is_set() or self.written.done()
         return torch.full((input_ids.shape[0],), ends, dtype=torch.bool, device=input_ids.device)
 
     @property

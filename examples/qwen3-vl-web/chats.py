@@ -132,6 +132,12 @@ class Chats:
         if answer is not None:
             answer.stop()
 
+    def close(self) -> None:
+        """Let go of who reads along. What was being written goes on when its chat is woken."""
+        for answer in list(self._answers.values()):
+            if not answer.written.done():
+                answer.end(None, ConnectionAbortedError())
+
     def switch(self, name: str, put_to_sleep: Callable[[str, TransformersSession], object]) -> None:
         """Put another model in place of this one, once all chats are saved; they sleep until somebody asks for them.
 
@@ -172,6 +178,8 @@ class Chats:
                     pass
                 with self._turn:
                     chat.generate(max_new_tokens=answer.room, **options)
+                if answer.written.done():  # the server ends
+                    return
             with self._turn:
                 answer.end(chat.finish())
         except Exception as error:  # whoever reads along is told

@@ -73,6 +73,19 @@ class Page(StaticFiles):
         return response
 
 
+class Server(uvicorn.Server):
+    """A server that does not wait for answers when it is to end."""
+
+    def __init__(self, app: FastAPI, chats: Chats, port: int) -> None:
+        super().__init__(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+        self._chats = chats
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """End as a server does, its streams first."""
+        self._chats.close()
+        super().handle_exit(sig, frame)
+
+
 def create_app(chats: Chats, keeper: LateKeeper, note: str = "") -> FastAPI:
     """Return the server: the chat, and beside it Torpor's routes for its page, which shows `note`."""
     app = FastAPI(title="Qwen3-VL, with Torpor")
@@ -133,6 +146,8 @@ def stream(answer: Answer) -> StreamingResponse:
         try:
             for piece in answer.read():
                 yield orjson.dumps(piece) + b"\n"
+        except ConnectionError:
+            return  # the server ends; the page sees that the message is missing, and waits for the next server
         except TorporError as error:
             yield orjson.dumps({"problem": to_problem(error)}) + b"\n"
 
@@ -165,7 +180,8 @@ def main() -> None:
     with LateKeeper() as keeper, keeper.attach(chats, name="qwen3-vl-web"):  # the daemon may come later, and go
         print(f"Open http://127.0.0.1:{options.port}/", flush=True)
         app = create_app(chats, keeper, note="" if paths else SMALL)
-        uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
+        with suppress(KeyboardInterrupt):  # Ctrl-C, once all has ended
+            Server(app, chats, options.port).run()
 
 
 if __name__ == "__main__":

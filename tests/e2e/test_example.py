@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import os
 import re
 import tempfile
 import time
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from PIL import Image
 from support.browser import axe_violations, new_tab
 from support.daemon import Daemon
 from support.example import Example, example
@@ -20,11 +23,12 @@ from torpor.codec import manifest_file
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+FOLDER = os.environ.get("TORPOR_PICTURES")
 SAID = ["What is on the picture?", "And behind it?", "Who lives there?", "What is it called?", "Would you go there?"]
 # What a browser writes into the console by itself: the server died in mid-answer; the chat was asleep when it was called;
 # the daemon was away.
 EXPECTED = ("net::ERR_INCOMPLETE_CHUNKED", "status of 409", "status of 503")
-SLOW_S = 0.02  # a letter: an answer lasts long enough to be interrupted
+SLOW_S = 0.012  # a letter: an answer lasts long enough to be interrupted
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,11 @@ def page(chromium: Browser, server: Example) -> Iterator[Page]:
 
 def session(page: Page) -> str:
     return page.url.partition("#")[2]
+
+
+def add_picture(page: Page) -> None:
+    page.get_by_role("button", name="Try it with a picture").click()
+    page.get_by_alt_text("boat.png").wait_for()
 
 
 def say(page: Page, text: str, *, whole: bool = True) -> None:
@@ -101,8 +110,7 @@ def token_ids(daemon: Daemon, backup_id: str) -> Any:
 
 
 def test_it_goes_on_with_the_tokens_of_a_run_that_was_left_alone(daemon: Daemon, server: Example, page: Page) -> None:
-    page.get_by_role("button", name="Try it with a picture").click()
-    page.get_by_alt_text("boat.png").wait_for()
+    add_picture(page)
     for text in SAID[:3]:
         say(page, text)
     expect_words(page, "#safety", "Saved")
@@ -184,7 +192,7 @@ def expect_end(page: Page) -> None:
 
 
 def test_without_a_daemon_it_says_so_and_drains_later(daemon: Daemon, server: Example, page: Page) -> None:
-    page.get_by_role("button", name="Try it with a picture").click()
+    add_picture(page)
     say(page, "Hello")
     expect_words(page, "#safety", "Saved")
     daemon.kill()
@@ -206,7 +214,7 @@ def test_without_a_daemon_it_says_so_and_drains_later(daemon: Daemon, server: Ex
 
 
 def test_another_model_is_given_the_pictures_without_asking(server: Example, page: Page) -> None:
-    page.get_by_role("button", name="Try it with a picture").click()
+    add_picture(page)
     say(page, "What is on the picture?")
     sizes: list[int] = []
     page.on("request", lambda request: sizes.append(len(request.post_data or "")))
@@ -234,7 +242,41 @@ def test_an_earlier_point_is_a_click_away(page: Page) -> None:
     expect_words(page, "#notice", "Woken with 4 messages")
     say(page, "Three")
     assert answers(page) == before
+    page.get_by_label("Message", exact=True).press_sequentially("Not sent yet")
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#text').value === 'Not sent yet'")
+    assert answers(page) == before
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 360, "height": 640})
     assert axe_violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.skipif(not FOLDER, reason="made by `make pictures`")
+def test_its_pictures(server: Example, page: Page) -> None:
+    page.set_viewport_size({"width": 1000, "height": 760})
+    add_picture(page)
+    say(page, "What is on the picture?")
+    server.start(SLOW_S)
+    say(page, "And who lives there?", whole=False)
+    server.kill()
+    server.start(SLOW_S)
+    expect_words(page, "#notice", "Woken with 4 messages")
+    pictures_shown(page)
+    page.wait_for_function("text => document.querySelectorAll('.words')[3].textContent !== text", arg=answers(page)[1])
+    keep(page, "chat")
+    page.get_by_role("button", name="Send").wait_for()
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 780})
+    page.locator("#safety").click()
+    page.locator("#points summary").first.click()
+    expect_words(page, "#points details[open] p", "back")
+    keep(page, "chat-points-dark")
+
+
+def keep(page: Page, name: str) -> None:
+    """Write what the window shows, without loss."""
+    image = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    folder = Path(str(FOLDER))
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save(folder / f"{name}.webp", lossless=True, quality=100, method=6)

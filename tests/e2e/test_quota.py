@@ -12,8 +12,10 @@ import pytest
 from support.caches import CacheSession, CacheTarget
 from support.commands import as_json, run
 from support.daemon import Daemon
+from torpor.adapters.plain import PlainSession
 from torpor.client import Keeper
 from torpor.state.errors import QuotaFull
+from ulid import ULID
 
 QUOTA = 24 << 20
 MIB_TOKENS = 256  # of `large()`: 4 layers x K, V x 4 heads x 64 dims x 2 bytes = 4 KiB a token
@@ -160,3 +162,20 @@ def test_a_purge_leaves_nothing(small: Daemon, keeper: Keeper) -> None:
             assert not any(
                 word in raw for word in (first.id.encode(), second.id.encode(), b"secret-plans", b"title of")
             )
+
+
+def test_what_a_page_says_at_length_fits_when_nothing_else_does(small: Daemon, keeper: Keeper) -> None:
+    def fill(size_bytes: int) -> None:  # with what nothing can rebuild, so that nothing of it goes
+        state = {"metadata": {}, "vision_cache": {"x": os.urandom(size_bytes)}}
+        keeper.save("fills", PlainSession(state)).wait(60)
+
+    fill(21 << 20)
+    with pytest.raises(QuotaFull):
+        for _ in range(20):
+            fill(200 << 10)
+    text = "long " * 60_000
+    said = {"id": str(ULID()), "session_id": "page", "created_at": 1.0, "messages": [{"role": "user", "content": text}]}
+    answer = small.request("POST", "/api/backup/drain", json={"pending": [said]}).json()
+    assert answer["refused"] == []
+    found = small.request("GET", "/api/backup/restore/page?text=1").json()
+    assert found["conversation"][0]["content"] == text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from support.browser import new_tab
 from support.daemon import Daemon
@@ -181,6 +182,15 @@ def test_a_page_that_hides_says_only_what_is_new(chromium: Browser, origin: str,
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         assert page.evaluate("asked.length") == 1  # it is saved: nothing is said twice
 
+        page.wait_for_function("backup._last._tokens.length > 0")
+        with page.expect_request(lambda asked: asked.resource_type == "ping") as beacon:
+            page.evaluate("() => { chat.draft = 'a last thought'; dispatchEvent(new Event('pagehide')); }")
+        until(lambda: said(shared_daemon, "web-e")["draft"] == "a last thought")
+        sent = beacon.value.post_data_json  # no header of it says who the page is: its token does, once
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        again = httpx.post(f"{shared_daemon.url}/api/backup/drain", content=json.dumps(sent), headers=headers)
+        assert (bool(sent["token"]), again.status_code) == (True, 401)
+
 
 def test_a_tab_that_dies_with_more_than_a_beacon_holds(chromium: Browser, origin: str, own: Daemon) -> None:
     with chatting(chromium, origin, own, "web-f") as page:
@@ -255,7 +265,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     tab.goto(f"{origin}/client/torpor.d.ts")
     found = tab.evaluate(
         """async () => {
-          const { covers, fitting, itemOf, keysOf, plain, rowOf, sizeOf } = await import('/client/items.js');
+          const { baseOf, covers, fitting, itemOf, plain, rowOf, sizeOf } = await import('/client/items.js');
           const { made } = await import('/client/kept.js');
           const { backoffMs } = await import('/client/queue.js');
           const { timeOf, ulid } = await import('/client/ulid.js');
@@ -263,7 +273,8 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
           let now = 1e12;
           const row = (texts, more = {}, base = null, tab = 't') => rowOf({ conversation: turns(...texts), ...more },
             { id: ulid(now += 1), sessionId: 's', now, tab, base, working: false });
-          const base = { backupId: 'B', keys: keysOf(turns('a', 'b', 'x')) };
+          const system = { role: 'system', content: 's' };
+          const base = baseOf('B', [system, ...turns('a', 'b', 'x')], false);
           const [one, two, fork] = [row(['a']), row(['a', 'b']), row(['a', 'c'])];
           const begun = row(['a', 'be'], { partial: true });
           const late = row(['a', 'b', 'c']);
@@ -277,6 +288,8 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
                      covers(row(['a', 'b']), row(['a'], { draft: 'd' }, null, 'other'))],
             item: itemOf(row(['a', 'b', 'c', 'd'], { partial: true }, base)),
             whole: itemOf(row(['a', 'b'], { partial: true }, base)).keep,
+            shown: itemOf(rowOf({ conversation: [system, ...turns('a', 'b', 'c')] },
+              { id: ulid(now), sessionId: 's', now, tab: 't', base, working: false })),
             gone: settled.gone.map((each) => each.id === one.id || each.id === two.id),
             settled: settled.settled.map((each) => each.id).sort().length,
             fits: fitting([itemOf(row(['x'.repeat(300)])), itemOf(row(['y']))], 300).map((each) => each.messages[0].content),
@@ -292,6 +305,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     assert found["drafts"] == [True, False]
     item = found["item"]
     assert (item["base"], item["keep"], [m["content"] for m in item["messages"]]) == ("B", 2, ["c", "d"])
+    assert (item["bare"], found["shown"]["bare"], found["shown"]["keep"]) == (True, False, 3)
     assert found["whole"] == 1  # the server may have less of a message that is still being written
     assert (found["gone"], found["settled"]) == ([True], 1)
     assert (found["fits"], found["bytes"]) == (["y"], 8)

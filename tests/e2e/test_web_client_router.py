@@ -85,7 +85,8 @@ def test_a_page_of_its_own_server(chromium: Browser, daemon: Daemon, server: str
         assert points[0]["messages"] == 4
         plan = page.evaluate("([point]) => backup.plan(point)", [points[1]])
         assert plan["exact"]
-        assert plan["words"]
+        assert plan["sentence"]
+        assert [phrase["text"] for phrase in plan["phrases"]] == plan["words"]
 
 
 def test_the_process_was_started_anew(chromium: Browser, daemon: Daemon, server: str, sessions: SessionTable) -> None:
@@ -99,6 +100,20 @@ def test_the_process_was_started_anew(chromium: Browser, daemon: Daemon, server:
         assert found["mode"] != "local"
         assert texts(found) == ["One", "Two, which only the page has"]
         assert len(sessions["s"].state["text_context"]["conversation"]) == 2
+
+
+def test_a_page_that_shows_no_system_message(
+    chromium: Browser, daemon: Daemon, server: str, sessions: SessionTable
+) -> None:
+    sessions["u"] = talk({"role": "system", "content": "Be short."})
+    with new_tab(chromium, allow=NOISE) as page:
+        opened(page, server, "u", every=9)
+        for n, role in enumerate(("user", "assistant")):
+            say(page, sessions, role, f"Message {n}", "u")
+        del sessions["u"]  # what follows, only the page knows
+        for n, role in ((2, "user"), (3, "assistant"), (4, "user")):
+            page.evaluate("([role, content]) => say(role, content)", [role, f"Message {n}"])
+        assert texts(said(daemon, "u")) == ["Be short.", *(f"Message {n}" for n in range(5))]
 
 
 def test_the_daemon_behind_the_server_stops(

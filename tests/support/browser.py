@@ -76,7 +76,7 @@ def watched(context: BrowserContext, allow: tuple[str, ...] = ()) -> Iterator[No
     context.on("weberror", lambda error: errors.append(str(error.error)))
     yield
     assert errors == [], errors
-    assert elsewhere == []
+    assert elsewhere == [], elsewhere
 
 
 def axe_violations(page: Page) -> list[str]:

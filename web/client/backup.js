@@ -1,7 +1,7 @@
 /** The backup of one session: on each message a small save, now and then a full one, and the way back. */
 
 import { History } from "./history.js";
-import { covers, itemOf, keysOf, rowOf, same } from "./items.js";
+import { baseOf, covers, itemOf, rowOf, same } from "./items.js";
 import { LastWords } from "./last_words.js";
 import { backoffMs } from "./queue.js";
 import { Standing } from "./standing.js";
@@ -118,8 +118,7 @@ export class SessionBackup {
     else this._back(0);
     if (restored === null) return null;
     const { conversation, draft, partial, backupId, local } = restored;
-    const whole = partial ? conversation.slice(0, -1) : conversation;
-    this._base = backupId === null ? null : { backupId, keys: local ? [] : keysOf(whole) };
+    this._base = backupId === null ? null : baseOf(backupId, local ? [] : conversation, partial && !local);
     this._newest = this._row({ conversation, draft, partial }, false);
     this._safe = local ? null : this._newest;
     if (!local) this._newest.pending = false;
@@ -255,13 +254,14 @@ export class SessionBackup {
     if (row.session_id !== this.sessionId) return;
     if (problem !== null && !problem.retryable) this._standing.refused(row.id, problem);
     if (taken === null) return;
+    const known = this._safe?.id === row.id; // sent twice: by itself, and with what waited
     row.pending = false;
     if (this._newest?.id === row.id) this._newest.pending = false;
     if (row.tab === this._tab.id && !(this._safe && this._safe.id > row.id)) {
       this._safe = row;
-      this._base = { backupId: taken.backupId, keys: keysOf(row.partial ? row.messages.slice(0, -1) : row.messages) };
+      this._base = baseOf(taken.backupId, row.messages, row.partial);
     }
-    this._standing.saved(this._saved(row, /** @type {any} */ (taken.kind), taken.backupId));
+    if (!known) this._standing.saved(this._saved(row, /** @type {any} */ (taken.kind), taken.backupId));
   }
 
   /** @param {unknown} error */

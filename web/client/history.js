@@ -41,9 +41,9 @@ export class History {
     const id = typeof point === "string" ? point : point.id;
     if (typeof point !== "string" && point.local) return localPlan();
     const found = await this._wire.json("GET", `plan/${encodeURIComponent(id)}`);
-    const { mode, words = [], tokens_reused = 0, tokens_prefill = 0, seconds = null, bytes_read = null } = found;
-    const [tokensReused, tokensPrefill] = [tokens_reused, tokens_prefill];
-    return { mode, words, tokensReused, tokensPrefill, seconds, bytesRead: bytes_read, exact: Boolean(found.exact) };
+    const { mode, words = [], phrases = [], sentence = words.join(", "), seconds = null, exact = false } = found;
+    const { tokens_reused: tokensReused = 0, tokens_prefill: tokensPrefill = 0, bytes_read: bytesRead = null } = found;
+    return { mode, sentence, words, phrases, tokensReused, tokensPrefill, seconds, bytesRead, exact };
   }
 
   /**
@@ -102,8 +102,9 @@ function localPoint(row) {
 
 /** @returns {Plan} */
 function localPlan() {
-  const words = ["The text comes back from this browser."];
-  return { mode: "local", words, tokensReused: 0, tokensPrefill: 0, seconds: 0, bytesRead: 0, exact: true };
+  const text = "the text comes back from this browser";
+  const said = { sentence: "The text comes back from this browser.", words: [text], phrases: [{ code: "local", text, values: {} }] };
+  return { mode: "local", ...said, tokensReused: 0, tokensPrefill: 0, seconds: 0, bytesRead: 0, exact: true };
 }
 
 /** @param {Row} row @returns {Restored} */

@@ -39,6 +39,7 @@ export class Kept {
    * @param {Row} row @param {string | null} [instead] id of a state that it takes the place of
    */
   async put(row, instead = null) {
+    for (const each of this._unkept.values()) if (covers(row, each)) this._unkept.delete(each.id);
     this._unkept.set(row.id, row);
     this._known.set(row.id, row);
     if (this._known.size > KNOWN) this._known.delete([...this._known.keys()][0]);

@@ -16,6 +16,7 @@ import { Problem } from "./wire.js";
  * @typedef {{row: Row, taken: {backupId: string, kind: string} | null, problem: Problem | null}} Outcome
  */
 
+const UNSAID = { code: "unanswered", detail: "the server says nothing of it", retryable: true };
 const AT_ONCE_BYTES = 4 << 20;
 const CLOSING_MS = 300; // at the load of a page, whose former life may not have ended yet
 const FIRST_MS = 500;
@@ -114,7 +115,8 @@ export class Queue {
     return rows.map((row) => {
       const took = drained.get(row.id);
       if (took !== undefined) return { row, taken: { backupId: took.backup_id, kind: took.kind }, problem: null };
-      const why = refused.get(row.id) ?? { code: "unanswered", detail: "the server says nothing of it", retryable: true };
+      const why = refused.get(row.id) ?? UNSAID;
+      if (why.code === "conflict") return { row, taken: { backupId: row.id, kind: "unchanged" }, problem: null }; // in another form
       return { row, taken: null, problem: new Problem({ status: 422, ...why }) };
     });
   }

@@ -97,7 +97,11 @@ export interface Point {
 
 export interface Plan {
   mode: string;
+  /** What comes back and what it costs, in English, as one sentence and by its parts. */
+  sentence: string;
   words: string[];
+  /** The same as codes with their values, for a page in another language. */
+  phrases: { code: string; text: string; values: Record<string, unknown> }[];
   tokensReused: number;
   tokensPrefill: number;
   seconds: number | null;

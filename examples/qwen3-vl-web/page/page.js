@@ -20,13 +20,12 @@ function open() {
   backup?.stop();
   backup = torpor.autoBackup({ sessionId: session, every: 5, state });
   backup.on("*", () => drawSafety(backup.status));
-  backup.on("restored", (woken) => say(wokenWords(woken)));
   backup.on("online", () => chat.asleep && wake());
   chat = { conversation: [], unfinished: false, writing: false, asked: false, asleep: false, sent: new Map() };
   box.draft = "";
   say("");
   draw();
-  if (known) wake();
+  if (known) wake({ first: true });
 }
 
 /** Return what there is to back up; asked for at each event. An answer of which nothing is there yet is left out. */
@@ -37,22 +36,39 @@ function state() {
   return { conversation, draft: box.draft, partial: begun && conversation.includes(last) };
 }
 
-/** Show the chat as the server has it. Where it sleeps (a restart, another model), wake it: from a point, or as it was last. */
-async function wake(point) {
+/**
+ * Show the chat as the server has it. Where it sleeps (a restart, another model), it is woken: from a point, or as it was
+ * last. The `first` time it is asked for in any case: what was typed and not sent comes back, too.
+ */
+async function wake({ point, first } = {}) {
   const mine = chat;
   try {
-    const woken = point || !(await look()) ? await backup.restore(point) : null;
-    const seen = woken?.local ? woken : ((await look()) ?? { conversation: [] });
+    const awake = point ? null : await look();
+    const woken = awake && !first ? null : await restored(point, awake);
+    const seen = woken?.local && !awake ? woken : ((await look()) ?? { conversation: [] });
     if (chat !== mine) return; // another one was opened meanwhile
-    Object.assign(chat, { asleep: Boolean(woken?.local && seen.conversation.length), away: false, unfinished: false, ...seen });
-    if (chat.asleep) failed(new Error());
+    const asleep = Boolean(woken?.local && !awake && seen.conversation.length);
+    Object.assign(chat, { asleep, away: false, unfinished: false, ...seen });
+    if (asleep) failed(new Error());
+    else if (woken && !awake) say(wokenWords(woken));
     if (woken?.draft && !box.draft) box.draft = woken.draft;
     draw();
+    if (woken) showModels(); // a server that was started anew may have another one
     if (point) backup.now().catch(() => {}); // from here on this is the newest; what fails comes as an event
     if (chat.writing || (chat.unfinished && chat.asked)) await goOn();
   } catch (problem) {
     chat.asleep = problem.code === "daemon-not-running";
     failed(problem);
+  }
+}
+
+/** Wake the chat from its backup. One that is awake can do without: its backup may be away. */
+async function restored(point, awake) {
+  try {
+    return await backup.restore(point);
+  } catch (problem) {
+    if (!awake) throw problem;
+    return null;
   }
 }
 
@@ -125,7 +141,7 @@ function failed(problem) {
   chat.away = true;
   say("The model server does not answer. Nothing is lost: this page waits for it, and wakes the chat.");
   clearTimeout(waiting);
-  waiting = setTimeout(wake, 1000);
+  waiting = setTimeout(wake, 500);
 }
 
 function say(words) {
@@ -175,6 +191,6 @@ window.onhashchange = () => {
   if (location.hash.slice(1) !== session) open();
 };
 setInterval(() => drawSafety(backup.status), 10_000);
-pointsDialog(() => backup, wake);
+pointsDialog(() => backup, (point) => wake({ point }));
 showModels();
 open();
