@@ -95,7 +95,8 @@ def settled(page: Page) -> None:
     [("light", 1440, "en-US"), ("dark", 360, "zh-CN")],
 )
 def test_pages_are_accessible_and_fit(chromium: Browser, lived: Daemon, scheme: str, width: int, locale: str) -> None:
-    options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": locale}
+    options: dict[str, Any] = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": locale}
+    options["reduced_motion"] = "reduce"  # what fades in has no contrast yet
     with opened(chromium, lived, **options) as page:
         for name in PAGES:
             go(page, name)
