@@ -36,7 +36,8 @@ Message = dict[str, Any]
 class PageItem:
     """A state of a page. `keep` messages are those of `base`, `messages` come behind; `created_at` in seconds.
 
-    `partial` says that the last message was still being written; `draft` is what the user was typing.
+    `partial` says that the last message was still being written; `draft` is what the user was typing. A `bare` page
+    shows no system message: it keeps what the base begins with of those, and does not count them.
     """
 
     id: str
@@ -48,6 +49,7 @@ class PageItem:
     draft: str | None = None
     partial: bool = False
     title: str | None = None
+    bare: bool = False
 
     def digest(self) -> str:
         """Return the SHA-256 of all that it says, by which a second one under the same id is told from the same."""
@@ -60,9 +62,10 @@ def read_item(value: Any) -> PageItem:
     messages = fields.get("messages")
     if not isinstance(messages, list) or len(messages) > MAX_MESSAGES:
         raise BadInput(f"`messages` is not a list of at most {MAX_MESSAGES} messages")
-    keep, base, partial = fields.get("keep", 0), fields.get("base"), fields.get("partial", False)
-    if type(keep) is not int or not 0 <= keep <= 1 << 30 or type(partial) is not bool:
-        raise BadInput("`keep` is not a count, or `partial` neither true nor false")
+    keep, base = fields.get("keep", 0), fields.get("base")
+    partial, bare = fields.get("partial", False), fields.get("bare", False)
+    if type(keep) is not int or not 0 <= keep <= 1 << 30 or type(partial) is not bool or type(bare) is not bool:
+        raise BadInput("`keep` is not a count, or `partial` or `bare` neither true nor false")
     if base is None and keep:
         raise BadInput("an item keeps messages of no base", hint="Send all messages with base null and keep 0.")
     _check_size(fields)
@@ -76,6 +79,7 @@ def read_item(value: Any) -> PageItem:
         draft=_optional(fields.get("draft"), "draft") or None,
         partial=partial,
         title=_title(_optional(fields.get("title"), "title")),
+        bare=bare,
     )
 
 

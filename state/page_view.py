@@ -82,14 +82,15 @@ def whole(item: PageItem, base: View) -> list[Message]:
     A page that never shows the system's message means it all the same. Raises: BadInput where it keeps more messages
     than there are.
     """
-    if item.keep > len(base.conversation):
+    prompts = tuple(takewhile(lambda message: message["role"] in _PROMPTS, base.conversation))
+    bare = item.bare or (item.messages and not item.keep and item.messages[0]["role"] not in _PROMPTS)
+    keep = item.keep + (len(prompts) if bare else 0)
+    if keep > len(base.conversation):
         raise BadInput(
-            f"the item keeps {item.keep} messages of a base with {len(base.conversation)}",
+            f"the item keeps {keep} messages of a base with {len(base.conversation)}",
             hint="Send all messages with base null and keep 0.",
         )
-    kept = base.conversation[: item.keep]
-    if item.messages and not item.keep and item.messages[0]["role"] not in _PROMPTS:
-        kept = tuple(takewhile(lambda message: message["role"] in _PROMPTS, base.conversation))
+    kept = base.conversation[:keep]
     return [*kept, *item.messages]
 
 

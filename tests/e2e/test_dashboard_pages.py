@@ -266,7 +266,7 @@ def test_folders_are_watched_and_files_taken_in(page: Page, lived: Daemon, tmp_p
     assert "none of" in taken.filter(has_text="odd.qwnbak").locator(".reason").inner_text()
 
 
-def test_files_are_dropped_anywhere(page: Page) -> None:
+def test_files_are_dropped_anywhere(page: Page, lived: Daemon, folder: Path) -> None:
     go(page, "storage")
     page.evaluate("""() => {
         const data = new DataTransfer();
@@ -279,6 +279,9 @@ def test_files_are_dropped_anywhere(page: Page) -> None:
     page.evaluate("window.fire('drop')")
     page.locator(".toast.bad", has_text="dropped.bin could not be taken in").get_by_role("button", name="Close").click()
     assert page.get_by_text("Drop to take it in").count() == 0
+    (folder / "later.qwnbak").write_bytes(b"nothing of ours, either")  # what the page did not send is news
+    page.locator(".toast", has_text="later.qwnbak").get_by_role("button", name="Close").click()
+    assert page.locator(".toast", has_text="dropped.bin").count() == 0
 
 
 def test_chinese_knows_the_daemon_by_its_codes(page: Page, lived: Daemon) -> None:

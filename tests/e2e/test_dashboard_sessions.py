@@ -132,7 +132,7 @@ def test_what_is_removed_comes_back(
 ) -> None:
     from playwright.sync_api import expect
 
-    with new_tab(chromium, viewport=USUAL, allow=("404",)) as page:
+    with new_tab(chromium, viewport=USUAL, allow=("404",)) as page:  # a picture may be on its way
         enter(page, shared_daemon, f"#/sessions/hike/{hiking[4].id}")
         page.get_by_role("button", name="Remove", exact=True).click()
         expect(page.get_by_role("status").filter(has_text="Backup removed")).to_be_visible()

@@ -265,7 +265,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     tab.goto(f"{origin}/client/torpor.d.ts")
     found = tab.evaluate(
         """async () => {
-          const { covers, fitting, itemOf, keysOf, plain, rowOf, sizeOf } = await import('/client/items.js');
+          const { baseOf, covers, fitting, itemOf, plain, rowOf, sizeOf } = await import('/client/items.js');
           const { made } = await import('/client/kept.js');
           const { backoffMs } = await import('/client/queue.js');
           const { timeOf, ulid } = await import('/client/ulid.js');
@@ -273,7 +273,8 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
           let now = 1e12;
           const row = (texts, more = {}, base = null, tab = 't') => rowOf({ conversation: turns(...texts), ...more },
             { id: ulid(now += 1), sessionId: 's', now, tab, base, working: false });
-          const base = { backupId: 'B', keys: keysOf(turns('a', 'b', 'x')) };
+          const system = { role: 'system', content: 's' };
+          const base = baseOf('B', [system, ...turns('a', 'b', 'x')], false);
           const [one, two, fork] = [row(['a']), row(['a', 'b']), row(['a', 'c'])];
           const begun = row(['a', 'be'], { partial: true });
           const late = row(['a', 'b', 'c']);
@@ -287,6 +288,8 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
                      covers(row(['a', 'b']), row(['a'], { draft: 'd' }, null, 'other'))],
             item: itemOf(row(['a', 'b', 'c', 'd'], { partial: true }, base)),
             whole: itemOf(row(['a', 'b'], { partial: true }, base)).keep,
+            shown: itemOf(rowOf({ conversation: [system, ...turns('a', 'b', 'c')] },
+              { id: ulid(now), sessionId: 's', now, tab: 't', base, working: false })),
             gone: settled.gone.map((each) => each.id === one.id || each.id === two.id),
             settled: settled.settled.map((each) => each.id).sort().length,
             fits: fitting([itemOf(row(['x'.repeat(300)])), itemOf(row(['y']))], 300).map((each) => each.messages[0].content),
@@ -302,6 +305,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     assert found["drafts"] == [True, False]
     item = found["item"]
     assert (item["base"], item["keep"], [m["content"] for m in item["messages"]]) == ("B", 2, ["c", "d"])
+    assert (item["bare"], found["shown"]["bare"], found["shown"]["keep"]) == (True, False, 3)
     assert found["whole"] == 1  # the server may have less of a message that is still being written
     assert (found["gone"], found["settled"]) == ([True], 1)
     assert (found["fits"], found["bytes"]) == (["y"], 8)

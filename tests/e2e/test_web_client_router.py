@@ -102,6 +102,20 @@ def test_the_process_was_started_anew(chromium: Browser, daemon: Daemon, server:
         assert len(sessions["s"].state["text_context"]["conversation"]) == 2
 
 
+def test_a_page_that_shows_no_system_message(
+    chromium: Browser, daemon: Daemon, server: str, sessions: SessionTable
+) -> None:
+    sessions["u"] = talk({"role": "system", "content": "Be short."})
+    with new_tab(chromium, allow=NOISE) as page:
+        opened(page, server, "u", every=9)
+        for n, role in enumerate(("user", "assistant")):
+            say(page, sessions, role, f"Message {n}", "u")
+        del sessions["u"]  # what follows, only the page knows
+        for n, role in ((2, "user"), (3, "assistant"), (4, "user")):
+            page.evaluate("([role, content]) => say(role, content)", [role, f"Message {n}"])
+        assert texts(said(daemon, "u")) == ["Be short.", *(f"Message {n}" for n in range(5))]
+
+
 def test_the_daemon_behind_the_server_stops(
     chromium: Browser, daemon: Daemon, server: str, sessions: SessionTable
 ) -> None:

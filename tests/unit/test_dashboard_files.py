@@ -48,3 +48,16 @@ def test_a_module_is_small_and_imports_files_of_the_package() -> None:
 def test_the_page_has_nothing_inline() -> None:
     text = (DASHBOARD / "index.html").read_text()
     assert not re.search(r"<style|style=|\son\w+=|<script(?![^>]*\bsrc=)|https?://", text)
+
+
+def test_every_phrase_that_is_said_is_in_the_catalogs() -> None:
+    said = {key for path in DASHBOARD.glob("*.js") for key in re.findall(r"""\bt\("([\w.-]+)\"""", path.read_text())}
+    words = {
+        path: set(re.findall(r'^  "([\w.-]+)":', path.read_text(), re.MULTILINE))
+        for path in DASHBOARD.glob("words/*.js")
+    }
+    english = set().union(*(keys for path, keys in words.items() if path.name.startswith("en")))
+    chinese = set().union(*(keys for path, keys in words.items() if path.name.startswith("zh")))
+    assert said - english == set()
+    assert said - chinese == set()
+    assert len(said) > 100

@@ -203,6 +203,17 @@ def test_a_page_need_not_show_what_the_system_says() -> None:
     assert whole(read(), seen) == []
 
 
+def test_a_page_that_shows_no_system_message_does_not_count_it() -> None:
+    seen = View((PROMPT, *TALK))
+    assert whole(read(user("Now?"), base=BASE, keep=3, bare=True), seen) == [PROMPT, *TALK, user("Now?")]
+    assert whole(read(user("Now?"), base=BASE, keep=1, bare=True), seen) == [PROMPT, TALK[0], user("Now?")]
+    assert whole(read(user("Now?"), base=BASE, keep=3, bare=True), View(TALK)) == [*TALK, user("Now?")]
+    with pytest.raises(BadInput):
+        whole(read(base=BASE, keep=4, bare=True), seen)
+    with pytest.raises(BadInput):
+        read(bare=1)
+
+
 def test_an_answer_that_is_being_written_is_saved_as_begun() -> None:
     item = read(*TALK, assistant("Wel"), partial=True)
     layout = lay_out(item, item.messages, View(TALK[:2]), [])

@@ -1,7 +1,7 @@
 /** The backup of one session: on each message a small save, now and then a full one, and the way back. */
 
 import { History } from "./history.js";
-import { covers, itemOf, keysOf, rowOf, same } from "./items.js";
+import { baseOf, covers, itemOf, rowOf, same } from "./items.js";
 import { LastWords } from "./last_words.js";
 import { backoffMs } from "./queue.js";
 import { Standing } from "./standing.js";
@@ -118,8 +118,7 @@ export class SessionBackup {
     else this._back(0);
     if (restored === null) return null;
     const { conversation, draft, partial, backupId, local } = restored;
-    const whole = partial ? conversation.slice(0, -1) : conversation;
-    this._base = backupId === null ? null : { backupId, keys: local ? [] : keysOf(whole) };
+    this._base = backupId === null ? null : baseOf(backupId, local ? [] : conversation, partial && !local);
     this._newest = this._row({ conversation, draft, partial }, false);
     this._safe = local ? null : this._newest;
     if (!local) this._newest.pending = false;
@@ -260,7 +259,7 @@ export class SessionBackup {
     if (this._newest?.id === row.id) this._newest.pending = false;
     if (row.tab === this._tab.id && !(this._safe && this._safe.id > row.id)) {
       this._safe = row;
-      this._base = { backupId: taken.backupId, keys: keysOf(row.partial ? row.messages.slice(0, -1) : row.messages) };
+      this._base = baseOf(taken.backupId, row.messages, row.partial);
     }
     if (!known) this._standing.saved(this._saved(row, /** @type {any} */ (taken.kind), taken.backupId));
   }

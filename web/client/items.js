@@ -10,19 +10,21 @@
  * A state as this browser keeps it; `own` are the messages as the page has them, where they say more. `shared` messages at its beginning are those of `base`, so they need not be sent.
  * @typedef {{
  *   id: string, session_id: string, created_at: number, tab: string, working: boolean, pending: boolean,
- *   base: string | null, shared: number, own: any[] | null, messages: Message[], draft: string | null,
+ *   base: string | null, shared: number, bare: boolean, own: any[] | null, messages: Message[], draft: string | null,
  *   partial: boolean, title: string | null, refused: {code: string, detail: string} | null,
  * }} Row
  */
 
 /** What a server is sent. @typedef {{
- *   id: string, session_id: string, created_at: number, base: string | null, keep: number, messages: Message[],
+ *   id: string, session_id: string, created_at: number, base: string | null, keep: number, bare: boolean,
+ *   messages: Message[],
  *   draft: string | null, partial: boolean, title: string | null,
  * }} PageItem */
 
 /**
- * The conversation of a backup that the server is known to have, message by message.
- * @typedef {{backupId: string, keys: string[]}} Base
+ * The conversation of a backup that the server is known to have, message by message; it begins with `prompts` messages of
+ * the system. A page that shows none (`bare`) does not count them: the server may have some that the page never saw.
+ * @typedef {{backupId: string, keys: string[], prompts: number}} Base
  */
 
 const TEXTS = ["name", "reasoning_content", "tool_call_id", "tool_calls"]; // what else a chat template knows of a message
@@ -42,6 +44,21 @@ function plainPart(part) {
   if (part.type === "video") return { type: "video" };
   if (part.type !== "image" && part.type !== "image_url") return { type: "text", text: String(part.text ?? "") };
   return Number.isInteger(part.index) ? { type: "image", index: part.index } : { type: "image" };
+}
+
+/** @param {Message} message */
+function isPrompt({ role }) {
+  return role === "system" || role === "developer";
+}
+
+/**
+ * Return what is known of a backup by a conversation; a message that is still being written is no part of it.
+ * @param {string} backupId @param {any[]} conversation @param {boolean} partial @returns {Base}
+ */
+export function baseOf(backupId, conversation, partial) {
+  const whole = (partial ? conversation.slice(0, -1) : conversation).map(plain);
+  const spoken = whole.findIndex((message) => !isPrompt(message));
+  return { backupId, keys: keysOf(whole), prompts: spoken < 0 ? whole.length : spoken };
 }
 
 /** Return texts that are equal where messages are. @param {any[]} conversation */
@@ -67,6 +84,7 @@ export function rowOf(state, { id, sessionId, now, tab, base, working }) {
   const messages = state.conversation.map(plain);
   const partial = Boolean(state.partial);
   const whole = partial ? messages.slice(0, -1) : messages;
+  const bare = messages.length > 0 && !isPrompt(messages[0]);
   return {
     id,
     session_id: sessionId,
@@ -75,7 +93,8 @@ export function rowOf(state, { id, sessionId, now, tab, base, working }) {
     working,
     pending: true,
     base: base === null ? null : base.backupId,
-    shared: base === null ? 0 : shared(keysOf(whole), base.keys),
+    shared: base === null ? 0 : shared(keysOf(whole), base.keys.slice(bare ? base.prompts : 0)),
+    bare,
     own: beyond(state.conversation, messages),
     messages,
     draft: state.draft || null,
@@ -106,6 +125,7 @@ export function itemOf(row) {
     created_at: row.created_at,
     base: row.base,
     keep,
+    bare: row.bare,
     messages: row.messages.slice(keep),
     draft: row.draft,
     partial: row.partial,

@@ -15,6 +15,9 @@ const AT_ONCE = 4;
 /** Ids of backups and sessions that something is done to right now. */
 export const busy = signal(/** @type {ReadonlySet<string>} */ (new Set()));
 
+/** Ids of backups that were removed here: lists that are not refreshed yet still name them. */
+export const removed = signal(/** @type {ReadonlySet<string>} */ (new Set()));
+
 /** Whether a process was wanted while none is attached; the page then says how to attach one. */
 export const lacking = signal(false);
 
@@ -56,6 +59,7 @@ export function pin(backup, shown) {
 export function remove(backup, last) {
   return doing(backup.id, async () => {
     await call("DELETE", path("backups", backup.id));
+    removed.value = new Set([...removed.value, backup.id]);
     if (last) sessions.forget(backup.session_id);
     go(href("sessions", last ? [] : [backup.session_id]), { instead: true });
     const said = toast(t("remove.done"), {
@@ -70,35 +74,34 @@ export function remove(backup, last) {
 function takeBack(backup) {
   return doing(backup.id, async () => {
     await json("POST", `${path("backups", backup.id)}/undo-removal`);
+    removed.value = new Set([...removed.value].filter((id) => id !== backup.id));
     go(href("sessions", [backup.session_id, backup.id]));
     toast(t("remove.undone"), { kind: "ok" });
   });
 }
 
-/**
- * Remove a session with all of its backups, the oldest first; for a while it can be taken back.
- * @param {string} session @param {(part: number) => void} told how much of it is done, of 1
- */
-export function removeSession(session, told) {
+/** Remove a session with all of its backups, the oldest first; for a while it can be taken back. @param {string} session */
+export function removeSession(session) {
   return doing(session, async () => {
     /** @type {{backups: Backup[]}} */
     const { backups } = await json("GET", `/v1/backups?${new URLSearchParams({ session_id: session, limit: "10000" })}`);
-    let done = 0;
-    await each(backups.toReversed(), async ({ id }) => {
-      await call("DELETE", path("backups", id));
-      told(++done / backups.length);
-    });
+    go(href("sessions"), { instead: true }); // nobody looks at what is going
+    await each(backups.toReversed(), async ({ id }) => void (await call("DELETE", path("backups", id))));
     sessions.forget(session);
-    go(href("sessions"), { instead: true });
-    const back = () => each(backups, ({ id }) => json("POST", `${path("backups", id)}/undo-removal`));
     const said = toast(t("remove.session_done", { n: backups.length }), {
       kind: "ok",
       stays_ms: 30_000,
-      action: {
-        label: t("undo"),
-        run: () => doing(session, async () => (close(said), await back(), toast(t("remove.undone"), { kind: "ok" }), go(href("sessions", [session])))),
-      },
+      action: { label: t("undo"), run: () => (close(said), takeSessionBack(session, backups)) },
     });
+  });
+}
+
+/** @param {string} session @param {Backup[]} backups */
+function takeSessionBack(session, backups) {
+  return doing(session, async () => {
+    await each(backups, ({ id }) => json("POST", `${path("backups", id)}/undo-removal`));
+    toast(t("remove.undone"), { kind: "ok" });
+    go(href("sessions", [session]));
   });
 }
 

@@ -46,7 +46,12 @@ export function Page() {
 
 /** @param {{data: any, found: any, going: boolean, reload: () => void}} props */
 function Found({ data, found, going, reload }) {
-  if (!found) return html`<section class="card checks"><${Waiting} lines=${12} /></section>`;
+  if (!found) {
+    return html`<section class="card checks" aria-busy="true">
+      <header><h2>${data?.total ? t("health.looking", { done: data.done, total: data.total }) : t("wait")}</h2></header>
+      <${Waiting} lines=${12} />
+    </section>`;
+  }
   const checks = /** @type {Check[]} */ (found.checks);
   const bad = checks.filter((each) => each.status !== "ok");
   const fixable = bad.filter((each) => each.fixable);

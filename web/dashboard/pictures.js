@@ -10,7 +10,8 @@ const LARGEST_BYTES = 32 << 20; // of a file that is fetched for a thumbnail
 
 /** @type {Map<string, string>} address of the picture -> blob: URL, the last used last */
 const kept = new Map();
-/** @type {Map<string, Promise<string>>} */
+/** @typedef {{made: Promise<string>, askers: number, stop: AbortController}} Work */
+/** @type {Map<string, Work>} */
 const coming = new Map();
 /** @type {(() => void)[]} */
 const waiting = [];
@@ -31,15 +32,15 @@ export function Picture({ backup, index, bytes = 0, alt = "", pixels = 56, whole
   const [url, setUrl] = useState(kept.get(key) ?? "");
   const [gone, setGone] = useState(bytes > LARGEST_BYTES);
   useEffect(() => {
-    let there = true;
+    const left = new AbortController();
     setUrl(kept.get(key) ?? "");
     setGone(bytes > LARGEST_BYTES);
     if (bytes > LARGEST_BYTES) return;
-    thumbnail(key, mediaPath(backup, index, fetched), pixels, whole).then(
-      (made) => there && setUrl(made),
-      (error) => there && setGone(known(error)),
+    thumbnail(key, mediaPath(backup, index, fetched), pixels, whole, left.signal).then(
+      (made) => left.signal.aborted || setUrl(made),
+      (error) => left.signal.aborted || setGone(known(error)),
     );
-    return () => void (there = false);
+    return () => left.abort();
   }, [key]);
   if (url) return html`<img class="picture" src=${url} alt=${alt} decoding="async" draggable=${false} />`;
   return html`<span class=${`picture ${gone ? "gone" : "bone"}`} role=${alt ? "img" : undefined} aria-label=${alt || undefined}>
@@ -53,22 +54,41 @@ function known(error) {
   throw error;
 }
 
-/** @param {string} key @param {string} path @param {number} pixels @param {boolean} whole @returns {Promise<string>} */
-function thumbnail(key, path, pixels, whole) {
+/**
+ * Return the address of a thumbnail. Nobody waits for one when all who asked have aborted: then it is not fetched.
+ * @param {string} key @param {string} path @param {number} pixels @param {boolean} whole @param {AbortSignal} left
+ * @returns {Promise<string>}
+ */
+function thumbnail(key, path, pixels, whole, left) {
   const there = kept.get(key);
   if (there) {
     kept.delete(key);
     kept.set(key, there);
     return Promise.resolve(there);
   }
-  const made = coming.get(key) ?? inTurn(() => make(path, pixels, whole)).then((url) => keep(key, url)).finally(() => coming.delete(key));
-  coming.set(key, made);
-  return made;
+  const work = coming.get(key) ?? begin(key, path, pixels, whole);
+  work.askers += 1;
+  left.addEventListener("abort", () => {
+    work.askers -= 1;
+    if (work.askers === 0) (work.stop.abort(), coming.delete(key));
+  });
+  return work.made;
 }
 
-/** @param {string} path @param {number} pixels @param {boolean} whole */
-async function make(path, pixels, whole) {
-  const picture = await createImageBitmap(await (await call("GET", path)).blob());
+/** @param {string} key @param {string} path @param {number} pixels @param {boolean} whole @returns {Work} */
+function begin(key, path, pixels, whole) {
+  const stop = new AbortController();
+  const made = inTurn(() => (stop.signal.throwIfAborted(), make(path, pixels, whole, stop.signal)))
+    .then((url) => keep(key, url))
+    .finally(() => coming.get(key)?.stop === stop && coming.delete(key));
+  const work = { made, askers: 0, stop };
+  coming.set(key, work);
+  return work;
+}
+
+/** @param {string} path @param {number} pixels @param {boolean} whole @param {AbortSignal} signal */
+async function make(path, pixels, whole, signal) {
+  const picture = await createImageBitmap(await (await call("GET", path, undefined, { signal })).blob());
   const sharp = pixels * Math.min(devicePixelRatio, 3);
   const scale = Math.min(sharp / (whole ? Math.max(picture.width, picture.height) : Math.min(picture.width, picture.height)), 1);
   const [width, height] = [Math.max(picture.width * scale, 1), Math.max(picture.height * scale, 1)];

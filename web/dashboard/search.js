@@ -64,7 +64,6 @@ export function Found({ chosen }) {
   const { data, error, reload } = useData(
     (signal) => json("GET", `/v1/search?${new URLSearchParams({ q: asked, limit: String(MOST) })}`, undefined, { signal }),
     [asked],
-    { live: false },
   );
   const [cursor, setCursor] = useState(0);
   useEffect(() => setCursor(0), [asked]);

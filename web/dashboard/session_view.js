@@ -76,19 +76,12 @@ function Rename({ session, title, close }) {
 
 /** @param {{session: string, backups: number, close: () => void}} props */
 function Remove({ session, backups, close }) {
-  const [part, setPart] = useState(/** @type {number | null} */ (null));
-  const start = async () => {
-    setPart(0);
-    await removeSession(session, setPart);
-    close();
-  };
   return html`<${Dialog} title=${t("remove.session")} close=${close}>
     <div class="stack">
       <p>${t("remove.session_sure", { n: backups })}</p>
-      ${part !== null && html`<progress aria-label=${t("remove.session")} max="1" value=${part}></progress>`}
       <footer>
         <button class="button" onClick=${close}>${t("cancel")}</button>
-        <button class="button danger" disabled=${part !== null} onClick=${start}>${t("remove.do")}</button>
+        <button class="button danger" onClick=${() => (close(), removeSession(session))}>${t("remove.do")}</button>
       </footer>
     </div>
   <//>`;

@@ -1,7 +1,7 @@
 /** The sessions: their list, the history of the chosen one, and the chosen backup, side by side where there is room. */
 
 import { html, useEffect, useState } from "../vendor/preact.js";
-import { lacking } from "./actions.js";
+import { lacking, removed } from "./actions.js";
 import { Awake, useAwake } from "./awake.js";
 import { BackupPanel, NoProcess } from "./backup.js";
 import { Empty, Failed, Waiting } from "./data.js";
@@ -25,7 +25,7 @@ const ROW_REM = 5.6;
 export function Page() {
   const [session, backup] = route.value.parts;
   const [newest, setNewest] = useState(/** @type {{session: string, id: string} | null} */ (null));
-  const shown = backup ?? (roomy.value && newest?.session === session ? newest?.id : undefined);
+  const shown = backup ?? (roomy.value && newest && newest.session === session && !removed.value.has(newest.id) ? newest.id : undefined);
   useAwake();
   useEffect(() => onChange(() => sessions.refresh()), []);
   useKeys(session ? { Escape: () => go(href("sessions", backup && !roomy.value ? [session] : [])) } : {});

@@ -37,7 +37,7 @@ effect(() => {
  */
 export function t(key, values = {}) {
   const phrase = CATALOGS[language.value][key] ?? CATALOGS.en[key];
-  if (phrase === undefined) throw new Error(`no phrase ${key}`);
+  if (phrase === undefined) return key.slice(key.indexOf(".") + 1); // a word of a newer daemon
   const text = typeof phrase === "string" ? phrase : phrase[plural(Number(values.n))];
   return text.replace(/\{(\w+)\}/g, (_, name) => {
     const value = values[name];

@@ -140,7 +140,7 @@ export default {
   "sync.now": "Try now",
   "sync.asked": "Everything that waits is tried now",
   "sync.dead": { one: "{n} item was given up", other: "{n} items were given up" },
-  "sync.dead_more": "Each failed too often. It is safe on this machine, and goes when you try it again.",
+  "sync.dead_more": "Each failed too often, or cannot be sent as it is: the reason says which. What is on this machine stays here.",
   "sync.retry_all": "Try all again",
   "sync.retry_one": "Try {session} again",
   "sync.retried": { one: "{n} item is tried again", other: "{n} items are tried again" },

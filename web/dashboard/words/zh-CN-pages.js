@@ -140,7 +140,7 @@ export default {
   "sync.now": "立即尝试",
   "sync.asked": "正在尝试所有等待的内容",
   "sync.dead": { one: "已放弃 {n} 项", other: "已放弃 {n} 项" },
-  "sync.dead_more": "失败次数过多。内容在本机上是安全的，重试后会继续发送。",
+  "sync.dead_more": "失败次数过多，或无法照原样发送：原因见下。本机上的内容会保留。",
   "sync.retry_all": "全部重试",
   "sync.retry_one": "重试 {session}",
   "sync.retried": { one: "正在重试 {n} 项", other: "正在重试 {n} 项" },
