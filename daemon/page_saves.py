@@ -22,6 +22,7 @@ from ..state.errors import (
     Conflict,
     Damaged,
     InvalidManifest,
+    MissingBlobs,
     NotFound,
     SessionNotFound,
     StoreFailed,
@@ -96,6 +97,13 @@ class PageSaves:
         Durability: as a commit. Raises: BadInput, BackupNotFound (its base), Conflict, TooLarge, QuotaFull, StoreFull,
         StoreFailed.
         """
+        try:
+            return self._save(item)
+        except MissingBlobs:  # what is kept in memory names blobs that have left the disk since
+            self._looks.forget(item.session_id)
+            return self._save(item)
+
+    def _save(self, item: PageItem) -> PageSaved:
         if (known := self._known(item)) is not None:
             return known
         said, newest = item.digest(), self._newest(item.session_id)

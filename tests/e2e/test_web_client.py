@@ -133,6 +133,7 @@ def test_the_daemon_goes_and_comes_back(chromium: Browser, origin: str, own: Dae
         page.evaluate("say('user', 'One')")
         own.stop()
         assert page.evaluate("say('assistant', 'Two')")["kind"] == "queued"
+        page.evaluate("() => { const real = Date.now; Date.now = () => real() - 3_600_000; }")  # the clock is set back
         assert page.evaluate("say('user', 'Three')")["kind"] == "queued"
         status = page.evaluate("({...backup.status, problem: backup.status.problem.code})")
         assert (status["online"], status["pending"], status["problem"]) == (False, 1, "unreachable")
@@ -209,6 +210,15 @@ def test_a_tab_that_dies_with_more_than_a_beacon_holds(chromium: Browser, origin
         assert (found["partial"], found["local"]) == (True, False)
 
 
+def test_what_is_damaged_there_comes_back_from_here(chromium: Browser, origin: str, own: Daemon) -> None:
+    with chatting(chromium, origin, own, "web-j") as page:
+        page.evaluate("say('user', 'Well kept')")
+        next(own.home.rglob(f"{said(own, 'web-j')['backup_id']}*")).write_bytes(b"{}")
+        page.reload()
+        page.wait_for_function("window.backup")
+        assert texts(page.evaluate("comeBack()")) == ["Well kept"]
+
+
 def test_two_tabs_do_not_fight(chromium: Browser, origin: str, own: Daemon) -> None:
     with chatting(chromium, origin, own, "web-g") as first:
         first.evaluate("say('user', 'Common')")
@@ -244,6 +254,10 @@ def test_one_bad_state_stops_no_other(chromium: Browser, origin: str, own: Daemo
         assert page.evaluate("events.find((event) => event.type === 'refused').code") == "bad-input"
         until(lambda: texts(said(own, "web-h"))[-1] == "Good")
         assert page.evaluate("backup.points()")[0]["local"]  # what was refused is still here
+        page.reload()
+        page.wait_for_function("window.backup")
+        found = page.evaluate("comeBack()")  # and it is what the page showed last
+        assert (found["local"], texts(found)) == (True, ["no role"])
 
 
 def test_a_browser_without_room(chromium: Browser, origin: str, own: Daemon) -> None:
