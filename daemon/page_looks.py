@@ -74,3 +74,8 @@ class Looks:
                 self._kept[manifest.session_id] = made
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
+
+    def forget(self, session_id: str) -> None:
+        """Keep nothing of a session: it is removed, or not all of it is on the disk any more."""
+        with self._lock:
+            self._kept.pop(session_id, None)

@@ -22,6 +22,7 @@ from ..state.errors import (
     Conflict,
     Damaged,
     InvalidManifest,
+    MissingBlobs,
     NotFound,
     SessionNotFound,
     StoreFailed,
@@ -96,12 +97,19 @@ class PageSaves:
         Durability: as a commit. Raises: BadInput, BackupNotFound (its base), Conflict, TooLarge, QuotaFull, StoreFull,
         StoreFailed.
         """
+        try:
+            return self._save(item)
+        except MissingBlobs:  # what is kept in memory names blobs that have left the disk since
+            self._looks.forget(item.session_id)
+            return self._save(item)
+
+    def _save(self, item: PageItem) -> PageSaved:
         if (known := self._known(item)) is not None:
             return known
         said, newest = item.digest(), self._newest(item.session_id)
         if newest is not None and item.base is None and not item.messages:  # a draft before anything came back
             keep, partial = len(newest.view.conversation), newest.view.partial
-            item = replace(item, base=newest.backup.id, keep=keep, partial=partial)
+            item = replace(item, base=newest.backup.id, keep=keep, partial=partial, bare=False)
         base = self._base(item, newest)
         under = base or newest
         conversation = whole(item, under.view if under is not None else View())

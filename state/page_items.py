@@ -37,7 +37,8 @@ class PageItem:
     """A state of a page. `keep` messages are those of `base`, `messages` come behind; `created_at` in seconds.
 
     `partial` says that the last message was still being written; `draft` is what the user was typing. A `bare` page
-    shows no system message: it keeps what the base begins with of those, and does not count them.
+    shows no system message: it keeps what the base begins with of those, and does not count them. `behind` is how the
+    last message ends that it keeps, so that a page which miscounts is refused, and not believed.
     """
 
     id: str
@@ -50,6 +51,7 @@ class PageItem:
     partial: bool = False
     title: str | None = None
     bare: bool = False
+    behind: str | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 of all that it says, by which a second one under the same id is told from the same."""
@@ -80,6 +82,7 @@ def read_item(value: Any) -> PageItem:
         partial=partial,
         title=_title(_optional(fields.get("title"), "title")),
         bare=bare,
+        behind=_optional(fields.get("behind"), "behind"),
     )
 
 

@@ -133,6 +133,7 @@ def test_the_daemon_goes_and_comes_back(chromium: Browser, origin: str, own: Dae
         page.evaluate("say('user', 'One')")
         own.stop()
         assert page.evaluate("say('assistant', 'Two')")["kind"] == "queued"
+        page.evaluate("() => { const real = Date.now; Date.now = () => real() - 3_600_000; }")  # the clock is set back
         assert page.evaluate("say('user', 'Three')")["kind"] == "queued"
         status = page.evaluate("({...backup.status, problem: backup.status.problem.code})")
         assert (status["online"], status["pending"], status["problem"]) == (False, 1, "unreachable")
@@ -209,6 +210,15 @@ def test_a_tab_that_dies_with_more_than_a_beacon_holds(chromium: Browser, origin
         assert (found["partial"], found["local"]) == (True, False)
 
 
+def test_what_is_damaged_there_comes_back_from_here(chromium: Browser, origin: str, own: Daemon) -> None:
+    with chatting(chromium, origin, own, "web-j") as page:
+        page.evaluate("say('user', 'Well kept')")
+        next(own.home.rglob(f"{said(own, 'web-j')['backup_id']}*")).write_bytes(b"{}")
+        page.reload()
+        page.wait_for_function("window.backup")
+        assert texts(page.evaluate("comeBack()")) == ["Well kept"]
+
+
 def test_two_tabs_do_not_fight(chromium: Browser, origin: str, own: Daemon) -> None:
     with chatting(chromium, origin, own, "web-g") as first:
         first.evaluate("say('user', 'Common')")
@@ -244,6 +254,10 @@ def test_one_bad_state_stops_no_other(chromium: Browser, origin: str, own: Daemo
         assert page.evaluate("events.find((event) => event.type === 'refused').code") == "bad-input"
         until(lambda: texts(said(own, "web-h"))[-1] == "Good")
         assert page.evaluate("backup.points()")[0]["local"]  # what was refused is still here
+        page.reload()
+        page.wait_for_function("window.backup")
+        found = page.evaluate("comeBack()")  # and it is what the page showed last
+        assert (found["local"], texts(found)) == (True, ["no role"])
 
 
 def test_a_browser_without_room(chromium: Browser, origin: str, own: Daemon) -> None:
@@ -265,7 +279,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     tab.goto(f"{origin}/client/torpor.d.ts")
     found = tab.evaluate(
         """async () => {
-          const { baseOf, covers, fitting, itemOf, plain, rowOf, sizeOf } = await import('/client/items.js');
+          const { baseOf, covers, fitting, itemOf, leading, plain, rowOf, sizeOf } = await import('/client/items.js');
           const { made } = await import('/client/kept.js');
           const { backoffMs } = await import('/client/queue.js');
           const { timeOf, ulid } = await import('/client/ulid.js');
@@ -293,6 +307,8 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
             gone: settled.gone.map((each) => each.id === one.id || each.id === two.id),
             settled: settled.settled.map((each) => each.id).sort().length,
             fits: fitting([itemOf(row(['x'.repeat(300)])), itemOf(row(['y']))], 300).map((each) => each.messages[0].content),
+            first: [[one, two, row(['x'.repeat(9000)]), fork], [row(['x'.repeat(9000)])], []].map((rows) => leading(rows, 2000, 9)),
+            few: leading([one, two, fork], 2000, 2),
             bytes: sizeOf('\\u00e4\\u{1f600}'),
             plain: plain({ role: 'user', extra: 1, name: null, content: ['t', { type: 'image', index: 2, src: 'blob:x' },
                    { type: 'image_url', image_url: 'data:' }, { type: 'video' }, { type: 'text', text: 'u', at: 1 }] }),
@@ -309,6 +325,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     assert found["whole"] == 1  # the server may have less of a message that is still being written
     assert (found["gone"], found["settled"]) == ([True], 1)
     assert (found["fits"], found["bytes"]) == (["y"], 8)
+    assert (found["first"], found["few"]) == ([2, 1, 1], 2)
     parts = [{"type": "text", "text": "t"}, {"type": "image", "index": 2}, {"type": "image"}, {"type": "video"}]
     assert found["plain"] == {"role": "user", "content": [*parts, {"type": "text", "text": "u"}]}
     assert found["waits"] == [250, 500, 30_000]

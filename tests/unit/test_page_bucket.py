@@ -15,8 +15,8 @@ from torpor.codec import manifest_file
 from torpor.codec.source_media import source
 from torpor.daemon.blob_reads import BlobReads
 from torpor.daemon.page_saves import PageSaves
-from torpor.state.errors import BlobNotFound, Offline
-from torpor.state.manifest import BlobRef, Manifest
+from torpor.state.errors import BackupNotFound, BlobNotFound, Offline
+from torpor.state.manifest import BlobRef, Manifest, manifest_blobs
 from torpor.state.page_items import read_item
 from ulid import ULID
 
@@ -91,3 +91,22 @@ def test_an_image_is_shown_from_the_bucket(here: BucketDaemon, base: Manifest) -
     missing = replace(ref, digest="0" * 64)
     with pytest.raises(BlobNotFound):
         BlobReads(here.catalog, here.back).one(missing)
+
+
+def test_what_was_lost_since_a_page_saved_does_not_stop_it(here: BucketDaemon) -> None:
+    page, words = saves(here, s3=False), "lang und breit " * 9_000
+    made: dict[str, Any] = {
+        "id": str(ULID()),
+        "session_id": "lost",
+        "created_at": 2.0,
+        "messages": [{"role": "user", "content": words}],
+    }
+    base = saved(here, page.save(read_item(made)).backup_id)
+    for digest in manifest_blobs(base):
+        here.catalog.blobs.path(digest).unlink()
+    answer = {"role": "assistant", "content": "Ja."}
+    leaning = {"id": str(ULID()), "base": base.id, "keep": 1, "messages": [answer]}
+    with pytest.raises(BackupNotFound):  # which tells the page to send all of it
+        page.save(read_item(made | leaning))
+    again = page.save(read_item(made | {"id": str(ULID()), "messages": [*made["messages"], answer]}))
+    assert again.messages == 2

@@ -52,10 +52,16 @@ export class SessionBackup {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this._changing = undefined;
     this._keeps = true; // whether this browser has room
+    this._lastMs = 0; // of the last state: ids go on from it when the clock is set back
     this._stopping = new AbortController();
     this._listen();
     kept.tidy(Date.now()).catch(() => undefined);
-    this._loaded = this._drain(true).catch(() => 0);
+    this._loaded = this._load();
+  }
+
+  async _load() {
+    this._lastMs = Math.max(this._lastMs, await this._kept.newestMs(this.sessionId).catch(() => 0));
+    await this._drain(true).catch(() => 0);
   }
 
   get status() {
@@ -164,7 +170,7 @@ export class SessionBackup {
 
   /** @param {import("./torpor.d.ts").PageState<any>} state @param {boolean} working @returns {Row} */
   _row(state, working) {
-    const now = Date.now();
+    const now = (this._lastMs = Math.max(Date.now(), this._lastMs + 1));
     const about = { id: ulid(now), sessionId: this.sessionId, now, tab: this._tab.id, base: this._base, working };
     return rowOf(state, about);
   }

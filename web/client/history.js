@@ -47,7 +47,8 @@ export class History {
   }
 
   /**
-   * Restore a point, or the newest state. Where nobody answers, this browser's newest comes back, and `problem` says why.
+   * Restore a point, or the newest state, which may be one that the server has not taken. Where nobody answers, this
+   * browser's newest comes back, and `problem` says why.
    * Raises: Problem, where nothing can come back from here either.
    * @param {Point | string | undefined} point
    * @returns {Promise<{restored: Restored | null, problem: Problem | null}>}
@@ -58,12 +59,15 @@ export class History {
     const local = id === undefined ? rows[0] : rows.find((row) => row.id === id);
     if (typeof point === "object" && point.local && local !== undefined) return { restored: fromHere(local), problem: null };
     try {
-      return { restored: await this._fromServer(id ?? this._sessionId), problem: null };
+      const restored = await this._fromServer(id ?? this._sessionId);
+      const newest = id === undefined ? rows.find((row) => !row.working) : undefined;
+      const waits = newest !== undefined && newest.pending && isLater(newest, restored); // the server had no room for it
+      return { restored: waits ? fromHere(newest) : restored, problem: null };
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       const nothing = NOTHING.includes(error.code);
-      if (local !== undefined && (error.away || nothing)) {
-        return { restored: fromHere(local), problem: nothing ? null : error };
+      if (local !== undefined && (error.away || nothing || error.status >= 500)) { // damaged there, and well here
+        return { restored: fromHere(local), problem: error.away ? error : null };
       }
       if (nothing && id === undefined) return { restored: null, problem: null };
       throw error;
@@ -112,6 +116,11 @@ function fromHere(row) {
   const { session_id: sessionId, created_at: createdAt, own, messages, draft, partial, base } = row;
   const conversation = own ?? messages;
   return { mode: "local", sessionId, backupId: base, createdAt, conversation, draft, partial, images: [], plan: null, local: true };
+}
+
+/** Tell whether a state goes on from what the server has, or was said later. @param {Row} row @param {Restored} found */
+function isLater(row, found) {
+  return row.base === found.backupId || row.created_at > found.createdAt;
 }
 
 /** @param {any} found @returns {Restored} */

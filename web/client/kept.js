@@ -7,7 +7,7 @@
 
 import { openDB } from "../vendor/idb.js";
 import { covers } from "./items.js";
-import { ulid } from "./ulid.js";
+import { timeOf, ulid } from "./ulid.js";
 
 /** @typedef {import("./items.js").Row} Row */
 
@@ -71,6 +71,13 @@ export class Kept {
     const stored = await this._db().then((db) => db.getAll("heads"), () => []);
     const heads = new Map([...stored, ...this._unkept.values()].map((head) => [head.id, head]));
     return [...heads.values()].filter(wanted).length;
+  }
+
+  /** Return when the newest state of a session was made, in milliseconds; 0 without one. @param {string} sessionId */
+  async newestMs(sessionId) {
+    /** @type {Head[]} */
+    const heads = await (await this._db()).getAll("heads");
+    return Math.max(0, ...heads.filter((head) => head.session_id === sessionId).map((head) => timeOf(head.id)));
   }
 
   /** Note that a server has a state. @param {string} id */
