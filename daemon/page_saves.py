@@ -107,6 +107,7 @@ class PageSaves:
         if (known := self._known(item)) is not None:
             return known
         said, newest = item.digest(), self._newest(item.session_id)
+        item = item.by_clock(self._catalog.now())
         if newest is not None and item.base is None and not item.messages:  # a draft before anything came back
             keep, partial = len(newest.view.conversation), newest.view.partial
             item = replace(item, base=newest.backup.id, keep=keep, partial=partial, bare=False)

@@ -28,6 +28,8 @@ _KIND = f"""
                    ELSE 2 END
          WHEN min(p.safe) THEN 1
          ELSE 9 END"""
+# A page saves its text behind each message: its session wakes from the newest KV cache, which is an earlier backup's.
+_HAS_KV = "(' ' || k.layers || ' ' LIKE '% kv_cache %')"
 _NAMED = "CROSS JOIN backup_blobs l ON l.digest = b.digest CROSS JOIN temp.standing p ON p.id = l.backup_id"
 
 
@@ -66,6 +68,8 @@ def survey(connection: Connection, machine: str | None, busy: Collection[str]) -
                 SELECT k.id, k.used_at, k.dropped_at IS NOT NULL AS dropped,
                        CASE WHEN k.pinned THEN {PINNED}
                             WHEN row_number() OVER (PARTITION BY k.session_id ORDER BY k.created_at DESC, k.id DESC) = 1
+                              OR row_number() OVER (PARTITION BY k.session_id, {_HAS_KV}
+                                                    ORDER BY k.created_at DESC, k.id DESC) = {_HAS_KV}
                             THEN {NEWEST} ELSE {ORDINARY} END AS tier,
                        {safe("k")} AS safe, {has("vision", "k.id")} AS vision, {has("kv", "k.id")} AS kv,
                        {lone("k")} AS lone

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from .answer import THINK, message_of
@@ -22,6 +22,7 @@ MAX_PARTS = 1_000
 MAX_CHARS = 8 << 20  # of all texts of an item
 MAX_ROLE_CHARS = 40
 MAX_DEPTH = 20  # of the arguments of a call
+AGREE_S = 5.0  # between two clocks that agree: for so long an item may have been on its way
 MESSAGE_TEXTS = (
     "reasoning_content",
     "name",
@@ -38,7 +39,8 @@ class PageItem:
 
     `partial` says that the last message was still being written; `draft` is what the user was typing. A `bare` page
     shows no system message: it keeps what the base begins with of those, and does not count them. `behind` is how the
-    last message ends that it keeps, so that a page which miscounts is refused, and not believed.
+    last message ends that it keeps, so that a page which miscounts is refused, and not believed. `sent_at` is when it
+    was sent, by the page's own clock.
     """
 
     id: str
@@ -52,10 +54,18 @@ class PageItem:
     title: str | None = None
     bare: bool = False
     behind: str | None = None
+    sent_at: float | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 of all that it says, by which a second one under the same id is told from the same."""
-        return hashlib.sha256(json.dumps(astuple(self), sort_keys=True).encode()).hexdigest()
+        said = astuple(replace(self, sent_at=None))
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def by_clock(self, now: float) -> PageItem:
+        """Return it with the time at which it was said by another clock, which shows `now` when it has come."""
+        if self.sent_at is None or abs(now - self.sent_at) <= AGREE_S:
+            return self
+        return replace(self, created_at=max(now - max(self.sent_at - self.created_at, 0.0), 0.0))
 
 
 def read_item(value: Any) -> PageItem:
@@ -83,6 +93,7 @@ def read_item(value: Any) -> PageItem:
         title=_title(_optional(fields.get("title"), "title")),
         bare=bare,
         behind=_optional(fields.get("behind"), "behind"),
+        sent_at=None if fields.get("sent_at") is None else _time(fields["sent_at"]),
     )
 
 
@@ -187,7 +198,7 @@ def _sound(text: str) -> str:
 
 def _time(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e11:
-        raise BadInput("`created_at` is not a time in seconds")
+        raise BadInput("`created_at` or `sent_at` is not a time in seconds")
     return float(value)
 
 

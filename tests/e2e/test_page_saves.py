@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -50,6 +51,16 @@ def test_the_same_item_twice_is_one_backup(shared_daemon: Daemon) -> None:
     other = item("page-b", "Goodbye", id=sent["id"])
     answer = shared_daemon.request("POST", "/api/backup/drain", json={"pending": [other]}).json()
     assert [(r["id"], r["code"]) for r in answer["refused"]] == [(sent["id"], "conflict")]
+
+
+def test_a_page_whose_clock_is_slow_goes_another_way(shared_daemon: Daemon) -> None:
+    now = time.time()
+    first = create(shared_daemon, item("page-slow", "Hello", "Hi", created_at=now))
+    create(shared_daemon, item("page-slow", "Abandoned", base=first["backup_id"], keep=2, created_at=now))
+    slow = now - 3600
+    back = item("page-slow", "Goes on", base=first["backup_id"], keep=2, created_at=slow, sent_at=slow + 0.01)
+    create(shared_daemon, back)
+    assert text(shared_daemon, "page-slow")["backup_id"] == back["id"]
 
 
 @pytest.mark.parametrize("ref", ["no-such-session", "01M81P35719XNDZ4R57NMV6DYZ"])

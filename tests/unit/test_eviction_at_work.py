@@ -68,6 +68,19 @@ def test_least_recently_used_first_then_the_newest_then_pins(kept: Kept) -> None
     assert order == [b1.id, b2.id, c.id, a2.id, a1.id]
 
 
+def test_the_newest_kv_cache_of_a_session_stays_though_pages_save_text_behind_it(kept: Kept) -> None:
+    earlier, awake = kept.save("a"), kept.save("a")
+    kept.wait(1.0)
+    idle = kept.save("b")
+    kept.save("a", kv=[])
+    assert kept.retention.make_room(BLOCK_BYTES) > 0
+    assert [kept.here(each)["kv"] for each in (earlier, awake, idle)] == [False, True, True]
+    kept.wait(1.0)
+    note_used(kept.catalog, [awake.id], MACHINE)
+    assert kept.retention.make_room(BLOCK_BYTES) > 0
+    assert [kept.here(each)["kv"] for each in (awake, idle)] == [True, False]
+
+
 def test_what_nobody_needs_goes_before_anything_that_somebody_may_want(kept: Kept) -> None:
     garbage, freed = Garbage(kept.catalog, grace_s=-1.0), list[int]()
     kept.retention.reclaim_with(garbage.reclaim)

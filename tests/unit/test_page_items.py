@@ -266,3 +266,14 @@ def test_laid_out_it_says_what_the_page_said(conversation: list[Any], there: lis
     layout = lay_out(item, item.messages, base, list(range(9)))
     assert [*base.conversation[: layout.shared], *layout.messages] == list(item.messages)
     assert shared(item.messages, base) == layout.shared
+
+
+def test_a_clock_that_is_wrong_makes_nothing_late() -> None:
+    item = read(created_at=1000, sent_at=1060)
+    assert item.digest() == read(created_at=1000).digest() == read(created_at=1000, sent_at=2000).digest()
+    assert item.by_clock(9000.0).created_at == 8940.0
+    assert read(created_at=1000, sent_at=900).by_clock(9000.0).created_at == 9000.0  # it was set back meanwhile
+    assert read(created_at=1000).by_clock(9000.0).created_at == 1000.0
+    assert read(created_at=1000, sent_at=1060).by_clock(1061.0).created_at == 1000.0  # it was only on its way
+    with pytest.raises(BadInput):
+        read(sent_at="now")

@@ -1,4 +1,4 @@
-/** What of a page's state goes to a server, and in which form: pure functions. */
+/** What of a page's state goes to a server, and in which form: pure functions, but that an item says when it is sent. */
 
 /**
  * @typedef {import("./torpor.d.ts").Message} Message
@@ -16,9 +16,9 @@
  */
 
 /** What a server is sent. @typedef {{
- *   id: string, session_id: string, created_at: number, base: string | null, keep: number, bare: boolean,
- *   behind: string | null, messages: Message[],
- *   draft: string | null, partial: boolean, title: string | null,
+ *   id: string, session_id: string, created_at: number, sent_at: number, base: string | null, keep: number,
+ *   bare: boolean, behind: string | null, messages: Message[], draft: string | null, partial: boolean,
+ *   title: string | null,
  * }} PageItem */
 
 /**
@@ -124,6 +124,7 @@ export function itemOf(row) {
     id: row.id,
     session_id: row.session_id,
     created_at: row.created_at,
+    sent_at: Date.now() / 1000, // a server with another clock knows by it how long ago that was
     base: row.base,
     keep,
     bare: row.bare,
