@@ -30,10 +30,10 @@ test: $(STAMP)
 	packaging/test-needs.sh
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-# The pictures of the documentation, again: screenshots of the dashboard.
+# The pictures of the documentation, again: screenshots of the dashboard and of the example.
 pictures: $(STAMP)
 	packaging/test-needs.sh
-	TORPOR_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/e2e/test_pictures.py
+	TORPOR_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/e2e/test_pictures.py tests/e2e/test_example.py::test_its_pictures
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -110,7 +110,7 @@ class PageSaves:
         item = item.by_clock(self._catalog.now())
         if newest is not None and item.base is None and not item.messages:  # a draft before anything came back
             keep, partial = len(newest.view.conversation), newest.view.partial
-            item = replace(item, base=newest.backup.id, keep=keep, partial=partial)
+            item = replace(item, base=newest.backup.id, keep=keep, partial=partial, bare=False)
         base = self._base(item, newest)
         under = base or newest
         conversation = whole(item, under.view if under is not None else View())

@@ -1,8 +1,8 @@
 """What leaves this machine when the room gets short, and in which order. Pure.
 
 First what the bucket has: it is fetched again when somebody needs it. Then KV caches and embeddings that only this
-machine has: they can be computed again. Least recently used first; the newest backup of a session and its newest KV cache
-after the others, and what is pinned last. Text, tokens and media that the bucket does not have never go.
+machine has: they can be computed again. Least recently used first; the newest backup of a session and its newest KV
+cache after the others, and what is pinned last. Text, tokens and media that the bucket does not have never go.
 
 A blob that several backups name goes with the last of them, so what is kept keeps all of its blobs.
 """

@@ -38,7 +38,8 @@ class PageItem:
     """A state of a page. `keep` messages are those of `base`, `messages` come behind; `created_at` in seconds.
 
     `partial` says that the last message was still being written; `draft` is what the user was typing. A `bare` page
-    shows no system message: it keeps what the base begins with of those, and does not count them. `sent_at` is when it
+    shows no system message: it keeps what the base begins with of those, and does not count them. `behind` is how the
+    last message ends that it keeps, so that a page which miscounts is refused, and not believed. `sent_at` is when it
     was sent, by the page's own clock.
     """
 
@@ -52,6 +53,7 @@ class PageItem:
     partial: bool = False
     title: str | None = None
     bare: bool = False
+    behind: str | None = None
     sent_at: float | None = None
 
     def digest(self) -> str:
@@ -90,6 +92,7 @@ def read_item(value: Any) -> PageItem:
         partial=partial,
         title=_title(_optional(fields.get("title"), "title")),
         bare=bare,
+        behind=_optional(fields.get("behind"), "behind"),
         sent_at=None if fields.get("sent_at") is None else _time(fields["sent_at"]),
     )
 

@@ -91,6 +91,11 @@ def whole(item: PageItem, base: View) -> list[Message]:
             hint="Send all messages with base null and keep 0.",
         )
     kept = base.conversation[:keep]
+    if item.behind is not None and not (item.keep and _ends(kept[-1], item.behind)):
+        raise BadInput(
+            "the last message that the item keeps is another one in its base",
+            hint="Send all messages with base null and keep 0.",
+        )
     return [*kept, *item.messages]
 
 
@@ -159,17 +164,25 @@ def _alike(said: Message, saved: Message) -> bool:
     return all(saved.get(key) == said[key] for key in said if key not in ("role", "content"))
 
 
+def _ends(saved: Message, end: str) -> bool:
+    texts = content_text(saved["content"]), text_of(saved)
+    return any(text.rstrip().endswith(end.rstrip()) for text in texts)
+
+
 def _begins(said: Message, saved: Message) -> bool:
     """Tell whether a message that was still being written is the beginning of one that was saved."""
     if said["role"] != "assistant" or saved["role"] != "assistant":
         return False
     if "reasoning_content" in said or "tool_calls" in said:
         return text_of(saved).startswith(text_of(said))
-    return content_text(saved["content"]).startswith(content_text(said["content"]))
+    return content_text(saved["content"]).lstrip().startswith(content_text(said["content"]).lstrip())
 
 
 def _flat(content: Any) -> list[tuple[str, str]]:
-    """Return a content as kinds of parts and their texts; texts that follow each other are one."""
+    """Return a content as kinds of parts and their texts; texts that follow each other are one.
+
+    Without white space around them, which models write and pages drop.
+    """
     found: list[tuple[str, str]] = []
     for part in [content] if isinstance(content, str) else content:
         kind, text = kind_of(part), part if isinstance(part, str) else str(part.get("text", ""))
@@ -179,7 +192,8 @@ def _flat(content: Any) -> list[tuple[str, str]]:
             found[-1] = ("text", found[-1][1] + text)
         elif text:
             found.append(("text", text))
-    return found
+    stripped = [(kind, text.strip()) for kind, text in found]
+    return [each for each in stripped if each != ("text", "")]
 
 
 def _page_content(content: Any) -> Any:

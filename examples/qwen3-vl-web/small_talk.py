@@ -12,16 +12,16 @@ from transformers import LogitsProcessor
 
 # Of the options of a place, none begins another.
 SENTENCE = (
-    ("I see", "There is", "I remember", "Look closely: there is", "It reminds me of"),
-    (" a"),
-    (" small", " large", " quiet", " bright", " pale", " round"),
-    (" red", " blue", " green", " yellow", " grey"),
-    (" circle", " square", " lamp", " bird", " boat", " window", " garden"),
-    (" above", " beside", " behind", " far below", " in front of"),
-    (" the"),
-    (" other", " first", " old", " sleeping"),
-    (" one", " house", " river", " hill", " machine"),
-    (".", ", and it is still there.", ", as before.", ", I think."),
+    ("I see", "There is", "I remember"),
+    " a",
+    (" small", " large", " quiet", " bright", " pale"),
+    (" red", " blue", " green", " grey"),
+    (" sail", " lamp", " bird", " boat", " window", " garden"),
+    (" above", " beside", " behind", " far from"),
+    " the",
+    (" old", " other", " sleeping"),
+    (" house", " river", " hill", " sea"),
+    (".", ", I think."),
 )
 PLACES = tuple((place,) if isinstance(place, str) else place for place in SENTENCE)
 MOST = 2  # sentences

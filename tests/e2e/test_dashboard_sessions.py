@@ -264,7 +264,7 @@ def _blanks(phrase: Any) -> set[str]:
 def test_the_daemon_goes_and_comes_back(home: Path, chromium: Browser) -> None:
     from playwright.sync_api import expect
 
-    with new_tab(chromium, allow=("net::",)) as page:  # whatever a browser writes of a server that went
+    with new_tab(chromium, allow=("net::", "401")) as page:  # whatever a browser writes of a server that went
         with Daemon(home) as daemon:
             enter(page, daemon)
             expect(page.get_by_role("heading", name="Nothing sleeps here yet")).to_be_visible()
@@ -278,3 +278,5 @@ def test_the_daemon_goes_and_comes_back(home: Path, chromium: Browser) -> None:
             page.get_by_role("button", name="Sign out").click()
             expect(page.get_by_role("heading", name="This tab is not signed in")).to_be_visible()
             assert page.evaluate("sessionStorage.length") == 0
+            page.goto(f"{daemon.url}/#login=a-code-of-long-ago")
+            expect(page.get_by_text("This login link was used already")).to_be_visible()

@@ -52,7 +52,7 @@ def server(running: Example) -> Example:
 
 @pytest.fixture
 def page(chromium: Browser, server: Example) -> Iterator[Page]:
-    with new_tab(chromium, viewport={"width": 900, "height": 760}, allow=EXPECTED) as tab:
+    with new_tab(chromium, viewport={"width": 900, "height": 760}, reduced_motion="reduce", allow=EXPECTED) as tab:
         tab.goto(server.url)
         yield tab
 

@@ -78,3 +78,19 @@ def test_what_needs_a_process_says_that_none_is_there(shared_daemon: Daemon, ref
     assert (answer.status_code, answer.json()["code"], answer.json()["success"]) == (503, "no-process", False)
     answer = shared_daemon.request("GET", f"/api/backup/restore/{ref}")
     assert (answer.status_code, answer.json()["success"]) == (404, False)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_draft_before_anything_came_back_is_no_empty_conversation(shared_daemon: Daemon, bare: bool) -> None:
+    name = f"page-draft-{bare}"
+    prompt = {"role": "system", "content": "Be short."}
+    said = [prompt, {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "H"}]
+    create(shared_daemon, item(name) | {"messages": said, "partial": True})
+    create(shared_daemon, item(name, draft="And", bare=bare))
+    found = text(shared_daemon, name)
+    assert (found["conversation"], found["partial"], found["draft"]) == (said, True, "And")
+    goes_on = item(name, base=found["backup_id"], keep=1 if bare else 2, bare=bare)
+    create(shared_daemon, goes_on | {"messages": [{"role": "assistant", "content": "Hi."}]})
+    found = text(shared_daemon, name)
+    assert [m["content"] for m in found["conversation"]] == ["Be short.", "Hello", "Hi."]
+    assert (found["partial"], found["draft"]) == (False, None)

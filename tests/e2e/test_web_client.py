@@ -279,7 +279,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     tab.goto(f"{origin}/client/torpor.d.ts")
     found = tab.evaluate(
         """async () => {
-          const { baseOf, covers, fitting, itemOf, plain, rowOf, sizeOf } = await import('/client/items.js');
+          const { baseOf, covers, fitting, itemOf, leading, plain, rowOf, sizeOf } = await import('/client/items.js');
           const { made } = await import('/client/kept.js');
           const { backoffMs } = await import('/client/queue.js');
           const { timeOf, ulid } = await import('/client/ulid.js');
@@ -307,6 +307,8 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
             gone: settled.gone.map((each) => each.id === one.id || each.id === two.id),
             settled: settled.settled.map((each) => each.id).sort().length,
             fits: fitting([itemOf(row(['x'.repeat(300)])), itemOf(row(['y']))], 300).map((each) => each.messages[0].content),
+            first: [[one, two, row(['x'.repeat(9000)]), fork], [row(['x'.repeat(9000)])], []].map((rows) => leading(rows, 2000, 9)),
+            few: leading([one, two, fork], 2000, 2),
             bytes: sizeOf('\\u00e4\\u{1f600}'),
             plain: plain({ role: 'user', extra: 1, name: null, content: ['t', { type: 'image', index: 2, src: 'blob:x' },
                    { type: 'image_url', image_url: 'data:' }, { type: 'video' }, { type: 'text', text: 'u', at: 1 }] }),
@@ -323,6 +325,7 @@ def test_what_the_modules_decide(tab: Page, origin: str) -> None:
     assert found["whole"] == 1  # the server may have less of a message that is still being written
     assert (found["gone"], found["settled"]) == ([True], 1)
     assert (found["fits"], found["bytes"]) == (["y"], 8)
+    assert (found["first"], found["few"]) == ([2, 1, 1], 2)
     parts = [{"type": "text", "text": "t"}, {"type": "image", "index": 2}, {"type": "image"}, {"type": "video"}]
     assert found["plain"] == {"role": "user", "content": [*parts, {"type": "text", "text": "u"}]}
     assert found["waits"] == [250, 500, 30_000]

@@ -74,7 +74,7 @@ def test_half_a_pair_becomes_a_sign_that_says_so() -> None:
         said({"content": "x"}), said({"role": "", "content": "x"}), said({"role": "a\nb", "content": "x"}), said({"role": 1, "content": "x"}),
         said(user([{"type": "audio"}])), said(user([{"type": "text", "text": 1}])), said(user([{"type": "text"}] * 1001)),
         said(assistant("x", tool_calls={"a": 1})), said(assistant("x", tool_calls=[10**30])), said(assistant("x", tool_calls=[float("inf")])),
-        said(assistant("x", reasoning_content=[])), said(draft=1), said(partial="yes"), said(title=[]),
+        said(assistant("x", reasoning_content=[])), said(draft=1), said(partial="yes"), said(title=[]), said(behind=1),
     ],
 )  # fmt: skip
 def test_what_is_no_item_is_refused(wrong: Any) -> None:
@@ -145,6 +145,8 @@ def test_the_messages_that_both_have() -> None:
     assert shared(TALK, saved) == 2  # a page may know less of a message
     assert shared((user("Hello"), assistant("Hi", reasoning_content="rude")), saved) == 1
     assert shared((user([IMAGE, "Hello"]),), saved) == 0
+    assert shared((user("Hello\n"), assistant(" Hi")), saved) == 2  # nor does white space around a text count
+    assert shared((user("Hel lo"),), saved) == 0
     assert shared(TALK, View((*TALK[:2], assistant("And?")))) == 2
 
 
@@ -212,6 +214,16 @@ def test_a_page_that_shows_no_system_message_does_not_count_it() -> None:
         whole(read(base=BASE, keep=4, bare=True), seen)
     with pytest.raises(BadInput):
         read(bare=1)
+
+
+def test_a_page_that_miscounts_is_not_believed() -> None:
+    seen = View((PROMPT, *TALK, assistant("Yes", reasoning_content="Well.")))
+    for keep, behind in ((3, "Hi"), (4, "nd?"), (5, "Yes"), (5, "</think>\n\nYes"), (5, ""), (5, "es \n")):
+        assert len(whole(read(base=BASE, keep=keep, behind=behind), seen)) == keep
+    for keep, behind in ((2, "Hi"), (4, "Hi"), (0, "Hi"), (5, "No")):
+        with pytest.raises(BadInput):
+            whole(read(base=BASE, keep=keep, behind=behind), seen)
+    assert len(whole(read(base=BASE, keep=2, bare=True, behind="Hi"), seen)) == 3
 
 
 def test_an_answer_that_is_being_written_is_saved_as_begun() -> None:

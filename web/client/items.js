@@ -17,7 +17,7 @@
 
 /** What a server is sent. @typedef {{
  *   id: string, session_id: string, created_at: number, sent_at: number, base: string | null, keep: number,
- *   bare: boolean, messages: Message[], draft: string | null, partial: boolean,
+ *   bare: boolean, behind: string | null, messages: Message[], draft: string | null, partial: boolean,
  *   title: string | null,
  * }} PageItem */
 
@@ -27,6 +27,7 @@
  * @typedef {{backupId: string, keys: string[], prompts: number}} Base
  */
 
+const END_CHARS = 32; // of the last message that is not sent
 const TEXTS = ["name", "reasoning_content", "tool_call_id", "tool_calls"]; // what else a chat template knows of a message
 
 /** Return a message with what chat templates know of it, and nothing else. @param {any} message @returns {Message} */
@@ -127,11 +128,17 @@ export function itemOf(row) {
     base: row.base,
     keep,
     bare: row.bare,
+    behind: keep > 0 ? endOf(row.messages[keep - 1]) : null,
     messages: row.messages.slice(keep),
     draft: row.draft,
     partial: row.partial,
     title: row.title,
   };
+}
+
+/** Return how a message ends: by it the server sees that both mean the same. @param {Message} message */
+function endOf(message) {
+  return textOf(message).slice(-END_CHARS).replace(/^[\uDC00-\uDFFF]/, ""); // no half of a pair
 }
 
 /** Return an item that leans on no backup: for a server that does not have its base. @param {Row} row @returns {PageItem} */
@@ -182,6 +189,16 @@ export function fitting(items, room) {
     room -= size;
     return true;
   });
+}
+
+/**
+ * Return how many of the first rows go into one request; at least one does.
+ * @param {Row[]} rows @param {number} room in bytes @param {number} most
+ */
+export function leading(rows, room, most) {
+  let n = 0;
+  while (n < Math.min(rows.length, most) && (room -= sizeOf(itemOf(rows[n]))) >= 0) n += 1;
+  return Math.max(n, 1);
 }
 
 /** Return how many bytes a value has as JSON. @param {unknown} value */

@@ -1,6 +1,6 @@
 /** What waits in this browser goes to the server: on load, when the network or the server is back, with backoff between. */
 
-import { fitting, itemOf, wholeItemOf } from "./items.js";
+import { itemOf, leading, wholeItemOf } from "./items.js";
 import { Problem } from "./wire.js";
 
 /**
@@ -17,6 +17,7 @@ import { Problem } from "./wire.js";
  */
 
 const UNSAID = { code: "unanswered", detail: "the server says nothing of it", retryable: true };
+const AT_ONCE = 200;
 const AT_ONCE_BYTES = 4 << 20;
 const CLOSING_MS = 300; // at the load of a page, whose former life may not have ended yet
 const FIRST_MS = 500;
@@ -65,7 +66,7 @@ export class Queue {
     let left = rows.filter((row) => !row.working || !living.has(row.tab));
     let taken = 0;
     do {
-      const some = left.slice(0, Math.max(1, fitting(left.map(itemOf), AT_ONCE_BYTES).length));
+      const some = left.slice(0, leading(left, AT_ONCE_BYTES, AT_ONCE));
       taken += (await this.send(some)).filter((each) => each.taken !== null).length;
       left = left.slice(some.length);
     } while (left.length > 0);

@@ -6,16 +6,23 @@ import { listen } from "./live.js";
 import { tellNews } from "./news.js";
 import { lookForPagesAlways } from "./pairing.js";
 import { prepare, Shell, why } from "./shell.js";
-import { signIn } from "./session.js";
+import { Problem, signIn } from "./session.js";
 import { inWords } from "./toasts.js";
 
-const page = prepare(); // its files come while the login link is taken
-try {
-  await signIn();
-} catch (error) {
-  const { text, more } = inWords(error);
-  why.value = more ? `${text}: ${more}` : text;
+/** Take a login link, where the address is one; it may also be put into a tab that is open already. */
+async function enter() {
+  try {
+    await signIn();
+  } catch (error) {
+    const { text, more } = inWords(error);
+    const used = error instanceof Problem && error.status === 401;
+    why.value = used ? "signed_out.used" : more ? `${text}: ${more}` : text;
+  }
 }
+
+addEventListener("hashchange", enter);
+const page = prepare(); // its files come while the login link is taken
+await enter();
 await page;
 listen();
 tellNews();

@@ -1,11 +1,12 @@
 /**
- * What the daemon says in English, in the user's language where the catalog knows it by its code: names of checks and
- * settings, states, kinds of events. Details that hold names and numbers stay as the daemon wrote them.
+ * What the daemon says in English, in the user's language: names of checks, settings and events by their codes, and
+ * sentences that are seen often by their form. What is not known stays as the daemon wrote it, marked as English.
  */
 
 import { html } from "../vendor/preact.js";
 import { language } from "./words.js";
 import zh from "./words/zh-CN-daemon.js";
+import zhSentences from "./words/zh-CN-sentences.js";
 
 /** @type {Partial<Record<import("./words.js").Language, Record<string, string>>>} */
 const TOLD = { "zh-CN": zh };
@@ -19,6 +20,24 @@ export function said(key, words) {
   return known === undefined ? { text: words, lang: "en" } : { text: known, lang: language.value };
 }
 
+/** @param {string} text */
+const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+
+/** @type {Partial<Record<import("./words.js").Language, [RegExp, string][]>>} */
+const SENTENCES = { "zh-CN": zhSentences.map(([english, told]) => [new RegExp(`^${english.split("{}").map(escaped).join("(.+)")}$`), told]) };
+
+/**
+ * Return a sentence of the daemon in the user's language, where its form is known.
+ * @param {string} words @returns {{text: string, lang: import("./words.js").Language}}
+ */
+export function sentence(words) {
+  for (const [form, told] of SENTENCES[language.value] ?? []) {
+    const parts = form.exec(words);
+    if (parts) return { text: told.split("{}").map((piece, index) => piece + (parts[index + 1] ?? "")).join(""), lang: language.value };
+  }
+  return { text: words, lang: "en" };
+}
+
 /** Those words as text, marked with their language for who hears it. @param {{code: string, words: string}} props */
 export function Said({ code, words }) {
   const { text, lang } = said(code, words);
@@ -28,6 +47,7 @@ export function Said({ code, words }) {
 /** What the daemon wrote, as it stands: paths, counts, reasons, and commands between backticks. @param {{words: string | null | undefined}} props */
 export function Verbatim({ words }) {
   if (!words) return null;
-  const parts = words.split(/`([^`]+)`/).map((part, index) => (index % 2 ? html`<code key=${index}>${part}</code>` : part));
-  return language.value === "en" ? parts : html`<span lang="en">${parts}</span>`;
+  const { text, lang } = sentence(words);
+  const parts = text.split(/`([^`]+)`/).map((part, index) => (index % 2 ? html`<code key=${index}>${part}</code>` : part));
+  return lang === language.value ? parts : html`<span lang=${lang}>${parts}</span>`;
 }

@@ -11,9 +11,9 @@ import { go, href, route } from "./routes.js";
 import { signedIn, signOut } from "./session.js";
 import { nextTheme, theme } from "./theme.js";
 import { Toasts } from "./toasts.js";
-import { LANGUAGES, language, speak, t } from "./words.js";
+import { LANGUAGES, language, says, speak, t } from "./words.js";
 
-/** Why this tab is not signed in, where that is known. */
+/** Why this tab is not signed in, where that is known: a phrase, or what the daemon says. */
 export const why = signal("");
 
 /** The whole dashboard. */
@@ -135,7 +135,7 @@ function SignedOut() {
   return html`<main class="signed-out">
     <${Mark} />
     <h1>${t("signed_out.title")}</h1>
-    ${why.value && html`<p class="notice warn"><${Icon} name="alert" />${why.value}</p>`}
+    ${why.value && html`<p class="notice warn"><${Icon} name="alert" />${says(why.value) ? t(why.value) : why.value}</p>`}
     <p>${t("signed_out.how")}</p>
     <p><code class="command">torpor open</code></p>
     <p class="muted">${t("signed_out.safe")}</p>

@@ -23,6 +23,7 @@ const LOOK_MS = 1000;
 export function Page() {
   const { data, error, reload } = useData((signal) => json("GET", "/v1/storage", undefined, { signal }), []);
   const surveyed = data && data.surveyed_ago_s !== null; // a large home takes a second to look through
+  const below = data || error ? "" : "unsettled"; // what is shown above may still grow
   usePoll(reload, LOOK_MS, Boolean(data) && !surveyed);
   return html`<div class="page">
     <header>
@@ -35,11 +36,11 @@ export function Page() {
             <header><h2 id="room">${t("storage.room")}</h2></header>
             ${data ? html`<${Room} storage=${data} />` : html`<${Waiting} lines=${9} />`}
           </section>
-          <div class="cards">
+          <div class=${`cards ${below}`}>
             <section class="card" aria-labelledby="dedupe"><header><h2 id="dedupe">${t("dedupe.title")}</h2></header>${data ? html`<${Dedupe} storage=${data} />` : html`<${Waiting} lines=${4} />`}</section>
             <section class="card" aria-labelledby="going"><header><h2 id="going">${t("going.title")}</h2></header>${surveyed ? html`<${Going} next=${data.next_to_go} />` : html`<${Waiting} lines=${4} />`}</section>
           </div>`}
-    <${Activity} />
+    <div class=${below}><${Activity} /></div>
     ${data && data.sessions.length > 0 && html`<section class="card" aria-labelledby="largest"><header><h2 id="largest">${t("largest.title")}</h2></header><${Largest} sessions=${data.sessions} /></section>`}
   </div>`;
 }

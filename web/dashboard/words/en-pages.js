@@ -174,7 +174,7 @@ export default {
   "scrub.off": "Off",
   "scrub.running": "Reading",
   "scrub.resting": "Resting, on battery",
-  "scrub.idle": "Done for now",
+  "scrub.idle": "Idle",
   "scrub.began": "Began",
   "scrub.read": "Read",
   "scrub.left": "{size} left, about {time}",

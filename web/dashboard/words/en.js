@@ -27,6 +27,7 @@ export default {
   "keys.remove": "Remove it",
   "sign.out": "Sign out",
   "signed_out.title": "This tab is not signed in",
+  "signed_out.used": "This login link was used already, or is more than a minute old.",
   "signed_out.how": "Open the dashboard with this command, or from the tray:",
   "signed_out.safe": "Your sessions are safe. The link opens once, for a minute, and only on this machine.",
   "live.on": "Live",

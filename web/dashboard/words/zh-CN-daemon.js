@@ -13,6 +13,7 @@ export default {
   "check.keys": "密钥",
   "check.links": "链接",
   "check.old indexes": "旧索引",
+  "check.owner": "所有者",
   "check.permissions": "权限",
   "check.scrub": "巡检",
   "check.second copy": "第二副本",

@@ -174,7 +174,7 @@ export default {
   "scrub.off": "已关闭",
   "scrub.running": "正在读取",
   "scrub.resting": "使用电池，暂歇",
-  "scrub.idle": "暂已完成",
+  "scrub.idle": "空闲",
   "scrub.began": "开始于",
   "scrub.read": "已读取",
   "scrub.left": "剩余 {size}，约 {time}",

@@ -27,6 +27,7 @@ export default {
   "keys.remove": "移除",
   "sign.out": "退出登录",
   "signed_out.title": "此标签页尚未登录",
+  "signed_out.used": "此登录链接已被使用，或已超过一分钟。",
   "signed_out.how": "用以下命令或从托盘图标打开控制面板：",
   "signed_out.safe": "您的会话是安全的。链接只能打开一次，一分钟内有效，且仅限本机。",
   "live.on": "实时",
