@@ -144,12 +144,14 @@ def test_the_daemon_goes_and_comes_back(chromium: Browser, origin: str, own: Dae
         assert (found["mode"], found["local"], texts(found)) == ("local", True, ["One", "Two", "Three"])
         assert [p["local"] for p in page.evaluate("backup.points()")] == [True] * 3
         page.evaluate("say('assistant', 'Four')")
+        page.evaluate("say('user', 'Oops')")
+        page.evaluate("async () => { chat.conversation.pop(); await backup.message(); }")  # and it is taken back
 
         again(own)
         page.wait_for_function("events.some((event) => event.type === 'online')", timeout=15_000)
         page.wait_for_function("backup.status.pending === 0")
         assert texts(said(own, "web-c")) == ["One", "Two", "Three", "Four"]
-        assert backups(own, "web-c") == 2
+        assert backups(own, "web-c") == 3
         assert page.evaluate("names()").count("offline") == 1
 
 
