@@ -1,4 +1,4 @@
-"""What a page, a tray or a command may ask of a process and its sessions: saved, planned, woken. Answers are JSON."""
+"""What a page or a command may ask of a process and its sessions: saved, planned, woken. Answers are JSON."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ class BackupDesk:
     def create(self, session_id: str | None, *, small: bool = False, state: Mapping[str, Any] | None = None) -> Json:
         """Save a session (None: all that are awake) and return when it is durable.
 
-        `state` is what the page shows (state/page_items.py). Where the session is not awake, or the model is at work
-        and a small save must not wait, the daemon saves that alone; else it looks whether the session has all of it,
+        `state` is what the page shows (state/page_items.py). Where the session is not awake, and of a small save
+        also where it would wait for the model, or the page has a draft or an unfinished message, the daemon saves that
+        state alone; else it looks whether the session has all of it,
         and saves what is missing. `item` of the answer says what became of it.
         Raises: SessionNotFound, and whatever a save fails with; of a save of all, `failed` tells.
         """

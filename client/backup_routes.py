@@ -17,6 +17,7 @@ import orjson
 from blake3 import blake3
 
 from ..state.errors import BadInput, NotFound, TooLarge, TorporError
+from ..state.glimpse import PICTURES
 from ..state.problems import MEDIA_TYPE, to_problem
 from .backup_desk import BackupDesk
 from .same_origin import LOOPBACK, MAX_BODY_BYTES, Request, check
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 MAX_POINTS = 1000
 ENTRY = b'export * from "./client/torpor.js";\n'
 _FOLDERS = ("client", "vendor")
-_SHOWN = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _KEPT = {**_PRIVATE, "Cache-Control": "private, max-age=3600", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
@@ -88,8 +88,8 @@ class BackupRoutes:
         if not index.isdecimal() or len(index) > 6:
             raise NotFound("no such picture")
         data, kind = self.desk.media(backup_id, int(index))
-        shown = kind if kind in _SHOWN else "application/octet-stream"
-        headers = _KEPT if kind in _SHOWN else {**_KEPT, "Content-Disposition": "attachment"}
+        shown = kind if kind in PICTURES else "application/octet-stream"
+        headers = _KEPT if kind in PICTURES else {**_KEPT, "Content-Disposition": "attachment"}
         return Answer(200, data, shown, tuple(headers.items()))
 
 

@@ -22,15 +22,13 @@ from ..codec import lz4_stream
 from ..codec.bundle import FOLDER, Bundle, blob_refs, write_bundle
 from ..codec.leaves import LeafDigests, ReadBlob
 from ..codec.safetensors_file import SafetensorsFile, write_safetensors
-from ..codec.state_file import PLAIN_LAYERS, load_checked
+from ..codec.state_file import PLAIN_LAYERS, load_own
 from ..codec.v1_read import V1File
 from ..codec.v1_write import Losses, write_v1
 from ..state.errors import (
     BadInput,
     Conflict,
     FileExists,
-    InvalidFile,
-    InvalidManifest,
     StoreFailed,
     StoreFull,
     TorporError,
@@ -81,7 +79,7 @@ class Exporter:
         """
         if check_format(kind) != "v1" and strict:
             raise BadInput("strict is a way to write v1", hint="Add --format v1.")
-        manifest, target, losses = _checked(raw), Path(os.path.abspath(path)), Losses()
+        manifest, target, losses = load_own(raw), Path(os.path.abspath(path)), Losses()
         with _translated(target):
             _check_target(target, force)
         done, total = 0, 2 * (sum(ref.size_bytes for ref in blob_refs(manifest)) + len(raw))
@@ -102,13 +100,6 @@ class Exporter:
             _publish(file, target, force)
         progress(total, total)
         return Exported(target, kind, written.size_bytes, written.digest, written.resumed_bytes, losses)
-
-
-def _checked(raw: bytes) -> Manifest:
-    try:
-        return load_checked(raw)
-    except InvalidFile as error:
-        raise InvalidManifest(error.detail) from error
 
 
 def _check_target(target: Path, force: bool) -> None:

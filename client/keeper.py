@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ..codec import manifest_file
+from ..codec.bundle import blob_refs
 from ..state.backup import Backup
 from ..state.block_keys import Medium
 from ..state.canary import CanaryResult
 from ..state.errors import InvalidManifest, ManifestDamaged, TorporError
 from ..state.kv_limits import DEFAULT_MAX_TOKENS
-from ..state.manifest import BlobRef, Manifest, manifest_blobs
+from ..state.manifest import Manifest
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, check_required, plan_restore, refused
 from ..state.quota import SMALL_BYTES
 from ..state.rates import Observation
@@ -66,10 +67,6 @@ class _Read:
     woken: Woken
     checked: CanaryResult
     state: TargetState
-
-
-def _refs(manifest: Manifest) -> list[BlobRef]:
-    return [BlobRef(digest, size) for digest, (size, _) in manifest_blobs(manifest).items()]
 
 
 def connect(
@@ -176,7 +173,7 @@ class Keeper:
         return plan
 
     def _missing(self, manifest: Manifest) -> frozenset[str]:
-        return frozenset(self.blobs.missing(_refs(manifest)))
+        return frozenset(self.blobs.missing(blob_refs(manifest)))
 
     def _conditions(self, state: TargetState) -> Conditions:
         return Conditions(self.max_recoverable_tokens, rates=self._rates.rates(state))
@@ -343,7 +340,7 @@ class Keeper:
         """
         backup, manifest = self.manifest(ref)
         if self._fetching is not None:
-            self._fetching.bring(backup.id, _refs(manifest))
+            self._fetching.bring(backup.id, blob_refs(manifest))
         return fork(self.api, backup, manifest, session_id, self._clock())
 
     def history(self, session_id: str, *, limit: int | None = None) -> History:
@@ -370,7 +367,7 @@ class Keeper:
         raw = self.api.manifest(self.api.backup(ref).id)
         if self._fetching is not None:
             manifest = manifest_file.load(raw)
-            self._fetching.expect(manifest.id, _refs(manifest))
+            self._fetching.expect(manifest.id, blob_refs(manifest))
         return Exporter(self.blobs).run(raw, path, kind, progress, strict=strict, force=force)
 
     def import_file(
@@ -395,7 +392,7 @@ class Keeper:
         return importer.run(path, session_id, progress, follow=follow, expected=expected, name=name)
 
     def attach(self, provider: Provider, *, name: str | None = None) -> Attachment:
-        """Let tray, command line and pages save and wake this process's sessions, until the attachment is closed.
+        """Let the command line and pages save and wake this process's sessions, until the attachment is closed.
 
         `name` is what people see. A daemon that is away is looked for until it is there; nothing is raised for it.
         """

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..state.errors import BadInput, InvalidFile, InvalidId, TooLarge
+from ..state.errors import BadInput, InvalidFile, InvalidId, InvalidManifest, TooLarge
 from ..state.ids import parse_session_id
 from ..state.manifest import LayerName, Manifest
 from ..state.tensors import TORCH_ONLY_DTYPES, TensorSpec
@@ -60,6 +60,14 @@ def load_checked(raw: bytes) -> Manifest:
     for layer in manifest.layers.values():
         check_tree(layer)
     return manifest
+
+
+def load_own(raw: bytes) -> Manifest:
+    """Read a manifest of this home as strictly as one of a file. Raises: InvalidManifest, TooLarge."""
+    try:
+        return load_checked(raw)
+    except InvalidFile as error:
+        raise InvalidManifest(error.detail) from error
 
 
 def leaf_fits(spec: TensorSpec, kind: str) -> bool:

@@ -20,9 +20,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ..codec.bundle import blob_refs, size_of_bundle, write_in_pieces
-from ..codec.state_file import PLAIN_LAYERS, load_checked
+from ..codec.state_file import PLAIN_LAYERS, load_own
 from ..codec.v1_write import Losses, write_v1
-from ..state.errors import BlobDamaged, InvalidFile, InvalidManifest, MissingBlobs, Unavailable
+from ..state.errors import BlobDamaged, MissingBlobs, Unavailable
 from ..state.manifest import BlobRef, Manifest, layer_blobs
 from ..store.blobs import BlobStore
 from ..store.files import translated
@@ -72,7 +72,7 @@ class Exports:
         BlobDamaged, StoreFailed.
         """
         raw = self._catalog.manifest_json(backup_id)
-        manifest = _checked(raw)
+        manifest = load_own(raw)
         self._in_use([manifest.id])
         self._require(_needed(manifest, kind))
         size = None if kind == "v1" else size_of_bundle(raw)
@@ -107,13 +107,6 @@ def _joined(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes]:
             yield bytes(ready)
             ready.clear()
     yield bytes(ready)
-
-
-def _checked(raw: bytes) -> Manifest:
-    try:
-        return load_checked(raw)
-    except InvalidFile as error:
-        raise InvalidManifest(error.detail) from error
 
 
 def _needed(manifest: Manifest, kind: ExportFormat) -> list[BlobRef]:

@@ -17,11 +17,10 @@ AT_MOST = 20  # times as long as it took to make is it kept
 
 @dataclass(frozen=True, slots=True)
 class Kept(Generic[T]):
-    """An answer, and how old it is. `renewing` while a newer one is being made."""
+    """An answer, and how old it is."""
 
     value: T
     age_s: float
-    renewing: bool
 
 
 class KeptAnswer(Generic[T]):
@@ -52,7 +51,7 @@ class KeptAnswer(Generic[T]):
                     raise self._failed
                 return None
             value, made_at = self._kept
-            return Kept(value, max(self._steady() - made_at, 0.0), self._making)
+            return Kept(value, max(self._steady() - made_at, 0.0))
 
     def _renew(self) -> None:
         began, made, failed = self._steady(), None, None

@@ -136,7 +136,7 @@ export interface BackupEvents<M extends Message = Message> {
   saved: Saved;
   /** Nobody answers: states wait in this browser. */
   offline: { problem: Problem; pending: number };
-  /** Somebody answers again; what waited was sent. */
+  /** Somebody answers again; `drained` states were sent by then, what still waits follows. */
   online: { drained: number };
   restored: Restored<M>;
   /** A state was not taken (and is kept here), the page is not paired, or this browser's storage is full. */

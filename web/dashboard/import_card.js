@@ -9,7 +9,7 @@ import { Verbatim } from "./said.js";
 import { t } from "./words.js";
 
 /** A button that opens the choice of files. @param {{kind?: string}} props */
-export function ImportButton({ kind = "" }) {
+function ImportButton({ kind = "" }) {
   const field = useRef(/** @type {HTMLInputElement | null} */ (null));
   /** @param {any} event */
   const chosen = (event) => {

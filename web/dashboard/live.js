@@ -48,7 +48,7 @@ export function changed() {
 }
 
 /** Ask for the status again. */
-export async function refreshStatus() {
+async function refreshStatus() {
   try {
     status.value = await json("GET", "/v1/status");
   } catch (error) {

@@ -18,7 +18,7 @@ const waiting = [];
 let running = 0;
 
 /** @param {string} backupId @param {number} index @param {boolean} fetched from S3, if need be */
-export function mediaPath(backupId, index, fetched) {
+function mediaPath(backupId, index, fetched) {
   return `/v1/backups/${encodeURIComponent(backupId)}/media/${index}${fetched ? "?fetch=true" : ""}`;
 }
 

@@ -43,7 +43,7 @@ const PAGE = 500;
  * @property {number} forks
  */
 
-export class SessionList {
+class SessionList {
   rows = signal(/** @type {SessionRow[]} */ ([]));
   total = signal(/** @type {number | null} */ (null));
   error = signal(/** @type {unknown} */ (null));
