@@ -29,6 +29,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 THREADS = 8
+_OF_MODEL = ("create", "restore", "plan")  # they may wait for the model; nothing else waits for them
 log = logging.getLogger("torpor.routes")
 
 
@@ -43,6 +44,7 @@ class BackupApp:
     def __init__(self, routes: BackupRoutes) -> None:
         self.routes = routes
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="torpor-routes")
+        self._waiting = ThreadPoolExecutor(THREADS, thread_name_prefix="torpor-model")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -63,8 +65,9 @@ class BackupApp:
 
     async def _answer(self, request: Request, body: bytes) -> Answer:
         loop = asyncio.get_running_loop()
+        threads = self._waiting if request.path.partition("/")[0] in _OF_MODEL else self._threads
         try:
-            return await loop.run_in_executor(self._threads, self.routes.answer, request, body)
+            return await loop.run_in_executor(threads, self.routes.answer, request, body)
         except Exception as error:  # of the provider
             log.exception("a backup route failed")
             return defect(error)

@@ -48,7 +48,7 @@ _TAKEN = ("tokens", "vision_cache", "kv_cache")
 
 
 class WayBack:
-    """Looks along the line of parents, the nearest first."""
+    """Looks along the line of parents, the nearest first, and where that ends, at the session's earlier backups."""
 
     def __init__(self, api: Api, blobs: BlobAccess) -> None:
         self._api, self._blobs = api, blobs
@@ -61,7 +61,7 @@ class WayBack:
         if _opens(manifest, state):
             return alone
         notes, looked = list[str](), 0
-        for parent in self._parents(manifest.parent_id, notes):
+        for parent in self._parents(manifest, notes):
             if not _may_open(parent, state):
                 continue
             looked += 1
@@ -75,17 +75,25 @@ class WayBack:
                 break
         return Source(manifest, notes=tuple(notes))
 
-    def _parents(self, backup_id: str | None, notes: list[str]) -> Iterator[Backup]:
+    def _parents(self, manifest: Manifest, notes: list[str]) -> Iterator[Backup]:
+        backup_id = manifest.parent_id
         for _ in range(_LOOK_BACK):
             if backup_id is None:
                 return
             try:
                 parent = self._api.backup(backup_id, ask=False)
             except BackupNotFound:
-                notes.append(f"the earlier backup {backup_id} is gone, and what came before it cannot be found")
+                notes.append(f"the earlier backup {backup_id} is gone; others of the session are looked at")
+                yield from self._earlier(manifest)
                 return
             yield parent
             backup_id = parent.parent_id
+
+    def _earlier(self, manifest: Manifest) -> Iterator[Backup]:
+        """Yield the backups of a session that are older than one, newest first: saves of pages come and go."""
+        for each in self._api.backups(session_id=manifest.session_id, limit=_LOOK_BACK):
+            if each.created_at < manifest.created_at:
+                yield each
 
     def _manifest(self, backup: Backup, notes: list[str]) -> Manifest | None:
         try:

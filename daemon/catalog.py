@@ -95,7 +95,7 @@ class Catalog:
         self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
         self.spared = Spared()
         self._on_queued: Callable[[], None] | None = None
-        self._on_change: Callable[[Iterable[str], bool], None] = lambda session_ids, removed: None
+        self._listeners: list[Callable[[Iterable[str], bool], None]] = []
         self._room_for: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
 
     def admit_with(self, admit: Callable[[Sequence[Manifest], int], AbstractContextManager[None]]) -> None:
@@ -107,8 +107,13 @@ class Catalog:
         self._on_queued = on_queued
 
     def tell_changes_with(self, on_change: Callable[[Iterable[str], bool], None]) -> None:
-        """Call this with the sessions of which something was entered or the title changed, or (True) removed."""
-        self._on_change = on_change
+        """Call this, too, with sessions of which something was entered or the title changed, or (True) removed."""
+        self._listeners.append(on_change)
+
+    def _on_change(self, session_ids: Iterable[str], removed: bool) -> None:
+        told = list(session_ids)
+        for listener in self._listeners:
+            listener(told, removed)
 
     def _queued(self) -> None:
         if self._on_queued is not None:

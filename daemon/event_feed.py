@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from ..db.events import events_after, newest_event_id, recent_events
 from ..db.index import Index
+from ..state.errors import Unauthorized
 from .security import STILL
 
 LOOK_S = 0.25  # between two looks while somebody waits
@@ -114,6 +115,7 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
 
     @app.get("/v1/events")
     async def events(
+        request: Request,
         limit: int = Query(50, ge=1, le=1000),
         after: int | None = Query(None, ge=0, le=2**62),
         wait_s: float = Query(0.0, ge=0.0, le=LONGEST_WAIT_S),
@@ -122,7 +124,10 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
         if after is None:
             newest = await run_in_threadpool(feed.recent, limit)
             return _json({"events": newest, "after": newest[0]["id"] if newest else 0})
-        found, next_after = await feed.wait_after(after, limit, wait_s)
+        still: Callable[[], bool] = request.scope[STILL]
+        found, next_after = await feed.wait_after(after, limit, wait_s, lambda: not still())
+        if not still():  # before anything more is told
+            raise Unauthorized("the token was made void meanwhile")
         return _json({"events": found, "after": next_after})
 
     @app.get("/v1/events/stream")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class Looks:
     def __init__(self, catalog: Catalog, reads: BlobReads) -> None:
         self._catalog, self._reads, self._lock = catalog, reads, threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # session id -> its newest that a page saved
+        catalog.tell_changes_with(self._forget_removed)
 
     def look(self, backup: Backup) -> Seen:
         """Read a backup as a page sees it.
@@ -79,3 +80,7 @@ class Looks:
         """Keep nothing of a session: it is removed, or not all of it is on the disk any more."""
         with self._lock:
             self._kept.pop(session_id, None)
+
+    def _forget_removed(self, session_ids: Iterable[str], removed: bool) -> None:
+        for session_id in session_ids if removed else ():
+            self.forget(session_id)

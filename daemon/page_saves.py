@@ -116,7 +116,8 @@ class PageSaves:
         conversation = whole(item, under.view if under is not None else View())
         if newest is not None and holds(newest.view, item, conversation):
             there = newest.view
-            if newest is base:  # a page that knew it means what it leaves out of it
+            if base is not None and (newest is base or len(conversation) < len(base.view.conversation)):
+                # What a page leaves out of what it knew, it means.
                 nothing_new = len(conversation) == len(there.conversation) and item.draft == there.draft
             else:
                 nothing_new = not drafts_more(there, item, conversation)

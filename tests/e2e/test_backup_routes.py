@@ -250,6 +250,20 @@ def test_two_tabs_that_load_at_once_wake_one_session(keeper: Keeper) -> None:
     assert sessions.times == 1
 
 
+def test_saves_that_wait_for_the_model_hold_up_nothing_else(keeper: Keeper) -> None:
+    sessions, many = table(**{"routes-busy": SAID}), 9  # more than there are threads
+    call = served_by_fastapi(keeper, sessions)
+    with ThreadPoolExecutor(many + 1) as pool:
+        with sessions.pause():
+            waiting = [pool.submit(call, "POST", "/create", json={"session_id": "routes-busy"}) for _ in range(many)]
+            module = pool.submit(call, "GET", "/torpor.js")
+            assert module.result(20).status_code == 200
+            drained = pool.submit(call, "POST", "/drain", json={"pending": [state("routes-busy", *SAID)]})
+            assert len(drained.result(20).json()["drained"]) == 1
+            assert not any(each.done() for each in waiting)
+        assert all(each.result().status_code == 201 for each in waiting)
+
+
 def test_a_daemon_that_is_away_is_said_so_at_once(daemon: Daemon) -> None:
     with daemon.keeper() as keeper:
         call = served_by_fastapi(keeper, table(s=SAID))

@@ -218,3 +218,22 @@ def test_a_stream_of_events_ends_with_its_token(shared_daemon: Daemon) -> None:
         began = time.monotonic()
         assert not [line for line in lines if line.startswith("data:")]
         assert time.monotonic() - began < 8  # and not at the next beat
+
+
+def test_a_wait_for_events_ends_with_its_token(shared_daemon: Daemon) -> None:
+    made = shared_daemon.request("POST", "/v1/tokens", json={"label": "waiter", "scopes": ["read"]}).json()
+    headers = {"Authorization": f"Bearer {made['token']}"}
+    url = f"{shared_daemon.url}/v1/events?wait_s=20&after={1 << 40}"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.get, url, headers=headers, timeout=30, trust_env=False)
+        while not used(shared_daemon, made["info"]["id"]):  # the request has come in
+            assert not answer.done()
+        shared_daemon.request("DELETE", f"/v1/tokens/{made['info']['id']}")
+        began = time.monotonic()
+        assert answer.result().status_code == 401
+        assert time.monotonic() - began < 8
+
+
+def used(daemon: Daemon, token_id: str) -> bool:
+    tokens = daemon.request("GET", "/v1/tokens").json()["tokens"]
+    return any(each["id"] == token_id and each["used_at"] is not None for each in tokens)

@@ -94,6 +94,17 @@ def test_pages_that_save_one_behind_the_other(shared_daemon: Daemon, keeper: Kee
     assert [m.data for m in other.session.media] == [m.data for m in live.media]
 
 
+def test_a_save_of_a_page_that_is_removed_takes_no_kv_cache_along(shared_daemon: Daemon, keeper: Keeper) -> None:
+    live, first = talked(keeper, "page-gap")
+    between = save(shared_daemon, said("page-gap", first, 2, {"role": "user", "content": "Sure?"}))
+    made = save(shared_daemon, said("page-gap", between, 3, {"role": "assistant", "content": "Quite."}))
+    keeper.api.remove(between)
+    woken = keeper.restore("page-gap", target_of(model_a()))
+    assert (woken.mode, woken.plan.base_id, woken.backup.id) == ("prefix", first, made)
+    assert woken.plan.tokens_reused == live.token_ids.shape[-1] - 1
+    assert any(f"{between} is gone" in note for note in woken.plan.notes)
+
+
 def test_a_page_that_went_another_way_keeps_the_picture(shared_daemon: Daemon, keeper: Keeper) -> None:
     """The first question is asked in other words, with the same picture; the KV cache does not fit, and is not used."""
     live, first = talked(keeper, "page-edit")

@@ -63,6 +63,15 @@ def test_a_page_whose_clock_is_slow_goes_another_way(shared_daemon: Daemon) -> N
     assert text(shared_daemon, "page-slow")["backup_id"] == back["id"]
 
 
+def test_what_a_page_took_away_stays_away(shared_daemon: Daemon) -> None:
+    """Though the process, which does not know it yet, has saved the whole once more in between."""
+    first = create(shared_daemon, item("page-cut", "Hello", "Hi", "Oops", "What?"))
+    create(shared_daemon, item("page-cut", base=first["backup_id"], keep=4, draft="Between"))
+    for kind in ("small", "unchanged"):  # said twice, it is saved once
+        assert create(shared_daemon, item("page-cut", base=first["backup_id"], keep=2))["kind"] == kind
+    assert [m["content"] for m in text(shared_daemon, "page-cut")["conversation"]] == ["Hello", "Hi"]
+
+
 @pytest.mark.parametrize("ref", ["no-such-session", "01M81P35719XNDZ4R57NMV6DYZ"])
 def test_what_needs_a_process_says_that_none_is_there(shared_daemon: Daemon, ref: str) -> None:
     answer = shared_daemon.request("POST", "/api/backup/create", json={"session_id": "page-c"})

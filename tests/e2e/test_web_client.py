@@ -144,12 +144,14 @@ def test_the_daemon_goes_and_comes_back(chromium: Browser, origin: str, own: Dae
         assert (found["mode"], found["local"], texts(found)) == ("local", True, ["One", "Two", "Three"])
         assert [p["local"] for p in page.evaluate("backup.points()")] == [True] * 3
         page.evaluate("say('assistant', 'Four')")
+        page.evaluate("""async () => { const oops = say('user', 'Oops');  // and it is taken back at once
+                         chat.conversation.pop(); await backup.message(); await oops; }""")
 
         again(own)
         page.wait_for_function("events.some((event) => event.type === 'online')", timeout=15_000)
         page.wait_for_function("backup.status.pending === 0")
         assert texts(said(own, "web-c")) == ["One", "Two", "Three", "Four"]
-        assert backups(own, "web-c") == 2
+        assert backups(own, "web-c") == 3
         assert page.evaluate("names()").count("offline") == 1
 
 

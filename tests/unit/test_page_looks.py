@@ -54,7 +54,7 @@ def save(daemon: BucketDaemon, session_id: str, layer: Any) -> str:
     return made.id
 
 
-def says(session_id: str, base: str, keep: int, *texts: str, **more: Any) -> Any:
+def says(session_id: str, base: str | None, keep: int, *texts: str, **more: Any) -> Any:
     messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
     said = {"id": str(ULID()), "session_id": session_id, "created_at": 2e9, "base": base, "keep": keep}
     return read_item(said | {"messages": messages} | more)
@@ -93,3 +93,11 @@ def test_only_the_newest_of_a_few_sessions_is_kept(here: BucketDaemon) -> None:
     assert saves.look(last).text is saves.look(last).text
     older = index.list_backups(session_id=names[-1])[-1]
     assert saves.look(older).manifest.id == older.id
+
+
+def test_nothing_is_kept_of_what_is_removed(here: BucketDaemon) -> None:
+    pages = PageSaves(here.catalog, BlobReads(here.catalog, None), here.room)
+    made = pages.save(says("removed", None, 0, "A secret"))
+    assert "A secret" in repr(pages._looks._kept)
+    here.catalog.remove(made.backup_id)
+    assert "A secret" not in repr(pages._looks._kept)

@@ -1,7 +1,7 @@
 /** The backup of one session: on each message a small save, now and then a full one, and the way back. */
 
 import { History } from "./history.js";
-import { baseOf, covers, itemOf, rowOf, same } from "./items.js";
+import { baseOf, covers, itemOf, rowOf, same, takesAway } from "./items.js";
 import { LastWords } from "./last_words.js";
 import { backoffMs } from "./queue.js";
 import { Standing } from "./standing.js";
@@ -171,7 +171,10 @@ export class SessionBackup {
   /** @param {import("./torpor.d.ts").PageState<any>} state @param {boolean} working @returns {Row} */
   _row(state, working) {
     const now = (this._lastMs = Math.max(Date.now(), this._lastMs + 1));
-    const about = { id: ulid(now), sessionId: this.sessionId, now, tab: this._tab.id, base: this._base, working };
+    const before = this._newest; // what is taken away from a state that waits is said against that one
+    const cuts = before !== null && before.pending && !before.working && takesAway(state.conversation, before);
+    const base = cuts ? baseOf(before.id, before.messages, before.partial) : this._base;
+    const about = { id: ulid(now), sessionId: this.sessionId, now, tab: this._tab.id, base, working };
     return rowOf(state, about);
   }
 

@@ -75,6 +75,12 @@ export function shared(left, right) {
   return n;
 }
 
+/** Tell whether a conversation is a beginning of a state's, and less of it. @param {any[]} conversation @param {Row} row */
+export function takesAway(conversation, { messages }) {
+  const count = conversation.length;
+  return count < messages.length && shared(keysOf(conversation), keysOf(messages.slice(0, count))) === count;
+}
+
 /**
  * Make the row of a state. A partial message is sent whole: the server may have less of it.
  * @param {PageState} state

@@ -122,7 +122,7 @@ export class Kept {
     const [heads, bodies] = [tx.objectStore("heads"), tx.objectStore("bodies")];
     /** @type {Head[]} */
     const all = await heads.getAll();
-    const others = all.filter((head) => head.session_id === row.session_id && head.id !== row.id);
+    const others = all.filter((head) => head.session_id === row.session_id && head.id < row.id); // a later one may say less
     const covered = new Set();
     for (const head of others.filter((each) => each.pending)) {
       const earlier = this._known.get(head.id) ?? { ...head, ...(await bodies.get(head.id)) };
