@@ -170,6 +170,7 @@ def test_status_waits_for_a_daemon_that_is_starting(home: Path) -> None:
             assert waiting.result(30)["pid"] == daemon.listening["pid"]
 
 
+@pytest.mark.soak  # the next one goes the same way, and `make demo` goes this one
 def test_the_demonstration(home: Path) -> None:
     """The main job: kill -9 of the session's process and of the daemon, and not a bit is lost."""
     report = as_json(home, "demo", "--tokens", "16")

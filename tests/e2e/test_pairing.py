@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -32,6 +34,13 @@ class Page:
         assert answer.headers["vary"] == "origin"
         assert "access-control-allow-credentials" not in answer.headers
         return answer
+
+
+@pytest.fixture(scope="module")
+def shared_daemon() -> Iterator[Daemon]:
+    """One that nobody else has given tokens."""
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+        yield running
 
 
 @pytest.fixture
