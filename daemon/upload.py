@@ -1,4 +1,4 @@
-"""Receive a blob over HTTP from a client that shares no files: the same steps as a local write."""
+"""Receive bodies of requests: manifests, files to import, and blobs, by the same steps as a local write."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SCOPES: dict[ScopeName, str] = {
     "read": "lists, titles, sizes and status",
     "save": "add backups",
     "restore": "read the content of backups",
-    "manage": "pin, remove, rename, watch folders, steer the second copy",
+    "manage": "pin, remove, rename, import, watch folders, steer the second copy",
     "approve": "let web pages in that ask for it, and throw them out",
     "metrics": "read /metrics",
 }
