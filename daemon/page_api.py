@@ -19,7 +19,7 @@ from ..codec import manifest_file
 from ..codec.source_media import source
 from ..state.access import Access, parse_origin
 from ..state.backup import Backup
-from ..state.errors import BadInput, Unauthorized
+from ..state.errors import BadInput, ScopeDenied, Unauthorized
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.manifest import MAX_COUNT
 from ..state.page_items import read_item
@@ -73,8 +73,10 @@ def add_pages(app: FastAPI, pages: Pages) -> None:
 
 def _add_saves(app: FastAPI, pages: Pages) -> None:
     @app.post("/api/backup/create", status_code=201)
-    async def create(wanted: Create) -> Response:
+    async def create(wanted: Create, request: Request) -> Response:
         """Back up a session: by the attached process, or with `state` what the page says of it."""
+        if wanted.session_id is None and _is_page(request):
+            raise ScopeDenied("a page backs up its own sessions", hint="Name the session.")
         if wanted.state is None:
             session_id = None if wanted.session_id is None else parse_session_id(wanted.session_id)
             return _json(await pages.processes.ask("save", session_id=session_id, small=wanted.small), 201)
@@ -131,6 +133,11 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
         """Return the bytes of an image."""
         manifest = manifest_file.load(pages.catalog.manifest_json(parse_backup_id(backup_id)))
         return media_response(source(manifest, index), pages.reads.one)
+
+
+def _is_page(request: Request) -> bool:
+    access = request.scope.get("torpor.access")
+    return isinstance(access, Access) and access.origin is not None
 
 
 def _read_body(raw: bytes) -> dict[str, Any]:

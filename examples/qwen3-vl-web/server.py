@@ -17,11 +17,12 @@ import torch
 import uvicorn
 from answer import Answer
 from chats import Chats
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import Base64Bytes, BaseModel, Field
 from small_talk import SmallTalk
+from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torpor.adapters.transformers import Media, TransformersSession
 from torpor.cli.demo_model import Loaded, load, other_model, small_model
@@ -92,6 +93,13 @@ def create_app(chats: Chats, keeper: LateKeeper, note: str = "") -> FastAPI:
     app.add_middleware(
         TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]
     )  # no page reaches it by another name
+
+    @app.middleware("http")
+    async def own_page(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        """Let other web pages change nothing: a browser sends some of their requests without asking."""
+        if request.method != "GET" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return Response(status_code=403)
+        return await call_next(request)
 
     @app.exception_handler(TorporError)
     def problem(_: Any, error: TorporError) -> JSONResponse:

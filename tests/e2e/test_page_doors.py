@@ -237,3 +237,10 @@ def test_a_wait_for_events_ends_with_its_token(shared_daemon: Daemon) -> None:
 def used(daemon: Daemon, token_id: str) -> bool:
     tokens = daemon.request("GET", "/v1/tokens").json()["tokens"]
     return any(each["id"] == token_id and each["used_at"] is not None for each in tokens)
+
+
+def test_a_page_does_not_back_up_the_sessions_of_others(pages: tuple[Page, Page]) -> None:
+    answer = pages[0].ask("POST", "/api/backup/create", json={"session_id": None})
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope-denied")
+    of_one = pages[0].ask("POST", "/api/backup/create", json={"session_id": "one"})
+    assert of_one.json()["code"] == "no-process"
