@@ -50,7 +50,7 @@ bench: $(STAMP)
 
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)
-	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py --timeout 7200 -s 2>&1 | tee soak.log'
+	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py --timeout 7200 -s 2>&1 | tee soak.log'
 	$(BIN)/python bench/scale_cost.py
 
 # The published schemas; a test compares them.

@@ -26,6 +26,7 @@ from ..state.errors import (
     NotFound,
     SessionNotFound,
     StoreFailed,
+    Timeout,
     TooLarge,
     TorporError,
 )
@@ -80,16 +81,26 @@ class PageSaves:
             raise TooLarge(
                 f"{len(pending)} items at once (at most {MAX_ITEMS})", hint="Send the rest in a second request."
             )
-        drained, refused = [], []
+        drained, refused, waited = [], [], dict[str, Timeout]()
         for value in pending:
             try:
                 item = read_item(value)
-                saved = self.save(item)
+                saved = self._save_soon(item, waited)
                 drained.append({"id": item.id, "backup_id": saved.backup_id, "kind": saved.kind})
             except TorporError as error:
                 told = {"code": error.code, "detail": error.detail, "hint": error.hint, "retryable": error.retryable}
                 refused.append({"id": id_of(value)} | told)
         return {"success": True, "drained": drained, "refused": refused}
+
+    def _save_soon(self, item: PageItem, waited: dict[str, Timeout]) -> PageSaved:
+        """Save an item; of a session that the bucket was awaited for in vain, it is not awaited again for each."""
+        if item.session_id in waited:
+            raise waited[item.session_id]
+        try:
+            return self.save(item)
+        except Timeout as error:
+            waited[item.session_id] = error
+            raise
 
     def save(self, item: PageItem) -> PageSaved:
         """Save an item under its own id. The same one again changes nothing.

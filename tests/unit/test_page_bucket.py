@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,3 +111,32 @@ def test_what_was_lost_since_a_page_saved_does_not_stop_it(here: BucketDaemon) -
         page.save(read_item(made | leaning))
     again = page.save(read_item(made | {"id": str(ULID()), "messages": [*made["messages"], answer]}))
     assert again.messages == 2
+
+
+def test_a_bucket_that_is_silent_is_awaited_once(here: BucketDaemon) -> None:
+    elsewhere, silent = Elsewhere(here.bucket), threading.Event()
+    ref = elsewhere._blob(b"w" * 50_000)
+    words = {"$text": {"size_bytes": 50_000, "blocks": [{"digest": ref.digest, "size_bytes": ref.size_bytes}]}}
+    layers = {"text_context": {"conversation": [{"role": "user", "content": words}]}}
+    base = manifest(session_id="away", kv_cache=None, layers=layers, tokens=0)
+    elsewhere.write(base, [ref], stages=("text",))
+    assert here.back.backups.find(base.id, ask=True) is not None
+
+    def keeps_silent(get: object) -> None:
+        silent.wait(30)
+
+    here.bucket.fault = keeps_silent
+    asked = list[BlobRef]()
+
+    class Asked(BlobReads):
+        def one(self, ref: BlobRef) -> memoryview:
+            asked.append(ref)
+            return super().one(ref)
+
+    page = PageSaves(here.catalog, Asked(here.catalog, here.back, 0.2), here.room)
+    said = {"session_id": "away", "created_at": 2.0, "base": base.id, "keep": 1}
+    items = [said | {"id": str(ULID()), "messages": [{"role": "assistant", "content": f"{n}"}]} for n in range(5)]
+    answer = page.drain(items)
+    silent.set()
+    assert [(each["code"], each["retryable"]) for each in answer["refused"]] == [("timeout", True)] * 5
+    assert len(asked) == 1
