@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 from zoneinfo import ZoneInfo
 
-import orjson
 from fastapi import FastAPI, Query, Response
 
 from ..db import activity
 from ..db.index import Index
 from ..state.activity import DAY_S, HOUR_S, Step, fold, starts
 from ..state.errors import BadInput
+from .answers import json_answer
 
 MOST_DAYS, MOST_DAYS_BY_HOUR = 400, 31
 
@@ -35,7 +34,7 @@ def add_activity(app: FastAPI, index: Index, clock: Callable[[], float]) -> None
         points = [asdict(point) for point in fold(found, begins)]
         step_s = DAY_S if step == "day" else HOUR_S
         body = {"step": step, "step_s": step_s, "zone": zone, "from": begins[0], "points": points}
-        return _json(body | {"restores_known_since": known_since})
+        return json_answer(body | {"restores_known_since": known_since})
 
 
 def zone_of(name: str) -> ZoneInfo:
@@ -44,7 +43,3 @@ def zone_of(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # which it is depends on what of the name is no zone
         raise BadInput(f"{name[:64]!r} is not a time zone", hint="A time zone is called as in Europe/Berlin.") from None
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")

@@ -22,6 +22,7 @@ from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.manifest import BlobRef
 from ..state.problems import MEDIA_TYPE, problem_at
 from .activity_api import add_activity
+from .answers import json_answer
 from .attached_api import add_attached
 from .beacons import Beacons
 from .catalog import Catalog
@@ -136,10 +137,6 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     return app
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")
-
-
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, TorporError):
         error = TorporError(f"a defect of ours: {type(error).__name__}")  # its text may hold anything; the log has it
@@ -188,7 +185,7 @@ def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], fl
             "watches": parts.watches.describe(),
             "remote": short_report(parts.side),
         }
-        return _json(body)
+        return json_answer(body)
 
 
 def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
@@ -206,7 +203,7 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
             before=None if before is None else parse_backup_id(before),
         )
         where = places(side, [row.id for row in rows])
-        return _json({"backups": [_backup(row) | {"remote": where[row.id]} for row in rows]})
+        return json_answer({"backups": [_backup(row) | {"remote": where[row.id]} for row in rows]})
 
     @app.get("/v1/backups/{ref}")
     async def get_backup(ref: str, ask: bool = True) -> Response:
@@ -216,7 +213,7 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
         """
         found = await resolve(catalog, back, ref, ask=ask)
         where = await run_in_threadpool(places, side, [found.id])
-        return _json(_backup(found) | {"remote": where[found.id]})
+        return json_answer(_backup(found) | {"remote": where[found.id]})
 
     @app.get("/v1/backups/{backup_id}/manifest")
     def get_manifest(backup_id: str) -> Response:
@@ -228,36 +225,36 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     @app.get("/v1/backups/{backup_id}/blobs")
     def get_blobs(backup_id: str) -> Response:
         """Tell where each blob of a backup lies, and which other backups share it."""
-        return _json(places_of(catalog, back, backup_id))
+        return json_answer(places_of(catalog, back, backup_id))
 
     @app.put("/v1/backups/{backup_id}", status_code=201)
     async def put_backup(backup_id: str, request: Request, new_session: bool = False) -> Response:
         """Commit a manifest, with `new_session` as the first of its session; the same a second time changes nothing."""
         raw = await receive_manifests(request)
         if backup_id in removals and await run_in_threadpool(removals.holds, backup_id, raw):
-            return _json(_backup(await run_in_threadpool(removals.undo, backup_id)), 201)
+            return json_answer(_backup(await run_in_threadpool(removals.undo, backup_id)), 201)
         with counted(metrics, request):
             record = await run_in_threadpool(catalog.commit, backup_id, raw, new_session=new_session)
-        return _json(_backup(record), 201)
+        return json_answer(_backup(record), 201)
 
     @app.patch("/v1/backups/{backup_id}")
     def patch_backup(backup_id: str, change: BackupChange) -> Response:
         """Pin or unpin a backup."""
-        return _json(_backup(catalog.set_pinned(backup_id, change.pinned)))
+        return json_answer(_backup(catalog.set_pinned(backup_id, change.pinned)))
 
     @app.delete("/v1/backups/{backup_id}", status_code=204)
     def delete_backup(backup_id: str, purge: bool = False) -> Response:
         """Remove a backup from this machine; with `purge` so that nothing stays, in the bucket neither."""
         if purge:
             removals.forget(backup_id)
-            return _json(asdict(purger.run(parse_backup_id(backup_id))))
+            return json_answer(asdict(purger.run(parse_backup_id(backup_id))))
         removals.remove(backup_id)
         return Response(status_code=204)
 
     @app.post("/v1/backups/{backup_id}/undo-removal", status_code=201)
     def undo_removal(backup_id: str) -> Response:
         """Bring back a backup that was removed in the last quarter of an hour, with all that was said of it."""
-        return _json(_backup(removals.undo(backup_id)), 201)
+        return json_answer(_backup(removals.undo(backup_id)), 201)
 
 
 def _add_sessions(app: FastAPI, catalog: Catalog) -> None:
@@ -267,12 +264,12 @@ def _add_sessions(app: FastAPI, catalog: Catalog) -> None:
         found = catalog.index.timeline(
             parse_session_id(session_id), limit=limit, before=None if before is None else parse_backup_id(before)
         )
-        return _json(found)
+        return json_answer(found)
 
     @app.patch("/v1/sessions/{session_id}")
     def patch_session(session_id: str, change: SessionChange) -> Response:
         """Give a session a title."""
-        return _json(_backup(catalog.set_title(session_id, change.title)))
+        return json_answer(_backup(catalog.set_title(session_id, change.title)))
 
 
 def _backup(record: Backup) -> dict[str, Any]:
@@ -284,12 +281,12 @@ def _add_blobs(app: FastAPI, catalog: Catalog, room: Room) -> None:
     def missing(digests: Digests) -> Response:
         """Return which of some blobs the store lacks."""
         refs = [BlobRef(parse_digest(digest), size) for digest, size in digests.blobs.items()]
-        return _json({"missing": catalog.blobs.missing(refs)})
+        return json_answer({"missing": catalog.blobs.missing(refs)})
 
     @app.post("/v1/blobs/discard")
     def discard_blobs(digests: Digests) -> Response:
         """Remove those of some blobs that no backup needs, at once: a save that failed gives its room back."""
-        return _json({"removed": discard(catalog, (parse_digest(digest) for digest in digests.blobs))})
+        return json_answer({"removed": discard(catalog, (parse_digest(digest) for digest in digests.blobs))})
 
     @app.put("/v1/blobs/{digest}", status_code=201)
     async def put_blob(digest: str, request: Request) -> Response:
@@ -297,7 +294,7 @@ def _add_blobs(app: FastAPI, catalog: Catalog, room: Room) -> None:
         save_id = request.headers.get(SAVE_HEADER)
         with room.taking(None if save_id is None else parse_backup_id(save_id)) as take:
             stored = await receive_blob(catalog.blobs, catalog.staging, parse_digest(digest), request, take)
-        return _json(stored, 201)
+        return json_answer(stored, 201)
 
     @app.get("/v1/blobs/{digest}")
     def get_blob(digest: str) -> Response:

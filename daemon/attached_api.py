@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,10 +12,10 @@ from ..state.access import Access
 from ..state.errors import BadInput, ScopeDenied
 from ..state.ids import BACKUP_PATTERN, SESSION_PATTERN, parse_session_id
 from ..state.problems import from_problem
+from .answers import private_answer
 from .attached import LONGEST_POLL_S, MAX_WORK, About, Attachments
 
 _WORK_PATTERN = "^[0-9a-f]{32}$"
-_PRIVATE = {"Cache-Control": "no-store"}
 
 AttachId = Annotated[str, Path(pattern=BACKUP_PATTERN)]
 WorkId = Annotated[str, Path(pattern=_WORK_PATTERN)]
@@ -47,7 +46,7 @@ def add_attached(app: FastAPI, attached: Attachments) -> None:
     @app.get("/v1/attached")
     def who() -> Response:
         """List the inference processes that are attached, the newest first."""
-        return _json({"processes": attached.describe()})
+        return private_answer({"processes": attached.describe()})
 
     @app.put("/v1/attached/{attach_id}")
     async def announce(attach_id: AttachId, said: Announcement, request: Request) -> Response:
@@ -55,7 +54,7 @@ def add_attached(app: FastAPI, attached: Attachments) -> None:
         _check_process(request)
         sessions = tuple(parse_session_id(name) for name in said.sessions)
         attached.announce(attach_id, About(_line(said.name), said.pid, _line(said.model), sessions))
-        return _json({"longest_poll_s": LONGEST_POLL_S})
+        return private_answer({"longest_poll_s": LONGEST_POLL_S})
 
     @app.get("/v1/attached/{attach_id}/work")
     async def work(
@@ -67,7 +66,7 @@ def add_attached(app: FastAPI, attached: Attachments) -> None:
         """Return what the process is to do, waiting for the first."""
         _check_process(request)
         found = await attached.take(attach_id, busy.split(","), wait_s, lambda: _hung_up(request))
-        return _json({"work": [asdict(each) for each in found]})
+        return private_answer({"work": [asdict(each) for each in found]})
 
     @app.post("/v1/attached/{attach_id}/work/{work_id}", status_code=204)
     async def answer(attach_id: AttachId, work_id: WorkId, outcome: Outcome, request: Request) -> Response:
@@ -102,7 +101,3 @@ async def _hung_up(request: Request) -> None:
 
 def _line(text: str | None) -> Any:
     return None if text is None else "".join(char if char.isprintable() else " " for char in text).strip() or "process"
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json", headers=_PRIVATE)

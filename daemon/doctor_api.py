@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from .answers import json_answer
 from .doctor import all_looks
 from .examination import Examination, patient_of
 from .parts import Parts
@@ -30,20 +30,16 @@ def add_doctor(app: FastAPI, parts: Parts, version: str, clock: Callable[[], flo
     @app.get("/v1/doctor")
     def get_doctor() -> Response:
         """Tell what the newest examination found, as far as it is."""
-        return _json(examination.describe())
+        return json_answer(examination.describe())
 
     @app.post("/v1/doctor", status_code=202)
     def begin_doctor() -> Response:
         """Begin to look at everything; the answer is that of GET, which tells how far it is."""
         began = examination.begin()
-        return _json(examination.describe() | {"began": began}, 202)
+        return json_answer(examination.describe() | {"began": began}, 202)
 
     @app.post("/v1/doctor/fix", status_code=202)
     def fix(wanted: Fix) -> Response:
         """Do what can be done without losing anything, and look at everything again."""
         examination.fix(None if wanted.names is None else set(wanted.names))
-        return _json(examination.describe(), 202)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")
+        return json_answer(examination.describe(), 202)

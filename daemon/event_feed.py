@@ -16,6 +16,7 @@ from fastapi.responses import StreamingResponse
 from ..db.events import events_after, newest_event_id, recent_events
 from ..db.index import Index
 from ..state.errors import Unauthorized
+from .answers import PRIVATE, json_answer
 from .security import STILL
 
 LOOK_S = 0.25  # between two looks while somebody waits
@@ -23,7 +24,6 @@ LONGEST_WAIT_S = 25.0
 BEAT_S, STREAMED_AT_ONCE = 15.0, 200
 CHANGED_EVERY_S = 1.0  # at most: what is being sent changes the index all the time
 _CHANGED = {"level": "info", "kind": "changed", "session_id": None, "backup_id": None, "detail": ""}
-_NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 class EventFeed:
@@ -123,12 +123,12 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
         """List the newest events; with `after` those behind an id, oldest first, waiting for one as long as is said."""
         if after is None:
             newest = await run_in_threadpool(feed.recent, limit)
-            return _json({"events": newest, "after": newest[0]["id"] if newest else 0})
+            return json_answer({"events": newest, "after": newest[0]["id"] if newest else 0})
         still: Callable[[], bool] = request.scope[STILL]
         found, next_after = await feed.wait_after(after, limit, wait_s, lambda: not still())
         if not still():  # before anything more is told
             raise Unauthorized("the token was made void meanwhile")
-        return _json({"events": found, "after": next_after})
+        return json_answer({"events": found, "after": next_after})
 
     @app.get("/v1/events/stream")
     async def stream(
@@ -141,8 +141,4 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
         It ends when the token does.
         """
         since, still = last_event_id if last_event_id is not None else after, request.scope[STILL]
-        return StreamingResponse(feed.stream(since, still), media_type="text/event-stream", headers=_NOT_KEPT)
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")
+        return StreamingResponse(feed.stream(since, still), media_type="text/event-stream", headers=PRIVATE)

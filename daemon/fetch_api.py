@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-import orjson
 from fastapi import FastAPI, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +16,7 @@ from ..state.errors import BackupNotFound, SessionNotFound, SyncOff, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
 from ..state.problems import to_problem
 from ..state.remote import RemoteObject
+from .answers import json_answer
 from .asks import Asks, settled
 from .catalog import BackupBlobs, Catalog
 from .fetches import Fetches, outcome
@@ -103,17 +103,17 @@ def _add_batches(app: FastAPI, back: BackFromBucket | None) -> None:
         """Begin to bring blobs of a backup here; the answer names the fetch."""
         fetches = _on(back).fetches
         batch = fetches.start(parse_backup_id(backup_id), wanted.digests)
-        return _json(fetches.batch(batch.id), 202)
+        return json_answer(fetches.batch(batch.id), 202)
 
     @app.get("/v1/fetches/{fetch_id}")
     def get_fetch(fetch_id: str) -> Response:
         """Tell how far a fetch is."""
-        return _json(_on(back).fetches.batch(fetch_id))
+        return json_answer(_on(back).fetches.batch(fetch_id))
 
     @app.delete("/v1/fetches/{fetch_id}")
     def end_fetch(fetch_id: str) -> Response:
         """End a fetch; what has arrived stays."""
-        return _json(_on(back).fetches.cancel(fetch_id))
+        return json_answer(_on(back).fetches.cancel(fetch_id))
 
 
 def _add_blobs(app: FastAPI, back: BackFromBucket | None) -> None:
@@ -123,16 +123,16 @@ def _add_blobs(app: FastAPI, back: BackFromBucket | None) -> None:
         download = await run_in_threadpool(_on(back).fetches.one, parse_digest(digest))
         if await settled(download.result, wait_s):
             outcome(download)
-            return _json({"digest": digest, "size_bytes": download.ref.size_bytes})
+            return json_answer({"digest": digest, "size_bytes": download.ref.size_bytes})
         body = {"digest": digest, "size_bytes": download.ref.size_bytes, "arrived_bytes": download.arrived_bytes}
-        return _json(body, 202)
+        return json_answer(body, 202)
 
     @app.post("/v1/blobs/remote")
     def remote_blobs(asked: Asked) -> Response:
         """Tell which of some blobs the bucket has, and why they cannot be fetched now, where that is known."""
         on = _on(back)
         found: dict[str, RemoteObject] = on.objects.objects([parse_digest(digest) for digest in asked.digests])
-        return _json({"remote": sorted(found), "trouble": _problem(on.backups.away())})
+        return json_answer({"remote": sorted(found), "trouble": _problem(on.backups.away())})
 
 
 def _add_listing(app: FastAPI, back: BackFromBucket | None) -> None:
@@ -145,18 +145,14 @@ def _add_listing(app: FastAPI, back: BackFromBucket | None) -> None:
         rows = await run_in_threadpool(on.backups.listing, wanted)
         damaged = [{"record": name, "problem": to_problem(error)} for name, error in looked.unreadable]
         body = {"backups": rows, "unreadable": damaged, "reading": looked.reading, "trouble": _problem(looked.trouble)}
-        return _json(body)
+        return json_answer(body)
 
     @app.post("/v1/remote/backups/{backup_id}/adopt", status_code=201)
     async def adopt_backup(backup_id: str) -> Response:
         """Make a backup of the bucket one of this machine; its blobs follow when they are needed."""
         on = _on(back)
-        return _json(await on.asks.run(partial(on.backups.adopt, parse_backup_id(backup_id))), 201)
+        return json_answer(await on.asks.run(partial(on.backups.adopt, parse_backup_id(backup_id))), 201)
 
 
 def _problem(error: TorporError | None) -> dict[str, Any] | None:
     return None if error is None else to_problem(error)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")

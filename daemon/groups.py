@@ -21,6 +21,7 @@ from ..state.backup import Group
 from ..state.errors import BackupNotFound, BadInput, Conflict, GroupNotFound, ManifestDamaged
 from ..state.ids import is_backup_id, parse_backup_id, parse_session_id
 from ..state.manifest import MAX_GROUP, Manifest
+from .answers import json_answer
 from .catalog import Catalog
 from .metrics import Metrics
 from .metrics_api import counted
@@ -125,12 +126,12 @@ def add_groups(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     @app.get("/v1/groups")
     def list_groups(limit: int = Query(50, ge=1, le=1000)) -> Response:
         """List groups, newest first."""
-        return _json({"groups": found.list(limit)})
+        return json_answer({"groups": found.list(limit)})
 
     @app.get("/v1/groups/{ref}")
     def get_group(ref: str) -> Response:
         """Return one group with its backups, by its id or as the newest of a name."""
-        return _json(asdict(found.find(ref)))
+        return json_answer(asdict(found.find(ref)))
 
     @app.put("/v1/groups/{group_id}", status_code=201)
     async def put_group(group_id: str, request: Request) -> Response:
@@ -139,8 +140,4 @@ def add_groups(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
         with counted(metrics, request) as done:
             group = await run_in_threadpool(found.commit, group_id, body)
             done.append(group.size)
-        return _json(asdict(group), 201)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")
+        return json_answer(asdict(group), 201)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict, SecretStr, StrictBool
 
+from .answers import private_answer
 from .key_desk import KeyDesk
-
-_PRIVATE = {"Cache-Control": "no-store"}
 
 
 class Init(BaseModel):
@@ -35,25 +31,21 @@ def add_keys(app: FastAPI, desk: KeyDesk) -> None:
     @app.get("/v1/key")
     def get_keys() -> Response:
         """Say which keys the bucket and this machine have; no secret."""
-        return _json(desk.describe())
+        return private_answer(desk.describe())
 
     @app.post("/v1/key/init")
     def init(wanted: Init) -> Response:
         """Make the bucket's first key, or unlock it on this machine."""
         recovery = None if wanted.recovery is None else wanted.recovery.get_secret_value()
-        return _json(desk.init(wanted.passphrase.get_secret_value(), recovery))
+        return private_answer(desk.init(wanted.passphrase.get_secret_value(), recovery))
 
     @app.post("/v1/key/rotate")
     def rotate(wanted: Rotate) -> Response:
         """Encrypt with a new key from now on."""
         passphrase = wanted.passphrase.get_secret_value()
-        return _json(desk.rotate(passphrase, new_passphrase=wanted.new_passphrase))
+        return private_answer(desk.rotate(passphrase, new_passphrase=wanted.new_passphrase))
 
     @app.post("/v1/key/recovery")
     def recovery() -> Response:
         """Return the keys as a text for paper."""
-        return _json({"recovery": desk.recovery()})
-
-
-def _json(value: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json", headers=_PRIVATE)
+        return private_answer({"recovery": desk.recovery()})

@@ -11,21 +11,19 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..state.access import DASHBOARD_SCOPES, Allowance
 from ..state.errors import Conflict, TooManyAttempts, Unauthorized
+from .answers import private_answer
 from .tokens import Tokens
 
 LINK_LIVES_S = 60.0
 SIGNED_IN_S = 12 * 3600.0
 MAX_LINKS = 20
 WRONG_CODES, REFILL_S = 20, 3.0
-_PRIVATE = {"Cache-Control": "no-store"}
 
 
 class Code(BaseModel):
@@ -96,12 +94,12 @@ def add_logins(app: FastAPI, logins: Logins, tokens: Tokens) -> None:
     @app.post("/v1/login/links", status_code=201, response_model=Link)
     def new_link() -> Response:
         """Make a link that opens the dashboard once."""
-        return _json(logins.link(), 201)
+        return private_answer(logins.link(), 201)
 
     @app.post("/v1/login", status_code=201, response_model=SignedIn)
     def sign_in(wanted: Code) -> Response:
         """Exchange the code of a link for a token of the dashboard."""
-        return _json(logins.sign_in(wanted.code), 201)
+        return private_answer(logins.sign_in(wanted.code), 201)
 
     @app.delete("/v1/login", status_code=204)
     def sign_out(request: Request) -> Response:
@@ -112,7 +110,3 @@ def add_logins(app: FastAPI, logins: Logins, tokens: Tokens) -> None:
 
 def _digest(code: str) -> bytes:
     return hashlib.sha256(code.encode()).digest()
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json", headers=_PRIVATE)

@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +22,7 @@ from ..state.errors import BadInput, ScopeDenied, Unauthorized
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.manifest import MAX_COUNT
 from ..state.page_items import read_item
+from .answers import private_answer
 from .beacons import MAX_AT_ONCE, Beacons
 from .blob_reads import BlobReads
 from .fetch_api import resolve
@@ -33,7 +33,6 @@ from .plan_api import PlanDesk
 from .sessions_api import media_response
 
 MAX_POINTS = 100
-_PRIVATE = {"Cache-Control": "no-store"}
 
 
 class Create(BaseModel):
@@ -79,12 +78,12 @@ def _add_saves(app: FastAPI, pages: Pages) -> None:
             raise ScopeDenied("a page backs up its own sessions", hint="Name the session.")
         if wanted.state is None:
             session_id = None if wanted.session_id is None else parse_session_id(wanted.session_id)
-            return _json(await pages.processes.ask("save", session_id=session_id, small=wanted.small), 201)
+            return private_answer(await pages.processes.ask("save", session_id=session_id, small=wanted.small), 201)
         item = read_item(wanted.state)
         if item.session_id != wanted.session_id:
             raise BadInput("the state is one of another session")
         saved = await run_in_threadpool(pages.saves.save, item)
-        return _json({"success": True} | asdict(saved), 201)
+        return private_answer({"success": True} | asdict(saved), 201)
 
     @app.post("/api/backup/drain")
     async def drain(request: Request) -> Response:
@@ -95,13 +94,15 @@ def _add_saves(app: FastAPI, pages: Pages) -> None:
         pending = body.get("pending")
         if not isinstance(pending, list):
             raise BadInput("`pending` is not a list")
-        return _json(await run_in_threadpool(pages.saves.drain, pending))
+        return private_answer(await run_in_threadpool(pages.saves.drain, pending))
 
     @app.post("/api/backup/tokens")
     def tokens(wanted: Count, request: Request) -> Response:
         """Give a page tokens for beacons, each for one drain and some hours."""
         access = request.scope.get("torpor.access")
-        return _json({"tokens": pages.beacons.give(access, wanted.count) if isinstance(access, Access) else []})
+        return private_answer(
+            {"tokens": pages.beacons.give(access, wanted.count) if isinstance(access, Access) else []}
+        )
 
 
 def _add_restores(app: FastAPI, pages: Pages) -> None:
@@ -112,21 +113,21 @@ def _add_restores(app: FastAPI, pages: Pages) -> None:
         found = await pages.find(ref)
         if not text:
             exactly = None if ref == found.session_id else found.id  # its newest: one that is awake may go on as it is
-            return _json(await pages.processes.ask("restore", session_id=found.session_id, backup_id=exactly))
+            return private_answer(await pages.processes.ask("restore", session_id=found.session_id, backup_id=exactly))
         seen = await run_in_threadpool(pages.saves.look, found)
         plan = {"mode": "text-only", "notes": [], "tokens_reused": 0, "tokens_prefill": 0, "seconds": None}
-        return _json({"success": True, "mode": "text-only"} | text_of(seen) | {"plan": plan})
+        return private_answer({"success": True, "mode": "text-only"} | text_of(seen) | {"plan": plan})
 
     @app.get("/api/backup/plan/{ref}")
     async def plan(ref: str) -> Response:
         """Tell what a restore would bring back: of the attached process, else as it was saved, under the same model."""
-        return _json(await pages.plans.tell(await pages.find(ref)))
+        return private_answer(await pages.plans.tell(await pages.find(ref)))
 
     @app.get("/api/backup/points/{session_id}")
     def list_points(session_id: str, limit: int = Query(20, ge=1, le=MAX_POINTS)) -> Response:
         """List the points that a session can go back to, newest first."""
         found = pages.catalog.index.list_backups(session_id=parse_session_id(session_id), limit=limit)
-        return _json({"points": points(pages.saves, found)})
+        return private_answer({"points": points(pages.saves, found)})
 
     @app.get("/api/backup/media/{backup_id}/{index}")
     def media(backup_id: str, index: Annotated[int, Path(ge=0, lt=MAX_COUNT)]) -> Response:
@@ -157,7 +158,3 @@ def _let_in(beacons: Beacons, request: Request, token: Any) -> None:
     if origin is None or not isinstance(token, str):
         raise Unauthorized("the beacon carries no token")
     beacons.take(parse_origin(origin), token)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json", headers=_PRIVATE)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import orjson
 from fastapi import FastAPI, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..state.access import MAX_LABEL_CHARS, PageScopeName, ScopeName
 from ..store.token_list import TokenRecord
+from .answers import private_answer
 from .pairing import LIVES_S, Pairing, PairRequest, State
 from .tokens import Tokens
 
-_PRIVATE = {"Cache-Control": "no-store"}
 _Scopes = Annotated[list[ScopeName], Field(min_length=1, max_length=8)]
 _PageScopes = Annotated[list[PageScopeName], Field(min_length=1, max_length=8)]
 _Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
@@ -110,18 +109,18 @@ def add_tokens(app: FastAPI, tokens: Tokens) -> None:
     @app.get("/v1/tokens", response_model=TokenList)
     def list_tokens() -> Response:
         """List the tokens with scopes, oldest first; no secret."""
-        return _json(TokenList([_info(record) for record in tokens.listed()]))
+        return private_answer(TokenList([_info(record) for record in tokens.listed()]))
 
     @app.post("/v1/tokens", status_code=201, response_model=MadeToken)
     def new_token(wanted: NewToken) -> Response:
         """Make a token with scopes; its text is in the answer and nowhere else."""
         record, token = tokens.new(wanted.label, wanted.scopes, wanted.origin)
-        return _json(MadeToken(token, _info(record)), 201)
+        return private_answer(MadeToken(token, _info(record)), 201)
 
     @app.delete("/v1/tokens/{token_id}", response_model=TokenInfo)
     def revoke_token(token_id: str) -> Response:
         """Make a token void from now on."""
-        return _json(_info(tokens.revoke(token_id)))
+        return private_answer(_info(tokens.revoke(token_id)))
 
 
 def add_pairing(app: FastAPI, pairing: Pairing) -> None:
@@ -131,35 +130,31 @@ def add_pairing(app: FastAPI, pairing: Pairing) -> None:
     def ask(wanted: Ask, origin: Annotated[str, Header()]) -> Response:
         """Ask for a token as a web page: the user compares the code and approves it."""
         request, secret = pairing.ask(origin, wanted.label, wanted.scopes)
-        return _json(Asked(request.code, secret, LIVES_S), 201)
+        return private_answer(Asked(request.code, secret, LIVES_S), 201)
 
     @app.post("/v1/pair/claim", response_model=Claimed)
     def claim(wanted: Claim, origin: Annotated[str, Header()]) -> Response:
         """Ask whether the user has approved, and fetch the token, once."""
         request, token = pairing.claim(origin, wanted.secret)
-        return _json(Claimed(request.state, list(request.scopes), token))
+        return private_answer(Claimed(request.state, list(request.scopes), token))
 
     @app.get("/v1/pair/requests", response_model=PairRequests)
     def list_requests() -> Response:
         """List the web pages that wait for approval."""
-        return _json(PairRequests(pairing.waiting()))
+        return private_answer(PairRequests(pairing.waiting()))
 
     @app.post("/v1/pair/requests/{code}/approve", response_model=PairRequest)
     def approve(code: str, wanted: Approval) -> Response:
         """Let the page that shows this code have a token."""
-        return _json(pairing.approve(code, wanted.scopes))
+        return private_answer(pairing.approve(code, wanted.scopes))
 
     @app.post("/v1/pair/requests/{code}/deny", response_model=PairRequest)
     def deny(code: str) -> Response:
         """Refuse the page that shows this code."""
-        return _json(pairing.deny(code))
+        return private_answer(pairing.deny(code))
 
 
 def _info(record: TokenRecord) -> TokenInfo:
     values = asdict(record) | {"scopes": list(record.scopes)}
     del values["sha256"]
     return TokenInfo(**values)
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json", headers=_PRIVATE)

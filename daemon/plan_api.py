@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -13,6 +12,7 @@ from ..state.backup import Backup
 from ..state.errors import Unavailable
 from ..state.ids import parse_backup_id
 from ..state.plan_words import images_in, tell
+from .answers import json_answer
 from .fetch_api import BackFromBucket
 from .parts import Parts
 from .plans import Plans
@@ -62,12 +62,8 @@ def add_plans(app: FastAPI, parts: Parts) -> None:
         model that the backup was saved from.
         """
         backup = await run_in_threadpool(parts.catalog.index.backup, parse_backup_id(backup_id))
-        return _json(await desk.tell(backup, ask=ask))
+        return json_answer(await desk.tell(backup, ask=ask))
 
 
 def _in_bucket(back: BackFromBucket | None, digests: Any) -> set[str]:
     return set() if back is None else set(back.objects.objects(sorted(digests)))
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..state.errors import BadInput
 from ..state.ids import parse_backup_id
+from .answers import json_answer
 from .catalog import Catalog
 from .garbage import Garbage
 from .keeping import keep_backup, keep_session, note_used
@@ -59,7 +59,7 @@ def add_retention(
         if wanted.dry_run and wanted.trust_clock:
             raise BadInput("a dry run changes nothing, so it does not believe the clock either")
         report = retention.run(dry_run=wanted.dry_run, believe_clock=wanted.trust_clock)
-        return _json(asdict(report) | {"collected": asdict(garbage.collect(dry_run=wanted.dry_run))})
+        return json_answer(asdict(report) | {"collected": asdict(garbage.collect(dry_run=wanted.dry_run))})
 
     @app.patch("/v1/sessions/{session_id}/retention")
     def patch_session_retention(session_id: str, wanted: SessionKept) -> Response:
@@ -70,12 +70,12 @@ def add_retention(
         keep_newest = wanted.keep_newest if "keep_newest" in given else sidecar.keep_newest
         newest = keep_session(catalog, session_id, ttl_s=ttl_s, keep_newest=keep_newest)
         body = {"session_id": session_id, "ttl_s": ttl_s, "keep_newest": keep_newest, "default_ttl_s": catalog.ttl_s}
-        return _json(body | {"newest": asdict(newest)})
+        return json_answer(body | {"newest": asdict(newest)})
 
     @app.patch("/v1/backups/{backup_id}/retention")
     def patch_backup_retention(backup_id: str, wanted: BackupKept) -> Response:
         """Say how long a backup is kept from now on."""
-        return _json(asdict(keep_backup(catalog, backup_id, wanted.ttl_s)))
+        return json_answer(asdict(keep_backup(catalog, backup_id, wanted.ttl_s)))
 
     @app.post("/v1/backups/{backup_id}/used", status_code=204)
     def backup_used(backup_id: str) -> Response:
@@ -83,7 +83,3 @@ def add_retention(
         retention.in_use.note([parse_backup_id(backup_id)])
         note_used(catalog, [backup_id], machine())
         return Response(status_code=204)
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")

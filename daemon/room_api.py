@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.manifest import MAX_COUNT
 from ..state.quota import unasked_bytes
+from .answers import json_answer
 from .room import LEASE_S, Room
 
 
@@ -39,7 +39,7 @@ def add_room(app: FastAPI, room: Room) -> None:
             text=wanted.text,
             session_id=session_id,
         )
-        return _json({"lease_s": LEASE_S, "unasked_bytes": room.unasked_bytes()})
+        return json_answer({"lease_s": LEASE_S, "unasked_bytes": room.unasked_bytes()})
 
     @app.delete("/v1/room/{save_id}", status_code=204)
     def delete_room(save_id: str) -> Response:
@@ -61,7 +61,3 @@ def storage_report(room: Room) -> dict[str, Any]:
         "unasked_bytes": unasked_bytes(limits, disk),
         **asdict(limits),
     }
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Query, Response
 
 from ..db.search import Found, search
 from ..state.errors import IndexDamaged, Unavailable
 from ..state.words import MAX_QUESTION_CHARS, pieces
+from .answers import private_answer
 from .catalog import Catalog
 from .search_care import SearchCare
 
@@ -36,7 +36,7 @@ def add_search(app: FastAPI, catalog: Catalog, care: SearchCare) -> None:
             care.is_broken()
             raise Unavailable("the search is being made anew", hint="Ask again in a minute.") from None
         body = {"results": [_result(each) for each in found], "more": more, "waiting": care.waiting()}
-        return Response(orjson.dumps(body), media_type="application/json", headers={"Cache-Control": "no-store"})
+        return private_answer(body)
 
 
 def _result(found: Found) -> dict[str, Any]:

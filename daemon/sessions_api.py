@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Query, Request, Response
 from starlette.responses import StreamingResponse
 
@@ -22,6 +21,7 @@ from ..state.glimpse import Glimpse
 from ..state.happenings import happened, shared_bytes
 from ..state.ids import parse_backup_id, parse_session_id
 from ..state.lanes import LaneRow, in_lanes
+from .answers import PRIVATE, private_answer
 from .blob_reads import BlobReads
 from .catalog import Catalog
 from .fetch_api import BackFromBucket
@@ -33,7 +33,6 @@ MAX_ROWS = 1000  # of a drawing, a page
 MAX_MESSAGES = 500  # a page
 MAX_QUESTION = 200  # characters
 CONTENT = frozenset({"restore"})  # of backups: without it a listing has no text and no picture
-_PRIVATE = {"Cache-Control": "no-store"}
 
 
 class Drawings:
@@ -74,7 +73,7 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
         open_to = request.scope["torpor.access"].may(CONTENT)
         rows = [_session(row, where[row.newest.id], open_to) for row in page.sessions]
         follows = page.sessions[-1].session_id if page.more else None
-        return _json({"sessions": rows, "next": follows, "total": page.total})
+        return private_answer({"sessions": rows, "next": follows, "total": page.total})
 
     @app.get("/v1/sessions/{session_id}/drawing")
     def drawing(
@@ -91,7 +90,7 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
         where = places(side, [row.id for row in page if row.place == "here"])
         open_to = request.scope["torpor.access"].may(CONTENT)
         end = offset + len(page)
-        return _json(
+        return private_answer(
             {
                 "session_id": session_id,
                 "title": drawn.title,
@@ -117,7 +116,7 @@ def add_sessions(app: FastAPI, catalog: Catalog, side: RemoteSide, back: BackFro
         end = offset + len(found.messages)
         body = {"backup_id": backup_id, "total": found.total, "offset": offset}
         body |= {"messages": [asdict(each) for each in found.messages], "next": end if end < found.total else None}
-        return _json(body)
+        return private_answer(body)
 
     @app.get("/v1/backups/{backup_id}/media/{number}")
     def media(backup_id: str, number: int, fetch: bool = False) -> Response:
@@ -136,7 +135,7 @@ def media_response(found: Source, read: ReadBlob) -> Response:
     kind = picture_type(first)
     # Opened by itself it is a document of this origin: one that may do nothing.
     sealed = {"Content-Security-Policy": "default-src 'none'; sandbox"}
-    headers = {**_PRIVATE, **sealed, "Content-Length": str(found.medium.size_bytes)}
+    headers = {**PRIVATE, **sealed, "Content-Length": str(found.medium.size_bytes)}
     if kind is None:
         headers["Content-Disposition"] = "attachment"
 
@@ -145,10 +144,6 @@ def media_response(found: Source, read: ReadBlob) -> Response:
         yield from parts
 
     return StreamingResponse(body(), headers=headers, media_type=kind or "application/octet-stream")
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json", headers=_PRIVATE)
 
 
 def _plain(text: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Response
 
 from ..store.home import Home
+from .answers import json_answer
 from .settings import Settings
 
 
@@ -38,7 +38,7 @@ def add_settings(app: FastAPI, settings: Settings, home: Home) -> None:
     @app.get("/v1/settings", response_model=SettingList)
     def get_settings() -> Response:
         """Tell the settings in force, as they were read when the daemon started."""
-        return Response(orjson.dumps(found), media_type="application/json")
+        return json_answer(found)
 
 
 def listed(settings: Settings) -> list[Setting]:

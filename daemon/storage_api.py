@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Query, Response
 
 from ..db import metrics, storage
 from ..state.eviction import KINDS, TIERS, Eviction, Kind, plan_eviction
 from ..state.quota import limits_of
 from ..store.files import translated
+from .answers import json_answer
 from .kept_answer import KeptAnswer
 from .parts import Parts
 from .room_api import storage_report
@@ -62,7 +62,7 @@ def add_storage(app: FastAPI, parts: Parts) -> None:
         body["sessions"] = [asdict(each) for each in found.sessions]
         body["next_to_go"] = _next(parts, found, _over(parts, quota))
         body["surveyed_ago_s"] = None if kept is None else round(kept.age_s, 3)
-        return Response(orjson.dumps(body), media_type="application/json")
+        return json_answer(body)
 
 
 def _survey(parts: Parts) -> Survey:

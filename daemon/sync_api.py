@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..state.errors import BadInput, SyncOff
 from ..state.ids import parse_session_id
 from ..state.kv_policy import parse_policy
+from .answers import json_answer
 from .remote import RemoteSide
 from .sync_report import report
 
@@ -71,50 +71,50 @@ def add_sync(app: FastAPI, side: RemoteSide) -> None:
     def put_no_sync(session_id: str, wanted: NoSync) -> Response:
         """Keep a session on this machine, or no longer; one of which there is no backup yet, too."""
         side.set_no_sync(parse_session_id(session_id), wanted.no_sync)
-        return _json({"session_id": session_id, "no_sync": wanted.no_sync, **side.copies(session_id)})
+        return json_answer({"session_id": session_id, "no_sync": wanted.no_sync, **side.copies(session_id)})
 
 
 def _add_state(app: FastAPI, side: RemoteSide) -> None:
     @app.get("/v1/sync")
     def get_sync() -> Response:
         """Tell how the second copy is: state and reason, what waits, what was given up, what is kept here and why."""
-        return _json(report(side))
+        return json_answer(report(side))
 
     @app.post("/v1/sync/now")
     def now() -> Response:
         """Try everything now that waits."""
-        return _json(report(_on(side, side.now)))
+        return json_answer(report(_on(side, side.now)))
 
     @app.post("/v1/sync/retry")
     def retry(wanted: Retry) -> Response:
         """Try again what was given up."""
         counts: list[int] = []
         _on(side, lambda: counts.append(side.retry(wanted.ids)))
-        return _json({"retried": counts[0]})
+        return json_answer({"retried": counts[0]})
 
     @app.post("/v1/sync/collect")
     def collect(wanted: Collect) -> Response:
         """Remove from the bucket what no backup of any machine needs."""
         _on(side, lambda: None)
-        return _json(asdict(side.collect(dry_run=wanted.dry_run)))
+        return json_answer(asdict(side.collect(dry_run=wanted.dry_run)))
 
 
 def _add_choices(app: FastAPI, side: RemoteSide) -> None:
     @app.post("/v1/sync/pause")
     def pause(wanted: Pause) -> Response:
         """Send nothing for a time; it outlives a restart."""
-        return _json(report(_on(side, lambda: side.pause(wanted.seconds))))
+        return json_answer(report(_on(side, lambda: side.pause(wanted.seconds))))
 
     @app.post("/v1/sync/resume")
     def resume() -> Response:
         """Go on."""
-        return _json(report(_on(side, side.resume)))
+        return json_answer(report(_on(side, side.resume)))
 
     @app.put("/v1/sync/limits")
     def limits(wanted: Limits) -> Response:
         """Limit the bandwidth."""
         changes = {f"{name}_limit": getattr(wanted, name) for name in wanted.model_fields_set}
-        return _json(report(_on(side, lambda: side.choose(**changes))))
+        return json_answer(report(_on(side, lambda: side.choose(**changes))))
 
     @app.put("/v1/sync/policy")
     def policy(wanted: Policy) -> Response:
@@ -126,7 +126,7 @@ def _add_choices(app: FastAPI, side: RemoteSide) -> None:
             changes["kv_daily_bytes"] = wanted.daily_bytes
         if not changes:
             raise BadInput("neither a policy nor a daily budget was given")
-        return _json(report(_on(side, lambda: side.choose(**changes))))
+        return json_answer(report(_on(side, lambda: side.choose(**changes))))
 
 
 def _on(side: RemoteSide, act: Callable[[], object]) -> RemoteSide:
@@ -134,7 +134,3 @@ def _on(side: RemoteSide, act: Callable[[], object]) -> RemoteSide:
         raise SyncOff("there is no second copy: no S3 storage is configured")
     act()
     return side
-
-
-def _json(value: object) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")

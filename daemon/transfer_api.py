@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from ..state.errors import BadInput
 from ..state.ids import parse_session_id
+from .answers import json_answer
 from .exports import ExportFormat, ExportResponse, Exports
 from .imports import Imports, described
 from .parts import Parts
@@ -48,18 +46,14 @@ def _add_imports(app: FastAPI, parts: Parts, imports: Imports) -> None:
         if not size:
             await run_in_threadpool(path.unlink)
             raise BadInput("the body is empty", hint="Send the bytes of the file.")
-        return _json(described(imports.add(path, name, wanted, size)), 202)
+        return json_answer(described(imports.add(path, name, wanted, size)), 202)
 
     @app.get("/v1/imports")
     def list_imports(limit: int = Query(50, ge=1, le=200)) -> Response:
         """List the newest imports, as far as they are known."""
-        return _json({"imports": [described(each) for each in imports.newest(limit)]})
+        return json_answer({"imports": [described(each) for each in imports.newest(limit)]})
 
     @app.get("/v1/imports/{import_id}")
     def get_import(import_id: str) -> Response:
         """Tell how far an import is, and what became of it."""
-        return _json(described(imports.find(import_id)))
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")
+        return json_answer(described(imports.find(import_id)))

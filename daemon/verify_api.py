@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict
 
+from .answers import json_answer
 from .catalog import Catalog
 from .scrub import Scrub
 from .verify import Verifier
@@ -27,31 +25,27 @@ def add_verify(app: FastAPI, catalog: Catalog, verifier: Verifier, scrub: Scrub)
     def start_verification(wanted: Verify) -> Response:
         """Begin to read a backup, or everything, and put right what is damaged."""
         backup_id = None if wanted.ref is None else catalog.resolve(wanted.ref).id
-        return _json(verifier.start(backup_id).describe(), 202)
+        return json_answer(verifier.start(backup_id).describe(), 202)
 
     @app.get("/v1/verify/{run_id}")
     def get_verification(run_id: str) -> Response:
         """Tell how far a verification is, and what it found."""
-        return _json(verifier.run(run_id).describe())
+        return json_answer(verifier.run(run_id).describe())
 
     @app.delete("/v1/verify/{run_id}")
     def end_verification(run_id: str) -> Response:
         """End a verification."""
         run = verifier.run(run_id)
         run.cancel.set()
-        return _json(run.describe())
+        return json_answer(run.describe())
 
     @app.get("/v1/scrub")
     def get_scrub() -> Response:
         """Tell how the scrub is."""
-        return _json(scrub.describe())
+        return json_answer(scrub.describe())
 
     @app.post("/v1/scrub", status_code=202)
     def begin_scrub() -> Response:
         """Have the scrub begin a pass, or go on, now; at its own rate."""
         began = scrub.begin()
-        return _json(scrub.describe() | {"began": began}, 202)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")
+        return json_answer(scrub.describe() | {"began": began}, 202)

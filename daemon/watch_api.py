@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import orjson
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict
 
+from .answers import json_answer
 from .watches import Watches
 
 
@@ -22,24 +22,20 @@ def add_watches(app: FastAPI, watches: Watches) -> None:
     @app.get("/v1/watches")
     def list_watches() -> Response:
         """List the watched folders, and what could not be imported."""
-        return _json({"watches": watches.describe()})
+        return json_answer({"watches": watches.describe()})
 
     @app.post("/v1/watches", status_code=201)
     def add_watch(wanted: Folder) -> Response:
         """Watch a folder from now on; a second time changes nothing."""
-        return _json(watches.add(wanted.folder), 201)
+        return json_answer(watches.add(wanted.folder), 201)
 
     @app.delete("/v1/watches")
     def remove_watch(folder: str) -> Response:
         """Stop to watch a folder; its files and their backups stay."""
-        return _json(watches.remove(folder))
+        return json_answer(watches.remove(folder))
 
     @app.post("/v1/watches/rescan")
     def rescan() -> Response:
         """Look at all folders now, and try files that failed again."""
         watches.rescan()
-        return _json({"watches": watches.describe()})
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")
+        return json_answer({"watches": watches.describe()})
