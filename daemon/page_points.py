@@ -29,6 +29,7 @@ def _point(saves: PageSaves, backup: Backup) -> dict[str, Any]:
         "backup_id": backup.id,
         "created_at": backup.created_at,
         "messages": None if seen is None else len(seen.conversation),
+        "partial": seen is not None and seen.partial,  # the last of them was still being written
         "tokens": backup.tokens,
         "layers": list(backup.layers),
         "pinned": backup.pinned,

@@ -22,7 +22,7 @@ from torpor.client.attach import FIRST_PAUSE_S, Attachment
 from torpor.client.provider import SessionTable
 
 SAID = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
-DIES_S = 10.0  # at most, from the death of a process to the word of it
+DIES_S = 20.0  # at most, from the death of a process to the word of it
 
 
 def talk(*messages: dict[str, Any]) -> PlainSession:

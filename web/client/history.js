@@ -93,15 +93,17 @@ export class History {
 
 /** @param {any} found @returns {Point} */
 function pointOf(found) {
-  const { backup_id: id, created_at: createdAt, messages = 0, tokens = null, layers = [], pinned = false, preview = "" } = found;
-  return { id, createdAt, messages, tokens, layers, pinned, preview: preview ?? "", local: false };
+  const { backup_id: id, created_at: createdAt, messages = 0, partial = false, preview = "" } = found;
+  const { tokens = null, layers = [], pinned = false } = found;
+  return { id, createdAt, messages, partial, tokens, layers, pinned, preview: preview ?? "", local: false };
 }
 
 /** @param {Row} row @returns {Point} */
 function localPoint(row) {
   const preview = textOf(row.messages.at(-1) ?? { role: "", content: row.draft ?? "" }).slice(0, 200);
-  const { id, created_at: createdAt, messages } = row;
-  return { id, createdAt, messages: messages.length, tokens: null, layers: ["text_context"], pinned: false, preview, local: true };
+  const { id, created_at: createdAt, messages, partial } = row;
+  const rest = { tokens: null, layers: ["text_context"], pinned: false, local: true };
+  return { id, createdAt, messages: messages.length, partial, preview, ...rest };
 }
 
 /** @returns {Plan} */

@@ -87,6 +87,8 @@ export interface Point {
   /** Seconds since 1970. */
   createdAt: number;
   messages: number;
+  /** Whether the last message was still being written. */
+  partial: boolean;
   tokens: number | null;
   layers: string[];
   pinned: boolean;

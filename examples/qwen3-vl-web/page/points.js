@@ -18,8 +18,9 @@ export function pointsDialog(backup, goBack) {
   function entry(point) {
     const at = point.createdAt * 1000;
     const when = make("time", { textContent: ago(at), title: new Date(at).toLocaleString() });
+    const begun = point.partial ? ", the last one begun" : "";
     const where = point.local ? ", in this browser" : "";
-    const heading = make("summary", {}, make("span", {}, when, ` · ${count(point.messages, "message")}${where}`));
+    const heading = make("summary", {}, make("span", {}, when, ` · ${count(point.messages, "message")}${begun}${where}`));
     if (point.preview) heading.append(make("q", { textContent: point.preview }));
     const words = make("p", { textContent: "…" });
     const button = make("button", { type: "button", textContent: "Go back to here" });
