@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := packaging/constraints.txt
 FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_file safetensors_header safetensors_backup safetensors_file
 FUZZ_SECONDS ?= 60
-# Of the tests: more than cores, since many wait for other processes.
-WORKERS ?= 4
+# Of the tests: more than two cores, since many wait for other processes.
+WORKERS ?= 3
 PACKAGES := adapters cli client codec daemon db state store sync tray web
 
 .PHONY: demo example test lint type bench soak schema fuzz pictures vendor web-types check wheel clean

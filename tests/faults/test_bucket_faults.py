@@ -50,6 +50,7 @@ CONTRACT = (
     Offline, Throttled, RemoteFailed, RemoteDenied, ClockSkewed, RemoteRefused, BucketNotFound, ObjectExists, Timeout,
 )  # fmt: skip
 KNOWN = Quirks(conditional_put=True, checksum="crc32")
+PATIENT = {"stall_s": 10.0, "deadline_s": 20.0}  # where nothing stalls but a busy machine
 SHORT = {"connect_timeout_s": 1.0, "stall_s": 0.6, "deadline_s": 1.5, "slowest_bytes_s": 1e6}
 
 
@@ -269,7 +270,7 @@ def test_a_short_delay_is_waited_for(opened: Callable[..., S3Bucket], proxy: Fau
 def test_head_asks_why_it_is_refused(
     opened: Callable[..., S3Bucket], proxy: FaultProxy, code: str, error: type[TorporError]
 ) -> None:
-    bucket = opened()
+    bucket = opened(**PATIENT)
     proxy.add(answers(403, code))
     with pytest.raises(error, match=code):
         bucket.head("x")
@@ -281,7 +282,7 @@ def test_only_the_storage_can_say_that_an_object_is_gone(
 ) -> None:
     """A hotel's network answers 404 to everything; an odd storage does not name itself in the answer to a HEAD."""
     put(straight, "x", b"1")
-    bucket = opened()
+    bucket = opened(**PATIENT)
     fault = answers(404, "404", hits=method("HEAD") if answer == "storage" else lambda _: True)
     with proxy.fault(fault):
         for ask in (lambda: bucket.head("gone"), lambda: read(bucket, "gone")):

@@ -98,7 +98,7 @@ class Machine:
         remote = self._got(f"/v1/backups/{backup_id}")["remote"]
         return bool(remote["checked"] and "text" in remote["stages"] and not remote["waiting"])
 
-    def wait_synced(self, *backup_ids: str, timeout_s: float = 30) -> None:
+    def wait_synced(self, *backup_ids: str, timeout_s: float = 60) -> None:
         left = list(backup_ids)
         while left:
             eventually(lambda: self.is_synced(left[0]), timeout_s, self.sync)
