@@ -206,7 +206,7 @@ def test_seconds_under_another_model_are_estimated_within_two(daemon: Daemon) ->
             wake(keeper, f"there-{i}", other)
         keeper.save("switched", start(first, 7, 1200)).wait(60)
         ratios = []
-        for _ in range(3):
+        for _ in range(12):  # a machine that is busy now was not when the rates were measured; they follow it
             estimate = keeper.plan("switched", target_of(other)).estimated_s
             assert estimate is not None
             started = time.perf_counter()
