@@ -10,14 +10,13 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import large_home
-from rig import scratch
+from rig import median_s, scratch, timed_s
 from sqlalchemy import Connection
 from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
@@ -54,7 +53,7 @@ def main() -> int:
 def measure(catalog: Catalog) -> int:
     """Print what each question costs; return 1 when a limit is missed."""
     care, index = SearchCare(catalog), catalog.index
-    figures = {"read all for the search": _seconds(care.settle)}
+    figures = {"read all for the search": timed_s(care.settle)}
     with index.reading() as connection:
         figures |= _listings(connection) | _searches(connection)
     figures |= _saves(catalog)
@@ -71,17 +70,17 @@ def _listings(connection: Connection) -> dict[str, float]:
     newest = list_sessions(connection, 1).sessions[0].session_id
     rows = [row.id for row in draw_session(connection, newest).drawing.rows[:200]]
     return {
-        "newest 50 sessions": _median_s(lambda: list_sessions(connection, 50)),
-        "newest 500 sessions": _median_s(lambda: list_sessions(connection, 500)),
-        "50 sessions by name": _median_s(lambda: list_sessions(connection, 50, named="on-1")),
-        "drawing, all rows": _median_s(lambda: list(in_lanes(draw_session(connection, newest).drawing.rows))),
-        "details of 200 rows": _median_s(lambda: details(connection, newest, rows)),
+        "newest 50 sessions": median_s(lambda: list_sessions(connection, 50)),
+        "newest 500 sessions": median_s(lambda: list_sessions(connection, 500)),
+        "50 sessions by name": median_s(lambda: list_sessions(connection, 50, named="on-1")),
+        "drawing, all rows": median_s(lambda: list(in_lanes(draw_session(connection, newest).drawing.rows))),
+        "details of 200 rows": median_s(lambda: details(connection, newest, rows)),
     }
 
 
 def _searches(connection: Connection) -> dict[str, float]:
     asked = {"a common word": "w1", "a rare word": "w4711", "two words": "w2 w3", "one character": "一", "two": "一丁"}
-    return {f"search, {name}": _median_s(partial(search, connection, words, 20, 3)) for name, words in asked.items()}
+    return {f"search, {name}": median_s(partial(search, connection, words, 20, 3)) for name, words in asked.items()}
 
 
 def _saves(catalog: Catalog) -> dict[str, float]:
@@ -92,20 +91,9 @@ def _saves(catalog: Catalog) -> dict[str, float]:
         talk = [*old.layers["text_context"]["messages"], {"role": "user", "content": f"message {number}"}]
         layers = {**old.layers, "text_context": {"messages": talk}}
         made = replace(old, id=f"01M9{number:022d}", parent_id=old.id, created_at=time.time(), layers=layers)
-        commits.append(_seconds(partial(catalog.commit, made.id, manifest_file.dump(made))))
-        reads.append(_seconds(partial(reading.read, made.session_id)))
+        commits.append(timed_s(partial(catalog.commit, made.id, manifest_file.dump(made))))
+        reads.append(timed_s(partial(reading.read, made.session_id)))
     return {"commit": statistics.median(commits), "read a save": statistics.median(reads)}
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
-def _median_s(call: Callable[[], object]) -> float:
-    call()
-    return statistics.median(_seconds(call) for _ in range(ROUNDS))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,3 +89,16 @@ def keeper_in(folder: Path) -> Iterator[Keeper]:
     home = folder / "home"
     with daemon(home), connect(home=home) as keeper:
         yield keeper
+
+
+def timed_s(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def median_s(call: Callable[[], object], rounds: int = 15) -> float:
+    """Return the median time of a call, which is warm: it was made once before."""
+    call()
+    return statistics.median(timed_s(call) for _ in range(rounds))

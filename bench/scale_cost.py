@@ -18,7 +18,7 @@ from pathlib import Path
 
 import large_home
 import orjson
-from rig import daemon, scratch
+from rig import daemon, median_s, scratch, timed_s
 from sqlalchemy import Connection
 from torpor.client import connect
 from torpor.codec import manifest_file
@@ -96,22 +96,22 @@ def _queries(home: Path) -> dict[str, float]:
         newest = index.list_backups(limit=50)
         middle, last = newest[0].id, newest[-1].id
         figures = {
-            "newest 50": _median_s(lambda: index.list_backups(limit=50)),
-            "the 50 before them": _median_s(lambda: index.list_backups(limit=50, before=last)),
-            "50 of a session": _median_s(lambda: index.list_backups(session_id=newest[0].session_id)),
-            "timeline of a session": _median_s(lambda: index.timeline(newest[0].session_id, limit=50)),
-            "by id": _median_s(lambda: catalog.resolve(middle)),
-            "newest of a session": _median_s(lambda: catalog.resolve(newest[0].session_id)),
-            "by the end of an id": _median_s(lambda: index.ending_with(middle[-8:], 6)),
-            "totals": _median_s(index.totals),
-            "blobs of a backup": _median_s(lambda: catalog.blobs_of(middle)),
-            "groups": _median_s(lambda: Groups(catalog).list(50)),
-            "events": _median_s(index.recent_events),
-            "activity of 30 days": _median_s(lambda: _read(index, lambda c: quarters(c, time.time() - 30 * 86_400.0))),
-            "largest sessions": _seconds(lambda: _read(index, lambda c: largest_sessions(c, 20))),
+            "newest 50": median_s(lambda: index.list_backups(limit=50)),
+            "the 50 before them": median_s(lambda: index.list_backups(limit=50, before=last)),
+            "50 of a session": median_s(lambda: index.list_backups(session_id=newest[0].session_id)),
+            "timeline of a session": median_s(lambda: index.timeline(newest[0].session_id, limit=50)),
+            "by id": median_s(lambda: catalog.resolve(middle)),
+            "newest of a session": median_s(lambda: catalog.resolve(newest[0].session_id)),
+            "by the end of an id": median_s(lambda: index.ending_with(middle[-8:], 6)),
+            "totals": median_s(index.totals),
+            "blobs of a backup": median_s(lambda: catalog.blobs_of(middle)),
+            "groups": median_s(lambda: Groups(catalog).list(50)),
+            "events": median_s(index.recent_events),
+            "activity of 30 days": median_s(lambda: _read(index, lambda c: quarters(c, time.time() - 30 * 86_400.0))),
+            "largest sessions": timed_s(lambda: _read(index, lambda c: largest_sessions(c, 20))),
         }
         half_absent(catalog)
-        figures["newest 50, half of it elsewhere"] = _median_s(lambda: index.list_backups(limit=50))
+        figures["newest 50, half of it elsewhere"] = median_s(lambda: index.list_backups(limit=50))
         half_absent(catalog, present=True)
         return figures | {"RSS": _rss_mib()}
 
@@ -134,8 +134,8 @@ def _changes(home: Path) -> dict[str, float]:
         for number, each in enumerate(catalog.index.list_backups(limit=ROUNDS)):
             old = manifest_file.load(catalog.manifest_json(each.id))
             made.append(replace(old, id=f"01M9{number:022d}", parent_id=old.id, created_at=time.time()))
-        commits = [_seconds(lambda m=m: catalog.commit(m.id, manifest_file.dump(m))) for m in made]  # type: ignore[misc]
-        removals = [_seconds(lambda m=m: catalog.remove(m.id)) for m in made]  # type: ignore[misc]
+        commits = [timed_s(lambda m=m: catalog.commit(m.id, manifest_file.dump(m))) for m in made]  # type: ignore[misc]
+        removals = [timed_s(lambda m=m: catalog.remove(m.id)) for m in made]  # type: ignore[misc]
         return {"commit": statistics.median(commits), "remove": statistics.median(removals), "RSS": _rss_mib()}
 
 
@@ -145,8 +145,8 @@ def _plan(home: Path) -> dict[str, float]:
         side = compose_remote(place, settings, load_remote_settings({}, home, home), catalog)
         retention, now = compose_retention(place, settings, catalog, side), time.time()
         return {
-            "plan of retention, none of it over": _seconds(lambda: retention.plan(now)),
-            "plan of retention, all of it over": _seconds(lambda: retention.plan(now + 1000 * 86_400.0)),
+            "plan of retention, none of it over": timed_s(lambda: retention.plan(now)),
+            "plan of retention, all of it over": timed_s(lambda: retention.plan(now + 1000 * 86_400.0)),
             "RSS": _rss_mib(),
         }
 
@@ -158,8 +158,8 @@ def _daemon(home: Path) -> dict[str, float]:
         time.sleep(SETTLE_S)
         figures = {
             "exec to ready": ready_s,
-            "GET /v1/status": _median_s(keeper.api.status),
-            "GET /v1/backups, newest 50": _median_s(lambda: keeper.api.backups(limit=50)),
+            "GET /v1/status": median_s(keeper.api.status),
+            "GET /v1/backups, newest 50": median_s(lambda: keeper.api.backups(limit=50)),
         }
         status = Path(f"/proc/{running.pid}/status").read_text().splitlines()
         used = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
@@ -169,10 +169,10 @@ def _daemon(home: Path) -> dict[str, float]:
 def _collect(home: Path) -> dict[str, float]:
     with _opened(home) as catalog:
         garbage, figures = Garbage(catalog, grace_s=86_400.0, trash_s=0.0), dict[str, float]()
-        figures["dry run"] = _seconds(lambda: garbage.collect(dry_run=True))
-        figures["collect, a tenth is garbage"] = _seconds(garbage.collect)
-        figures["collect, the trash is full"] = _seconds(garbage.collect)
-        figures["collect, nothing to do"] = _seconds(garbage.collect)
+        figures["dry run"] = timed_s(lambda: garbage.collect(dry_run=True))
+        figures["collect, a tenth is garbage"] = timed_s(garbage.collect)
+        figures["collect, the trash is full"] = timed_s(garbage.collect)
+        figures["collect, nothing to do"] = timed_s(garbage.collect)
         return figures | {"RSS": _rss_mib()}
 
 
@@ -184,17 +184,6 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "daemon": _daemon,
     "collect": _collect,
 }
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
-def _median_s(call: Callable[[], object]) -> float:
-    call()
-    return statistics.median(_seconds(call) for _ in range(ROUNDS))
 
 
 def _rss_mib() -> float:

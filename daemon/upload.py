@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ class _Incoming:
             view = view[os.write(self._fd, view) :]
         self.size_bytes += len(data)
 
-    def finish(self) -> str:
+    def sync(self) -> None:
         os.fsync(self._fd)
+
+    def digest(self) -> str:
         return self._hasher.hexdigest()
 
     def close(self) -> None:
@@ -60,21 +63,8 @@ async def receive_file(
 
     Raises: TooLarge, QuotaFull, StoreFull, StoreFailed. Nothing is kept then.
     """
-    path = staging.new_path()
-    try:
-        incoming = _Incoming(path)
-        try:
-            async for piece in _pieces(request):
-                if incoming.size_bytes + len(piece) > most_bytes:
-                    raise TooLarge(f"a file of more than {most_bytes} bytes")
-                await run_in_threadpool(_write, incoming, piece, take)
-        finally:
-            incoming.close()
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise store_error(error, "receive a file into", path.parent) from error
-        raise
+    with _staged(staging, "receive a file into") as path:
+        incoming = await _receive(path, request, take, most_bytes, "a file")
     return path, incoming.size_bytes
 
 
@@ -86,27 +76,43 @@ async def receive_blob(
     Raises: BadInput (other bytes than the digest says), TooLarge, QuotaFull, StoreFull, StoreFailed. Nothing is kept
     then.
     """
-    path = staging.new_path()
-    try:
-        incoming = _Incoming(path)
-        try:
-            async for piece in _pieces(request):
-                if incoming.size_bytes + len(piece) > MAX_BLOB_BYTES:
-                    raise TooLarge(f"a blob of more than {MAX_BLOB_BYTES} bytes")
-                await run_in_threadpool(_write, incoming, piece, take)
-            actual = await run_in_threadpool(incoming.finish)
-        finally:
-            incoming.close()
+    with _staged(staging, "receive a blob into") as path:
+        incoming = await _receive(path, request, take, MAX_BLOB_BYTES, "a blob", sync=True)
+        actual = incoming.digest()
         if actual != digest:
             raise BadInput(f"the body has digest {actual[:16]}…, not {digest[:16]}…", hint="Send the bytes again.")
         ref = BlobRef(digest, incoming.size_bytes)
         await run_in_threadpool(_publish, blobs, path, ref)
-    except OSError as error:
-        raise store_error(error, "receive a blob into", path.parent) from error
-    finally:
-        if path.exists():
-            path.unlink()
     return {"digest": ref.digest, "size_bytes": ref.size_bytes}
+
+
+@contextmanager
+def _staged(staging: Staging, what: str) -> Iterator[Path]:
+    """Give a path to write at; nothing stays there when that fails. Raises: StoreFull, StoreFailed."""
+    path = staging.new_path()
+    try:
+        yield path
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise store_error(error, what, path.parent) from error
+        raise
+
+
+async def _receive(
+    path: Path, request: Request, take: Callable[[int], None], most_bytes: int, what: str, *, sync: bool = False
+) -> _Incoming:
+    incoming = _Incoming(path)
+    try:
+        async for piece in _pieces(request):
+            if incoming.size_bytes + len(piece) > most_bytes:
+                raise TooLarge(f"{what} of more than {most_bytes} bytes")
+            await run_in_threadpool(_write, incoming, piece, take)
+        if sync:
+            await run_in_threadpool(incoming.sync)
+    finally:
+        incoming.close()
+    return incoming
 
 
 def _write(incoming: _Incoming, piece: bytes, take: Callable[[int], None]) -> None:
