@@ -192,7 +192,7 @@ def test_a_tab_that_is_closed_in_mid_message_loses_nothing(
 
 
 def expect_end(page: Page) -> None:
-    page.locator("#messages .assistant .words", has_text=re.compile(r"[.!]$")).last.wait_for()
+    page.locator("#messages .assistant:last-child .words", has_text=re.compile(r"[.!]$")).wait_for()
     page.get_by_role("button", name="Send").wait_for()
 
 

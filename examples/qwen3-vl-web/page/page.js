@@ -106,7 +106,16 @@ async function send(said, again = false) {
 /** Let an answer that was interrupted go on. */
 async function goOn() {
   if (chat.conversation.at(-1).role === "assistant") chat.conversation.pop(); // it is told from its beginning
-  await read(await ask(`chats/${session}/answer`, {}));
+  const mine = chat;
+  mine.writing = true; // from now on: a second click asks for nothing
+  draw();
+  try {
+    await read(await ask(`chats/${session}/answer`, {}));
+  } catch (problem) {
+    mine.writing = false;
+    draw();
+    throw problem;
+  }
 }
 
 /** Read an answer to its end. */
