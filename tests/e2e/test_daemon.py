@@ -17,6 +17,7 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
+from support.ports import free_port
 from torpor.client import connect
 from torpor.state.errors import (
     BlobDamaged,
@@ -121,10 +122,8 @@ def test_a_busy_port_moves_to_another(home: Path) -> None:
 
 
 def test_the_port_that_was_asked_for_is_taken(home: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with Daemon(home, port=port) as daemon:
-        assert daemon.url == f"http://127.0.0.1:{port}"
+    with Daemon(home, port=free_port()) as daemon:
+        assert daemon.url == f"http://127.0.0.1:{daemon.port}"
 
 
 def test_a_killed_daemon_starts_again_at_once(home: Path) -> None:

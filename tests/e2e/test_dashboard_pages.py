@@ -63,7 +63,6 @@ def page(chromium: Browser, lived: Daemon) -> Iterator[Page]:
     """One signed-in tab for the file."""
     refused = ("status of 404",)  # a folder that is not there: the browser writes of it by itself
     with opened(chromium, lived, allow=refused, viewport={"width": 1280, "height": 900}, locale="en-US") as tab:
-        tab.set_default_timeout(10_000)
         yield tab
 
 

@@ -13,6 +13,7 @@ from support.browser import axe_violations, new_tab
 from support.chats import plain
 from support.commands import as_json
 from support.daemon import Daemon
+from support.ports import free_port
 from torpor.adapters.plain import PlainTarget
 from torpor.client import Keeper
 from torpor.client.provider import SessionTable
@@ -265,15 +266,15 @@ def test_the_daemon_goes_and_comes_back(home: Path, chromium: Browser) -> None:
     from playwright.sync_api import expect
 
     with new_tab(chromium, allow=("net::", "401")) as page:  # whatever a browser writes of a server that went
-        with Daemon(home) as daemon:
+        with Daemon(home, port=free_port()) as daemon:
             enter(page, daemon)
             expect(page.get_by_role("heading", name="Nothing sleeps here yet")).to_be_visible()
             expect(page.get_by_text("Live", exact=True)).to_be_visible()
             daemon.stop()
         expect(page.get_by_role("alert")).to_contain_text("The daemon does not answer")
         assert axe_violations(page) == []
-        with Daemon(home, port=int(daemon.url.rpartition(":")[2])):
-            expect(page.get_by_text("Live", exact=True)).to_be_visible(timeout=15_000)
+        with Daemon(home, port=daemon.port):
+            expect(page.get_by_text("Live", exact=True)).to_be_visible()
             expect(page.get_by_role("alert")).to_have_count(0)
             page.get_by_role("button", name="Sign out").click()
             expect(page.get_by_role("heading", name="This tab is not signed in")).to_be_visible()

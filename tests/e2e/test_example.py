@@ -91,7 +91,7 @@ def pictures_shown(page: Page) -> int:
     return page.locator(".shown img").count()
 
 
-def until(found: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(found: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (value := found()):
         assert time.monotonic() < deadline

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from support.browser import new_tab
 from support.daemon import Daemon
+from support.ports import free_port
 from support.web_pages import approve, backups, page_origin, said, texts
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ def origin() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def _own() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
-        running.port = int(running.url.rpartition(":")[2])
+    with (
+        tempfile.TemporaryDirectory(prefix="torpor-") as folder,
+        Daemon(Path(folder) / "home", port=free_port()) as running,
+    ):
         yield running
 
 
@@ -74,7 +77,7 @@ def another(page: Page) -> Page:
     return second
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -148,7 +151,7 @@ def test_the_daemon_goes_and_comes_back(chromium: Browser, origin: str, own: Dae
                          chat.conversation.pop(); await backup.message(); await oops; }""")
 
         again(own)
-        page.wait_for_function("events.some((event) => event.type === 'online')", timeout=15_000)
+        page.wait_for_function("events.some((event) => event.type === 'online')")
         page.wait_for_function("backup.status.pending === 0")
         assert texts(said(own, "web-c")) == ["One", "Two", "Three", "Four"]
         assert backups(own, "web-c") == 3
@@ -232,7 +235,7 @@ def test_two_tabs_do_not_fight(chromium: Browser, origin: str, own: Daemon) -> N
         assert first.evaluate("backup.points()").__len__() == 3
         again(own)
         for page in (first, second):
-            page.wait_for_function("backup.status.online", timeout=15_000, polling=50)
+            page.wait_for_function("backup.status.online", polling=50)
             page.evaluate("backup.drain()")
             page.wait_for_function("backup.status.pending === 0", polling=50)
         assert backups(own, "web-g") == 3  # each branch once
@@ -251,7 +254,7 @@ def test_one_bad_state_stops_no_other(chromium: Browser, origin: str, own: Daemo
         page.evaluate("""async () => { chat.conversation = [{role: 'x'.repeat(50), content: 'no role'}];
                          await backup.message(); chat.conversation = []; }""")
         again(own)
-        page.wait_for_function("backup.status.online", timeout=15_000)
+        page.wait_for_function("backup.status.online")
         page.wait_for_function("events.some((event) => event.type === 'refused')")
         assert page.evaluate("events.find((event) => event.type === 'refused').code") == "bad-input"
         until(lambda: texts(said(own, "web-h"))[-1] == "Good")
@@ -273,7 +276,7 @@ def test_a_browser_without_room(chromium: Browser, origin: str, own: Daemon) -> 
         page.evaluate("say('assistant', 'w'.repeat(200_000))")
         assert page.evaluate("backup.status.pending") == 1
         again(own)
-        page.wait_for_function("backup.status.online && backup.status.pending === 0", timeout=15_000)
+        page.wait_for_function("backup.status.online && backup.status.pending === 0")
         assert len(texts(said(own, "web-i"))) == 2
 
 

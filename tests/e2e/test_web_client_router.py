@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from support.browser import new_tab
 from support.daemon import Daemon
+from support.ports import free_port
 from support.web_pages import backups, page_server, said, texts
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client.provider import SessionTable
@@ -24,8 +25,10 @@ NOISE = ("Failed to load resource",)
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
-        running.port = int(running.url.rpartition(":")[2])
+    with (
+        tempfile.TemporaryDirectory(prefix="torpor-") as folder,
+        Daemon(Path(folder) / "home", port=free_port()) as running,
+    ):
         yield running
 
 
@@ -132,5 +135,5 @@ def test_the_daemon_behind_the_server_stops(
         assert (found["mode"], texts(found)) == ("local", ["One", "Two"])
         daemon.errors.close()
         daemon.start()
-        page.wait_for_function("backup.status.online && backup.status.pending === 0", timeout=20_000)
+        page.wait_for_function("backup.status.online && backup.status.pending === 0")
         assert texts(said(daemon, "t")) == ["One", "Two"]

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from support.browser import new_tab
 from support.daemon import Daemon
+from support.ports import free_port
 from support.web_pages import page_server, said
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client.provider import SessionTable
@@ -83,18 +84,21 @@ def test_nothing_that_was_said_is_lost(chromium: Browser, seed: int) -> None:
     draw, sessions = random.Random(seed), SessionTable(PlainTarget)
     prompt = [{"role": "system", "content": "Be short."}] if seed % 2 else []
     sessions[NAME] = PlainSession({"metadata": {"model_name": "m"}, "text_context": {"conversation": prompt}})
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as daemon:
-        daemon.port = int(daemon.url.rpartition(":")[2])
-        with daemon.keeper() as keeper, page_server(keeper, sessions) as server:
-            url = f"{server}/#{quote(json.dumps({'base': '/api/backup', 'session': NAME, 'every': 3}))}"
-            with new_tab(chromium, allow=("Failed to load resource",)) as page:
-                life = Life(daemon, sessions, page, url)
-                for number in range(STEPS):
-                    life.move(draw.choice(MOVES), number)
-                life.move("say", STEPS)
-                life.move("start", STEPS)
-                caught_up = "backup.status.online && backup.status.pending === 0"
-                life.page.wait_for_function(caught_up, timeout=60_000, polling=50)
-                assert spoken(said(daemon, NAME)["conversation"]) == life.said
-                life.open()
-                assert spoken(sessions[NAME].state["text_context"]["conversation"]) == life.said
+    with (
+        tempfile.TemporaryDirectory(prefix="torpor-") as folder,
+        Daemon(Path(folder) / "home", port=free_port()) as daemon,
+        daemon.keeper() as keeper,
+        page_server(keeper, sessions) as server,
+    ):
+        url = f"{server}/#{quote(json.dumps({'base': '/api/backup', 'session': NAME, 'every': 3}))}"
+        with new_tab(chromium, allow=("Failed to load resource",)) as page:
+            life = Life(daemon, sessions, page, url)
+            for number in range(STEPS):
+                life.move(draw.choice(MOVES), number)
+            life.move("say", STEPS)
+            life.move("start", STEPS)
+            caught_up = "backup.status.online && backup.status.pending === 0"
+            life.page.wait_for_function(caught_up, timeout=60_000, polling=50)
+            assert spoken(said(daemon, NAME)["conversation"]) == life.said
+            life.open()
+            assert spoken(sessions[NAME].state["text_context"]["conversation"]) == life.said

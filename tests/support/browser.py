@@ -24,6 +24,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE_MS = 60_000  # what a page tries again by itself, it does within half a minute; a busy machine takes its time
 # A browser writes by itself that nobody answered; where a test stops a server, that is what it wants to see.
 _NETWORK = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INTERNET_DISCONNECTED", "net::ERR_CONNECTION_RESET")
 
@@ -31,8 +32,9 @@ _NETWORK = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INTERNET_DISCONNECTED", "ne
 @contextmanager
 def running_chromium() -> Iterator[Browser]:
     """Start the browser; `make test` has installed it (packaging/test-needs.sh)."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
@@ -49,6 +51,7 @@ def new_tab(browser: Browser, *, allow: tuple[str, ...] = (), **options: Any) ->
     this machine.
     """
     context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE_MS)
     try:
         with watched(context, allow):
             yield context.new_page()

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from support.forked import clean_environment
+from support.ports import free_port
 
 FOLDER = Path(__file__).parents[2] / "examples" / "qwen3-vl-web"
 READY_S = 60
@@ -43,7 +42,7 @@ class Example:
 
     def __init__(self, zygote: subprocess.Popen[str]) -> None:
         self._zygote, self._pid, self._pace_s = zygote, 0, 0.0
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self, pace_s: float = 0.0) -> None:
@@ -82,15 +81,6 @@ class Example:
         body = {"text": text, "known": known, **more}
         answer = httpx.post(f"{self.url}/chats/{session_id}", json=body, timeout=60, trust_env=False)
         return str(json.loads(answer.raise_for_status().text.splitlines()[-1])["message"]["content"])
-
-
-def _free_port() -> int:
-    """Find a port that stays free while the server is down: below those that the system lends to connections."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as server, suppress(OSError):
-            server.bind(("127.0.0.1", port))
-            return port
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from email.utils import formatdate
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from support.ports import free_port
+
 PIECE, BUFFER = 16 << 10, 64 << 10
 Kind = Literal[
     "answer",  # with `status` and `code`, before anything reached the server
@@ -121,7 +123,7 @@ class FaultProxy:
         self._listener: socket.socket | None = None
         self._hanging = 0
         self.counts = _Counts()
-        self.port = 0
+        self.port = free_port()
         self.accept()
 
     @property

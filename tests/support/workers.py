@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -33,7 +34,6 @@ def start_worker(home: Path, crash_at: str, seed: int, saves: int) -> tuple[Base
 
 def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> None:
     import torch
-    from torpor.client import connect
     from torpor.state.errors import TorporError
 
     from support.caches import CacheSession
@@ -44,7 +44,7 @@ def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> N
     session = CacheSession(layers=2, heads=2, dim=16)
     session.grow(300, seed)
     try:
-        with connect(home=home) as keeper:
+        with _connected(home) as keeper:
             for _ in range(saves):
                 session.grow(rng.choice([1, 20, 64, 100]), rng.randrange(1 << 30))
                 if rng.random() < 0.2:
@@ -60,6 +60,21 @@ def _work(home: str, crash_at: str, seed: int, saves: int, out: Connection) -> N
     except TorporError as error:
         out.send(("failed", error.code))
     out.send(("done", ""))
+
+
+def _connected(home: str) -> Any:
+    """Connect; a daemon that was killed before this process got so far is waited for."""
+    from torpor.client import connect
+    from torpor.state.errors import DaemonNotRunning
+
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return connect(home=home)
+        except DaemonNotRunning:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def start_mixed(home: Path, crash_at: str, seed: int) -> tuple[BaseProcess, Connection]:
