@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,13 @@ SHIFTS = """() => new Promise(done => {
     .observe({type: "layout-shift", buffered: true});
   setTimeout(() => done(0), 300);
 })"""
+
+
+@pytest.fixture(scope="module")
+def shared_daemon() -> Iterator[Daemon]:
+    """One for this file: what others save would push its sessions out of sight."""
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
