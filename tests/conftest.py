@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from support.browser import new_tab, running_chromium
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 from support.s3_servers import Moto, Place, Weed, new_place, new_room, remove_place, running_moto, running_weed
 
 if TYPE_CHECKING:  # playwright takes a while to import, and few tests need it
@@ -60,7 +60,7 @@ def daemon(home: Path) -> Iterator[Daemon]:
 @pytest.fixture(scope="session")
 def shared_daemon() -> Iterator[Daemon]:
     """One daemon for tests that only need somewhere to save."""
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+    with new_daemon() as running:
         yield running
 
 

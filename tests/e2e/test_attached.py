@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import httpx
 import pytest
 from support.commands import as_json, run
 from support.daemon import Daemon
+from support.waiting import until
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client import Keeper
 from torpor.client.attach import FIRST_PAUSE_S, Attachment
@@ -33,14 +33,6 @@ def table(*names: str) -> SessionTable:
     made = SessionTable(PlainTarget)
     made.update({name: talk() for name in names})
     return made
-
-
-def until(there: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := there()):
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
-    return found
 
 
 def attached(daemon: Daemon, name: str = "chat") -> list[dict[str, Any]]:

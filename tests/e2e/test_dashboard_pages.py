@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from support.browser import axe_violations, new_tab
+from support.browser import axe_violations, layout_shift, signed_in
 from support.daemon import Daemon
 from support.lived_in import STORIES, live_in
 from support.s3_servers import Moto, Place, new_place, remove_place
@@ -49,20 +48,11 @@ def lived(tmp_path_factory: pytest.TempPathFactory, place: Place, folder: Path) 
         yield running
 
 
-@contextmanager
-def opened(browser: Browser, daemon: Daemon, **options: Any) -> Iterator[Page]:
-    """A tab that is signed in."""
-    with new_tab(browser, **options) as page:
-        page.goto(daemon.request("POST", "/v1/login/links").json()["url"])
-        page.get_by_role("navigation").wait_for()
-        yield page
-
-
 @pytest.fixture(scope="module")
 def page(chromium: Browser, lived: Daemon) -> Iterator[Page]:
     """One signed-in tab for the file."""
     refused = ("status of 404",)  # a folder that is not there: the browser writes of it by itself
-    with opened(chromium, lived, allow=refused, viewport={"width": 1280, "height": 900}, locale="en-US") as tab:
+    with signed_in(chromium, lived, allow=refused, viewport={"width": 1280, "height": 900}, locale="en-US") as tab:
         yield tab
 
 
@@ -73,13 +63,6 @@ def go(page: Page, name: str) -> None:
 
 def card(page: Page, heading: str) -> Any:
     return page.locator(".card", has=page.get_by_role("heading", name=heading))
-
-
-SHIFTS = """() => new Promise(done => {
-  new PerformanceObserver(list => done(list.getEntries().reduce((sum, each) => sum + (each.hadRecentInput ? 0 : each.value), 0)))
-    .observe({type: "layout-shift", buffered: true});
-  setTimeout(() => done(0), 200);
-})"""
 
 
 def settled(page: Page) -> None:
@@ -98,13 +81,13 @@ def test_pages_are_accessible_and_fit(chromium: Browser, lived: Daemon, scheme: 
 
     options: dict[str, Any] = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": locale}
     options["reduced_motion"] = "reduce"  # what fades in has no contrast yet
-    with opened(chromium, lived, **options) as page:
+    with signed_in(chromium, lived, **options) as page:
         for name in PAGES:
             go(page, name)
             settled(page)
             assert axe_violations(page) == [], name
             page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
-            assert page.evaluate(SHIFTS) < 0.1, name  # what calls itself good is below it
+            assert layout_shift(page) < 0.1, name  # what calls itself good is below it
             page.set_viewport_size({"width": 3840, "height": 2160})
             page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
             page.set_viewport_size(options["viewport"])
@@ -306,7 +289,7 @@ def test_files_are_dropped_anywhere(page: Page, lived: Daemon, folder: Path) -> 
 
 
 def test_the_daemon_is_understood_in_chinese(chromium: Browser, lived: Daemon) -> None:
-    with opened(chromium, lived, locale="zh-CN") as page:
+    with signed_in(chromium, lived, locale="zh-CN") as page:
         go(page, "health")
         settled(page)
         english = page.locator(".wells [lang=en]").all_inner_texts()

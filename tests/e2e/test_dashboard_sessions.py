@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.albums import AlbumTarget, hike, scene
-from support.browser import axe_violations, new_tab
+from support.browser import axe_violations, layout_shift, new_tab
 from support.chats import plain
 from support.commands import as_json
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 from support.ports import free_port
 from torpor.adapters.plain import PlainTarget
 from torpor.client import Keeper
@@ -26,17 +25,12 @@ if TYPE_CHECKING:
 
 NARROW, USUAL, HUGE = ({"width": 360, "height": 740}, {"width": 1440, "height": 900}, {"width": 3840, "height": 2160})
 BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
-SHIFTS = """() => new Promise(done => {
-  new PerformanceObserver(list => done(list.getEntries().reduce((sum, each) => sum + (each.hadRecentInput ? 0 : each.value), 0)))
-    .observe({type: "layout-shift", buffered: true});
-  setTimeout(() => done(0), 300);
-})"""
 
 
 @pytest.fixture(scope="module")
 def shared_daemon() -> Iterator[Daemon]:
     """One for this file: what others save would push its sessions out of sight."""
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+    with new_daemon() as running:
         yield running
 
 
@@ -91,7 +85,7 @@ def test_from_the_list_to_a_message(shared_daemon: Daemon, hiking: list[Backup],
         expect(panel.get_by_role("img", name="Image 3")).to_have_js_property("naturalWidth", 280)
         expect(panel).to_contain_text("None is set up")
         assert axe_violations(page) == []
-        assert page.evaluate(SHIFTS) < 0.02
+        assert layout_shift(page) < 0.02
         assert page.url.endswith(f"#/sessions/hike/{hiking[1].id}")
         page.reload()
         expect(panel.get_by_role("region", name="Messages").get_by_role("listitem")).to_have_count(4)
@@ -231,7 +225,7 @@ def test_small_and_dark(shared_daemon: Daemon, hiking: list[Backup], chromium: B
         expect(page.get_by_role("region", name="Restoring it")).to_contain_text("Everything comes back")
         assert axe_violations(page) == []
         page.wait_for_function("document.documentElement.scrollWidth === 360")
-        assert page.evaluate(SHIFTS) < 0.02
+        assert layout_shift(page) < 0.02
         page.get_by_role("link", name="Back to the session").tap()
         page.get_by_role("link", name="Back to the sessions").tap()
         expect(row).to_be_visible()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
-from support.machines import eventually
 from support.s3_servers import Place
 from support.second_copy import in_bucket, machine
+from support.waiting import until
 from torpor.codec.objects import open_document, seal_document
 from torpor.state.errors import KeyMissing, ObjectDamaged
 from torpor.store.blobs import digest_buffers
@@ -87,9 +87,8 @@ def test_nothing_shows_and_nothing_else_is_taken(moto_room: Place, homes: tuple[
         put(moto_room, second, found[second])
         assert digest(b, "private-name") == session.digest()
         log = homes[1] / "logs" / "daemon.log"
-        eventually(
+        until(
             lambda: "is not encrypted" in log.read_text(),
-            60,
             lambda: (log.read_text(), b.request("GET", "/v1/sync").json()),
         )
     with pytest.raises(KeyMissing):

@@ -6,9 +6,7 @@ import base64
 import io
 import os
 import re
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +14,13 @@ import httpx
 import pytest
 from PIL import Image
 from support.browser import axe_violations, new_tab
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 from support.example import Example, example
+from support.waiting import until
 from torpor.codec import manifest_file
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 FOLDER = os.environ.get("TORPOR_PICTURES")
 SAID = ["What is on the picture?", "And behind it?", "Who lives there?", "What is it called?", "Would you go there?"]
@@ -34,7 +33,7 @@ SLOW_S = 0.012  # a letter: an answer lasts long enough to be interrupted
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """A daemon that may be killed."""
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+    with new_daemon() as running:
         yield running
 
 
@@ -89,14 +88,6 @@ def expect_words(page: Page, place: str, words: str) -> None:
 def pictures_shown(page: Page) -> int:
     page.wait_for_function("() => [...document.querySelectorAll('.shown img')].every((image) => image.naturalWidth)")
     return page.locator(".shown img").count()
-
-
-def until(found: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
 
 
 def newest(daemon: Daemon, session_id: str) -> dict[str, Any]:
@@ -168,6 +159,8 @@ def _twin(server: Example, page: Page) -> tuple[list[str], str]:
 def test_a_tab_that_is_closed_in_mid_message_loses_nothing(
     daemon: Daemon, server: Example, chromium: Browser, page: Page
 ) -> None:
+    from playwright.sync_api import expect
+
     say(page, "Hello")
     server.kill()
     server.start(SLOW_S)  # the page sees that when it sends the next message
@@ -179,10 +172,17 @@ def test_a_tab_that_is_closed_in_mid_message_loses_nothing(
     server.kill()
     server.start()
     with new_tab(chromium) as elsewhere:  # a browser that has never seen it
+        held: list[Route] = []
+        elsewhere.route("**/answer", lambda route: held.append(route))  # which waits
         elsewhere.goto(f"{server.url}/#{name}")
         elsewhere.locator("#messages li").nth(3).wait_for()
-        if elsewhere.get_by_role("button", name="Go on with the answer").is_visible():
-            elsewhere.get_by_role("button", name="Go on with the answer").click()
+        go_on = elsewhere.get_by_role("button", name="Go on with the answer")
+        if go_on.is_visible():
+            with elsewhere.expect_request("**/answer"):
+                go_on.click()
+            expect(go_on).to_be_hidden()  # although the server has not answered yet
+            (asked,) = held
+            asked.continue_()
         expect_end(elsewhere)
         back = answers(elsewhere)
         assert back[0] == shown[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -14,6 +13,7 @@ from support.caches import CacheSession, CacheTarget
 from support.commands import as_json, run
 from support.daemon import Daemon
 from support.forked import clean_environment, start
+from support.waiting import until
 from torpor.cli.events import following
 from torpor.client.api import Api
 from torpor.client.discover import find_endpoint
@@ -34,13 +34,6 @@ def values(daemon: Daemon) -> dict[tuple[str, str], float]:
     return {(s.name, next(iter(s.labels.values()), "")): s.value for each in families for s in each.samples}
 
 
-def eventually(look: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not look():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def test_a_save_and_a_restore_are_measured(logged: Daemon) -> None:
     with logged as daemon, daemon.keeper() as keeper:
         session = CacheSession()
@@ -50,7 +43,7 @@ def test_a_save_and_a_restore_are_measured(logged: Daemon) -> None:
         keeper.save_group("both", {"a": session, "b": CacheSession()}).wait(60)
         with pytest.raises(Conflict):
             keeper.fork("measured", "measured")
-        eventually(lambda: ("torpor_restore_seconds_count", "full") in values(daemon))
+        until(lambda: ("torpor_restore_seconds_count", "full") in values(daemon))
         found = values(daemon)
         assert found["torpor_backups_total", "success"] == 3
         assert found["torpor_backups_total", "conflict"] == 1
@@ -76,13 +69,13 @@ def test_events_as_they_come(home: Path, tmp_path: Path) -> None:
         follower = threading.Thread(target=_follow, args=(api, seen), daemon=True)
         follower.start()
         watch(daemon, tmp_path / "one")
-        eventually(lambda: len(seen) == 1)
+        until(lambda: len(seen) == 1)
         began = time.monotonic()
         assert daemon.stop() == 0
         assert time.monotonic() - began < 10  # somebody waits for an event
     with Daemon(home) as daemon:
         watch(daemon, tmp_path / "two")
-        eventually(lambda: len(seen) == 2)
+        until(lambda: len(seen) == 2)
         follower.join(20)
         api.close()
         found = as_json(home, "events")["events"]
@@ -91,9 +84,9 @@ def test_events_as_they_come(home: Path, tmp_path: Path) -> None:
         with (tmp_path / "said").open("w+b") as said, (tmp_path / "errors").open("w+b") as errors:
             words = ["events", "--follow", "--json", "--limit", "1"]
             running = start(words, clean_environment() | {"TORPOR_HOME": str(home)}, stdout=said, stderr=errors)
-            eventually(lambda: (tmp_path / "said").stat().st_size > 0)
+            until(lambda: (tmp_path / "said").stat().st_size > 0)
             watch(daemon, tmp_path / "three")
-            eventually(lambda: len((tmp_path / "said").read_bytes().splitlines()) == 2)
+            until(lambda: len((tmp_path / "said").read_bytes().splitlines()) == 2)
             running.send_signal(2)
             assert running.wait(20) == 130
         assert [orjson.loads(line)["level"] for line in (tmp_path / "said").read_bytes().splitlines()] == [

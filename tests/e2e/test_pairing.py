@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from support.commands import as_json, run
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 
 PAGE, OTHER = "http://localhost:3000", "https://other.example"
 
@@ -39,7 +37,7 @@ class Page:
 @pytest.fixture(scope="module")
 def shared_daemon() -> Iterator[Daemon]:
     """One that nobody else has given tokens."""
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+    with new_daemon() as running:
         yield running
 
 

@@ -6,14 +6,13 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from PIL import Image
-from support.browser import new_tab
+from support.browser import signed_in
 from support.daemon import Daemon
 from support.lived_in import live_in
 from support.s3_servers import Place
@@ -34,14 +33,6 @@ def lived(home: Path, moto: Place) -> Iterator[Daemon]:
         running.request("PUT", "/v1/sync/limits", json={"up": 4 << 20})
         live_in(running, time.time(), hiking=True)
         yield running
-
-
-@contextmanager
-def opened(browser: Browser, daemon: Daemon, **options: Any) -> Iterator[Page]:
-    with new_tab(browser, **options) as page:
-        page.goto(daemon.request("POST", "/v1/login/links").json()["url"])
-        page.get_by_role("navigation").wait_for()
-        yield page
 
 
 def show(page: Page, place: str) -> None:
@@ -67,7 +58,7 @@ def keep(page: Page, name: str) -> None:
 def test_pictures(chromium: Browser, lived: Daemon) -> None:
     point = lived.request("GET", "/v1/backups", params={"session_id": "hike"}).json()["backups"][0]["id"]
     garden = f"#/sessions/hike/{point}"
-    with opened(chromium, lived, viewport=WIDE, locale="en-US", color_scheme="light") as page:
+    with signed_in(chromium, lived, viewport=WIDE, locale="en-US", color_scheme="light") as page:
         show(page, "#/sync")
         page.wait_for_selector("progress:not([value='0'])")
         keep(page, "second-copy")
@@ -87,12 +78,14 @@ def test_pictures(chromium: Browser, lived: Daemon) -> None:
         keep(page, "access")
         page.get_by_role("button", name="Deny").click()
         page.locator(".request").wait_for(state="detached")
-    with opened(chromium, lived, viewport=WIDE, locale="en-US", color_scheme="dark") as page:
+    with signed_in(chromium, lived, viewport=WIDE, locale="en-US", color_scheme="dark") as page:
         show(page, garden)
         keep(page, "dark")
-    with opened(chromium, lived, viewport=TALL, locale="zh-CN", color_scheme="light") as page:
+    with signed_in(chromium, lived, viewport=TALL, locale="zh-CN", color_scheme="light") as page:
         show(page, "#/storage")
         keep(page, "chinese")
-    with opened(chromium, lived, viewport=NARROW, locale="en-US", color_scheme="light", device_scale_factor=2) as page:
+    with signed_in(
+        chromium, lived, viewport=NARROW, locale="en-US", color_scheme="light", device_scale_factor=2
+    ) as page:
         show(page, "#/sessions")
         keep(page, "narrow")

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from support.daemon import Daemon
-from support.machines import eventually
 from support.s3_servers import Place
+from support.waiting import until
 from torpor.adapters.plain import PlainSession, PlainTarget
 
 STATE: dict[str, Any] = {
@@ -34,14 +34,12 @@ def test_other_tools_read_the_copies(home: Path, weed: Place, tmp_path: Path) ->
     with Daemon(home, settings=settings) as daemon, daemon.keeper() as keeper:
         saved = keeper.save("chat", PlainSession(STATE)).wait(60).id
         wanted = {f"backups/{each}.qwnbak" for each in (before, saved)}
-        eventually(lambda: copies(weed) == wanted, 60, lambda: (copies(weed), keeper.api.json("GET", "/v1/sync")))
+        until(lambda: copies(weed) == wanted, lambda: (copies(weed), keeper.api.json("GET", "/v1/sync")))
         file = tmp_path / "copy.qwnbak"
         weed.client().download_file(weed.bucket, f"backups/{saved}.qwnbak", str(file))
         read = keeper.restore(keeper.import_file(file, session_id="again").backup.id, PlainTarget()).session.state
         assert torch.equal(read["vision_cache"]["image_embeddings"][0], STATE["vision_cache"]["image_embeddings"][0])
         assert read["text_context"] == STATE["text_context"]
         daemon.request("DELETE", f"/v1/backups/{saved}?purge=true").raise_for_status()
-        eventually(
-            lambda: f"backups/{saved}.qwnbak" not in copies(weed), 60, lambda: keeper.api.json("GET", "/v1/sync")
-        )
+        until(lambda: f"backups/{saved}.qwnbak" not in copies(weed), lambda: keeper.api.json("GET", "/v1/sync"))
         assert f"backups/{secret}.qwnbak" not in copies(weed)

@@ -11,7 +11,8 @@ from support.caches import CacheSession, CacheTarget
 from support.commands import as_json, run
 from support.daemon import Daemon
 from support.s3_servers import Place
-from support.second_copy import eventually, in_bucket, machine
+from support.second_copy import in_bucket, machine
+from support.waiting import until
 from torpor.state.manifest import manifest_blobs
 
 AT_ONCE = {"TORPOR_TTL_DAYS": "0.00000001"}  # a millisecond
@@ -53,7 +54,7 @@ def test_what_the_bucket_has_comes_back_by_a_restore(moto_room: Place, folder: P
         assert 0 < plan.bytes_fetch <= row.absent_bytes
         woken = keeper.restore("s", CacheTarget(), require="full")
         assert woken.session.digest() == session.digest()
-        eventually(lambda: keeper.api.backup("s").dropped_at is None, "what is used is wanted here again")
+        until(lambda: keeper.api.backup("s").dropped_at is None, "what is used is wanted here again")
         assert keeper.restore(first.id, CacheTarget(), require="full").backup.id == first.id  # adopted again
 
 
@@ -80,7 +81,7 @@ def test_a_quota_lets_go_of_the_kv_cache_that_was_used_least_lately(folder: Path
     with Daemon(folder, settings={"TORPOR_QUOTA": "12MB"}) as daemon, daemon.keeper() as keeper:
         saved = [keeper.save(f"s{n}", grown(20_000, n)).wait(60) for n in range(2)]
         keeper.restore("s0", CacheTarget(), require="full")
-        eventually(lambda: keeper.api.backup("s0").used_at > saved[1].used_at, "the restore counts")
+        until(lambda: keeper.api.backup("s0").used_at > saved[1].used_at, "the restore counts")
         third = grown(20_000, 3)
         keeper.save("s2", third).wait(60)
         rows = {each.session_id: each for each in keeper.api.backups(limit=10)}

@@ -14,7 +14,8 @@ from support.caches import CacheSession, CacheTarget
 from support.commands import as_json
 from support.daemon import Daemon
 from support.s3_servers import Place
-from support.second_copy import eventually, in_bucket, machine
+from support.second_copy import in_bucket, machine
+from support.waiting import until
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
 from torpor.cli.demo_model import Loaded, small_model, start_session
 from torpor.state.errors import KeyMissing, Offline, WrongPassphrase
@@ -70,7 +71,7 @@ def test_another_machine_wakes_a_session_bit_for_bit(weed_room: Place, homes: tu
         woken = keeper.restore("chat", target, require="full")
         assert woken.plan.bytes_fetch == plan.bytes_read > 0
         assert keeper.plan("chat", target).bytes_fetch == 0
-        eventually(lambda: keeper.api.backup("chat").absent_bytes == 0, "a file is read before the index knows of it")
+        until(lambda: keeper.api.backup("chat").absent_bytes == 0, "a file is read before the index knows of it")
         assert [m.data for m in woken.session.media] == [m.data for m in session.media]
     tokens, logits = go_on(woken.session)
     assert tokens == expected[0]
@@ -131,7 +132,7 @@ def test_a_fetch_that_was_killed_goes_on(weed_room: Place, homes: tuple[Path, Pa
         keeper.api.json("PUT", "/v1/sync/limits", json={"down": 500_000})
         keeper.api.backup(backup_id)
         keeper.api.json("POST", f"/v1/backups/{backup_id}/fetch", json={})
-        eventually(lambda: len(b.blob_files()) >= 3, "nothing arrives")
+        until(lambda: len(b.blob_files()) >= 3, "nothing arrives")
         b.kill()
         kept = {path: path.stat().st_ino for path in b.blob_files()}
         assert 3 <= len(kept) < total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from support.caches import CacheSession
 from support.commands import as_json, run
 from support.daemon import Daemon
 from support.s3_servers import Place, new_place, running_weed
+from support.waiting import until
 from torpor.state.crash_points import SYNC_POINTS
 
 POINTS = (
@@ -20,13 +20,6 @@ POINTS = (
     if os.environ.get("TORPOR_SOAK")
     else ["push.record-sent"]  # tests/faults/test_kill_sync.py has more
 )
-
-
-def eventually(found: Callable[[], bool], what: object = "", deadline_s: float = 20.0) -> None:
-    until = time.monotonic() + deadline_s
-    while not found():
-        assert time.monotonic() < until, what() if callable(what) else what
-        time.sleep(0.05)
 
 
 def sync(daemon: Daemon) -> dict[str, Any]:
@@ -39,7 +32,7 @@ def synced(daemon: Daemon) -> None:
         found = sync(daemon)
         return found["state"] == "idle" and not found["waiting_count"] and found["last_synced_at"] is not None
 
-    eventually(done, lambda: sync(daemon))
+    until(done, lambda: sync(daemon))
 
 
 def save(daemon: Daemon, session_id: str, tokens: int = 70, seed: int = 1) -> str:
@@ -118,7 +111,7 @@ def test_a_backup_leaves_the_bucket_with_purge_alone(home: Path, weed_room: Plac
         synced(daemon)
         assert [name.split("/")[-1].split(".")[0] for name in records()] == [kept]
         daemon.request("DELETE", f"/v1/backups/{kept}", params={"purge": True}).raise_for_status()
-        eventually(lambda: not records(), records)
+        until(lambda: not records(), records)
         assert daemon.request("POST", "/v1/sync/collect", json={"dry_run": True}).json()["records"] == 0
 
 
@@ -151,7 +144,7 @@ def test_a_server_that_comes_back_is_noticed_within_seconds(home: Path, tmp_path
             synced(daemon)
             server.kill()
             save(daemon, "s", 140)
-            eventually(lambda: sync(daemon)["state"] == "offline", lambda: sync(daemon))
+            until(lambda: sync(daemon)["state"] == "offline", lambda: sync(daemon))
             assert all(not entry["attempts"] for entry in sync(daemon)["retrying"])
             assert "offline since" in run(home, "status")
             assert as_json(home, "sync", "now", "--wait", status=8)["code"] == "offline"
@@ -180,8 +173,8 @@ def test_a_stop_in_mid_transfer_is_prompt(home: Path, weed_room: Place) -> None:
     with Daemon(home, settings=weed_room.settings) as daemon:
         daemon.request("PUT", "/v1/sync/limits", json={"up": 20_000}).raise_for_status()
         save(daemon, "s", 4000)
-        eventually(lambda: sync(daemon)["state"] == "busy", lambda: sync(daemon))
-        eventually(lambda: (sync(daemon)["running"] or {"sent_bytes": 0})["sent_bytes"] > 0, lambda: sync(daemon))
+        until(lambda: sync(daemon)["state"] == "busy", lambda: sync(daemon))
+        until(lambda: (sync(daemon)["running"] or {"sent_bytes": 0})["sent_bytes"] > 0, lambda: sync(daemon))
         at = time.monotonic()
         assert daemon.stop() == 0
         assert time.monotonic() - at < 12  # the rest would take half a minute
@@ -191,7 +184,7 @@ def test_wrong_keys_are_said_and_burn_nothing(home: Path, weed_room: Place) -> N
     wrong = {**weed_room.settings, "S3_SECRET_KEY": "wrong-" + "x" * 30}
     with Daemon(home, settings=wrong) as daemon:
         save(daemon, "s")
-        eventually(lambda: sync(daemon)["state"] == "denied", lambda: sync(daemon))
+        until(lambda: sync(daemon)["state"] == "denied", lambda: sync(daemon))
         found = sync(daemon)
         assert found["waiting_count"] == 2
         assert "S3_SECRET_KEY" in found["hint"]

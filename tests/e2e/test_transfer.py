@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.caches import CacheSession, CacheTarget
 from support.commands import as_json
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 from support.plain_states import restored_state, rich_state, same
 from torpor.adapters.plain import PlainSession
 from torpor.client.transfer import EXPORT_FORMATS, ExportFormat
@@ -43,7 +42,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "v1"
 @pytest.fixture
 def other() -> Iterator[Daemon]:
     """The machine that a file is carried to."""
-    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+    with new_daemon() as running:
         yield running
 
 

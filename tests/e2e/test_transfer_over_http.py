@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import orjson
 import pytest
 from support.caches import CacheSession
 from support.daemon import Daemon
+from support.waiting import until
 from torpor.codec.bundle import Bundle
 from torpor.state.ids import parse_session_id
 
@@ -187,13 +187,6 @@ def staged(daemon: Daemon) -> list[Path]:
     """Return the files of the daemon that are in the making."""
     folder = daemon.home / "store" / "staging"
     return [path for each in folder.glob(f"w{daemon.listening['pid']}-*") for path in each.glob("*.tmp")]
-
-
-def until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not there():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from support.commands import as_json
 from support.daemon import Daemon
 from support.plain_states import rich_state
-from support.watching import until
+from support.waiting import until
 from torpor.adapters.plain import PlainSession
 
 

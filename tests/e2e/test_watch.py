@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.watching import QUICK, Watching, until, whole
+from support.waiting import until
+from support.watching import QUICK, Watching, whole
 from torpor.daemon.importer import Importer
 from torpor.daemon.watch_scan import Tree
 from torpor.state.errors import BadInput, Conflict, NotFound

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.daemon import Daemon
-from support.watching import until
+from support.waiting import until
 from test_cli import as_json, run
 
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.watching import Watching, until, whole
+from support.waiting import until
+from support.watching import Watching, whole
 from torpor.daemon import watch_events
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from support.watching import Watching, until, whole
+from support.waiting import until
+from support.watching import Watching, whole
 
 
 def test_a_file_that_cannot_be_read_is_reported_once_and_tried_when_it_changes(watching: Watching) -> None:

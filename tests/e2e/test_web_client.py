@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 from support.browser import new_tab
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 from support.ports import free_port
+from support.waiting import until
 from support.web_pages import approve, backups, page_origin, said, texts
 
 if TYPE_CHECKING:
@@ -32,10 +30,7 @@ def origin() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def _own() -> Iterator[Daemon]:
-    with (
-        tempfile.TemporaryDirectory(prefix="torpor-") as folder,
-        Daemon(Path(folder) / "home", port=free_port()) as running,
-    ):
+    with new_daemon(port=free_port()) as running:
         yield running
 
 
@@ -75,13 +70,6 @@ def another(page: Page) -> Page:
     second.goto(page.url)
     second.wait_for_function("document.title === 'ready'")
     return second
-
-
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_page_is_paired_saves_and_comes_back(chromium: Browser, origin: str, shared_daemon: Daemon) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 from support.browser import new_tab
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 from support.ports import free_port
 from support.web_pages import backups, page_server, said, texts
 from torpor.adapters.plain import PlainSession, PlainTarget
@@ -25,10 +23,7 @@ NOISE = ("Failed to load resource",)
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with (
-        tempfile.TemporaryDirectory(prefix="torpor-") as folder,
-        Daemon(Path(folder) / "home", port=free_port()) as running,
-    ):
+    with new_daemon(port=free_port()) as running:
         yield running
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from support.caches import CacheSession
 from support.fault_proxy import Fault
-from support.machines import Machine, eventually, machine, small_session
+from support.machines import Machine, machine, small_session
 from support.s3_servers import Place, new_place, running_weed
+from support.waiting import until
 from support.workers import messages, start_sync
 from torpor.daemon.remote import UPLOADS_AT_ONCE
 from torpor.state.crash_points import SYNC_POINTS
@@ -52,7 +53,7 @@ class Sender:
     def wait_for_a_blob(self) -> None:
         """Wait until a request for another blob has begun."""
         seen = self.requests
-        eventually(lambda: self.count() > seen, 30, self.here.sync)
+        until(lambda: self.count() > seen, self.here.sync)
         self.requests = self.count()
 
     def most_bytes(self) -> int:
@@ -103,7 +104,7 @@ def test_killed_at_every_point(sender: Sender, tmp_path: Path) -> None:
     here.start()
     here.choose("policy", kv="never")
     sender.save(len(points) + 3)
-    eventually(lambda: all(map(here.is_text_there, sender.saved)), 60, here.sync)
+    until(lambda: all(map(here.is_text_there, sender.saved)), here.sync)
     here.proxy.refuse()
     here.choose("policy", kv="always")
     here.daemon.stop()
@@ -114,7 +115,7 @@ def test_killed_at_every_point(sender: Sender, tmp_path: Path) -> None:
         assert process.exitcode == -9, (point, said)
         sender.kills += 1
     here.start()
-    eventually(lambda: not here.queue(), 60, here.sync)
+    until(lambda: not here.queue(), here.sync)
     sender.check(tmp_path, sender.most_bytes())
 
 
@@ -132,7 +133,7 @@ def test_killed_at_random_times(sender: Sender, tmp_path: Path) -> None:
         hit += bool(here.queue())
     here.proxy.clear()
     here.start()
-    eventually(lambda: not here.queue(), 60, here.sync)
+    until(lambda: not here.queue(), here.sync)
     sender.check(tmp_path, sender.most_bytes())
     sent, needed = sender.sent_bytes(), needed_bytes(here.place)
     print(

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from support.caches import CacheSession
 from support.fault_proxy import Fault, Request
-from support.machines import Machine, eventually, machine, small_session
+from support.machines import Machine, machine, small_session
 from support.resolver import NAME, Resolver
 from support.s3_servers import Place, Weed, new_place
+from support.waiting import until
 from torpor.state.errors import ClockSkewed, Offline, RemoteDenied, Unavailable
 
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
@@ -147,12 +148,12 @@ def sends(pair: Pair, case: Case) -> tuple[str, CacheSession]:
     with pair.broken(case, here) as met:
         backup_id, session = pair.save()  # it does not wait for the bucket, which nobody reaches
         if case.states:
-            found = eventually(lambda: seen(here, case.states), STILL_S, here.sync)
+            found = until(lambda: seen(here, case.states), here.sync, STILL_S)
             assert found["hint"]
             assert found["reason"]
             assert not here.is_synced(backup_id)
         elif case.name not in ("reset-down",):
-            eventually(met, STILL_S, here.sync)
+            until(met, here.sync, STILL_S)
             here.wait_synced(backup_id, timeout_s=STILL_S)
     if case.needs_now and not SOAK:
         here.now()  # `failing` is looked at again after seconds, what a person has to put right after a minute
@@ -176,7 +177,7 @@ def comes_back(pair: Pair, case: Case, backup_id: str, session: CacheSession) ->
         assert isinstance(error, Unavailable | RemoteDenied | ClockSkewed), repr(error)
         assert error.hint
     assert error is not None or not case.states
-    eventually(lambda: wakes(there, backup_id, session), STILL_S)
+    until(lambda: wakes(there, backup_id, session), wait_s=STILL_S)
 
 
 def wakes(which: Machine, backup_id: str, session: CacheSession) -> bool:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import orjson
 from support.caches import CacheSession, CacheTarget
-from support.machines import Machine, eventually, machine, small_session
+from support.machines import Machine, machine, small_session
 from support.s3_servers import Place
+from support.waiting import until
 from torpor.codec.keys import load_ring
 from torpor.state.errors import TorporError
 from torpor.store.home import Home
@@ -138,11 +139,11 @@ def test_everything_at_once(tmp_path: Path, weed: Place) -> None:
                 busy.set()
             found = sum((each.result() for each in collecting), Counter[str]())
         for each in (a, b):
-            eventually(lambda each=each: not each.queue(), 60, each.sync)
+            until(lambda each=each: not each.queue(), each.sync)
         alone = a.save("alone", small_session(77))
         a.wait_synced(alone)
         purge(b, alone)
-        eventually(lambda: not b.queue() and clean(a, found), 60, lambda: found)
+        until(lambda: not b.queue() and clean(a, found), lambda: found)
         with machine(tmp_path / "c", weed, NO_GRACE) as c:
             c.start()
             c.daemon.request("POST", "/v1/key/init", json={"passphrase": PASSPHRASE}, timeout=60)

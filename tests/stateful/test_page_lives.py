@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 from support.browser import new_tab
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
 from support.ports import free_port
 from support.web_pages import page_server, said
 from torpor.adapters.plain import PlainSession, PlainTarget
@@ -85,8 +83,7 @@ def test_nothing_that_was_said_is_lost(chromium: Browser, seed: int) -> None:
     prompt = [{"role": "system", "content": "Be short."}] if seed % 2 else []
     sessions[NAME] = PlainSession({"metadata": {"model_name": "m"}, "text_context": {"conversation": prompt}})
     with (
-        tempfile.TemporaryDirectory(prefix="torpor-") as folder,
-        Daemon(Path(folder) / "home", port=free_port()) as daemon,
+        new_daemon(port=free_port()) as daemon,
         daemon.keeper() as keeper,
         page_server(keeper, sessions) as server,
     ):

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
+    from support.daemon import Daemon
+
 CHROMIUM = os.environ.get("TORPOR_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [
     "--no-sandbox",
@@ -24,6 +26,11 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+_SHIFTS = """() => new Promise(done => {
+  new PerformanceObserver(list => done(list.getEntries().reduce((sum, each) => sum + (each.hadRecentInput ? 0 : each.value), 0)))
+    .observe({type: "layout-shift", buffered: true});
+  setTimeout(() => done(0), 300);
+})"""
 PATIENCE_MS = 60_000  # what a page tries again by itself, it does within half a minute; a busy machine takes its time
 # A browser writes by itself that nobody answered; where a test stops a server, that is what it wants to see.
 _NETWORK = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INTERNET_DISCONNECTED", "net::ERR_CONNECTION_RESET")
@@ -57,6 +64,20 @@ def new_tab(browser: Browser, *, allow: tuple[str, ...] = (), **options: Any) ->
             yield context.new_page()
     finally:
         context.close()
+
+
+@contextmanager
+def signed_in(browser: Browser, daemon: Daemon, **options: Any) -> Iterator[Page]:
+    """Open a tab with the dashboard, signed in; `options` as `new_tab` has them."""
+    with new_tab(browser, **options) as page:
+        page.goto(daemon.request("POST", "/v1/login/links").json()["url"])
+        page.get_by_role("navigation").wait_for()
+        yield page
+
+
+def layout_shift(page: Page) -> float:
+    """Return by how much a page has jumped by itself since it was loaded: what calls itself good is below 0.1."""
+    return float(page.evaluate(_SHIFTS))
 
 
 @contextmanager

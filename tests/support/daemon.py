@@ -7,6 +7,8 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,13 @@ from support.forked import Forked, clean_environment, start, starts_otherwise
 
 READY_S = 60
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading the authorities takes longer than a request
+
+
+@contextmanager
+def new_daemon(**options: Any) -> Iterator[Daemon]:
+    """A daemon on a new home, which goes with it; `options` are those of `Daemon`."""
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home", **options) as running:
+        yield running
 
 
 class Daemon:

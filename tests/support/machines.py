@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import torch
+
+from support.waiting import until
 
 from .caches import CacheSession, CacheTarget
 from .daemon import Daemon
@@ -18,18 +19,6 @@ from .fault_proxy import FaultProxy
 from .s3_servers import Place
 
 QUICK_TIMEOUTS = {"S3_CONNECT_TIMEOUT_S": "1", "S3_STALL_S": "1", "S3_DEADLINE_S": "4"}
-_Value = TypeVar("_Value")
-
-
-def eventually(look: Callable[[], _Value | None], timeout_s: float, why: Callable[[], object] = lambda: "") -> _Value:
-    """Look until something is there."""
-    until = time.monotonic() + timeout_s
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < until, f"not within {timeout_s} s: {why()}"
-        time.sleep(0.02)
 
 
 def small_session(seed: int, tokens: int = 100) -> CacheSession:
@@ -101,7 +90,7 @@ class Machine:
     def wait_synced(self, *backup_ids: str, timeout_s: float = 60) -> None:
         left = list(backup_ids)
         while left:
-            eventually(lambda: self.is_synced(left[0]), timeout_s, self.sync)
+            until(lambda: self.is_synced(left[0]), self.sync, timeout_s)
             left.pop(0)
 
     def restores(self, backup_id: str, session: CacheSession) -> None:

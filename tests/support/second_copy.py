@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torpor.client import Keeper
 from torpor.store.home import Home
@@ -13,8 +10,8 @@ from torpor.store.sync_choices import SyncChoices, write_sync_choices
 
 from support.daemon import Daemon
 from support.s3_servers import Place
+from support.waiting import until
 
-WAIT_S = 60
 _FAST = {"S3_CONNECT_TIMEOUT_S": "2", "S3_STALL_S": "5"}
 
 
@@ -26,15 +23,6 @@ def machine(home: Path, place: Place, *, kv: bool = True, **settings: str) -> Da
     return Daemon(home, settings={**place.settings, **_FAST, "TORPOR_KEY_STORAGE": "file", **settings})
 
 
-def eventually(found: Callable[[], Any], what: str, wait_s: float = WAIT_S) -> Any:
-    """Ask until there is an answer."""
-    until = time.monotonic() + wait_s
-    while not (answer := found()):
-        assert time.monotonic() < until, what
-        time.sleep(0.05)
-    return answer
-
-
 def in_bucket(keeper: Keeper, backup_id: str) -> None:
     """Wait until all of a backup is in the bucket, and was checked."""
 
@@ -42,4 +30,4 @@ def in_bucket(keeper: Keeper, backup_id: str) -> None:
         remote = keeper.api.json("GET", f"/v1/backups/{backup_id}")["remote"]
         return bool(remote and remote["checked"] and not remote["waiting"])
 
-    eventually(there, f"{backup_id} is not in the bucket: {keeper.api.json('GET', '/v1/sync')}")
+    until(there, lambda: f"{backup_id} is not in the bucket: {keeper.api.json('GET', '/v1/sync')}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,10 @@ from torpor.daemon.watches import Watches
 from torpor.db.index import Index
 from torpor.store.home import Home
 
+from support.waiting import until
+
 WORKER = Path(__file__).with_name("stand_in_worker.py")
 QUICK = Pace(settle_s=0.2, poll_s=0.3, rescan_s=600.0, tick_s=60.0)
-PATIENCE_S = 30.0
-
-
-def until(true: Callable[[], Any], what: str) -> Any:
-    """Wait for something to become true; fail at the deadline."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := true()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-    return value
 
 
 class Watching:

@@ -6,13 +6,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.bucket_daemon import BucketDaemon, Elsewhere
+from support.waiting import until
 from torpor.daemon.care import Care
 from torpor.daemon.garbage import Garbage
 from torpor.daemon.scrub import IN_A_ROW, Scrub, ScrubSettings
@@ -23,8 +24,6 @@ from torpor.state.errors import BackupNotFound, Conflict, NotFound
 from torpor.state.manifest import BlobRef, Manifest, manifest_blobs
 from torpor.store.arriving import StoreBlobs
 from torpor.store.gentle_reads import GentleReader
-
-WAIT_S = 30.0
 
 
 class World:
@@ -64,13 +63,6 @@ class World:
 
 def digests(made: Manifest) -> list[str]:
     return sorted(manifest_blobs(made))
-
-
-def until(true: Callable[[], object]) -> None:
-    ends = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < ends
-        threading.Event().wait(0.005)
 
 
 def done(scrub: Scrub) -> dict[str, Any]:

@@ -7,23 +7,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+from support.waiting import until
 from torpor.sync.network import SLEPT_S, NetworkWatch, asleep_s, can_connect, open_netlink
 from torpor.sync.ports import Interrupted
 from torpor.sync.threads import DaemonPool
 from torpor.sync.turn import RunningPush
-
-
-def eventually(found: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    until = time.monotonic() + deadline_s
-    while not found():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_work_is_done_by_so_many_threads_at_once() -> None:
@@ -55,7 +47,7 @@ def test_idle_threads_end_and_come_back() -> None:
 
     for _ in range(20):
         assert pool.submit(int, "7").result(10) == 7
-    eventually(lambda: alive() == 0)
+    until(lambda: alive() == 0)
     assert pool.submit(int, "8").result(10) == 8
     pool.close()
 
@@ -157,7 +149,7 @@ def test_nothing_is_looked_at_while_nothing_waits() -> None:
     before = looks[0]
     watch.nudge()
     assert asked.acquire(timeout=10)
-    eventually(lambda: looks[0] == before + 1)
+    until(lambda: looks[0] == before + 1)
     watch.stop()
 
 
