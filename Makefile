@@ -30,7 +30,7 @@ example: $(STAMP)
 
 test: $(STAMP)
 	packaging/test-needs.sh
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	WORKERS=$(WORKERS) tests/run.sh $(BIN)/python
 
 # The pictures of the documentation, again: screenshots of the dashboard and of the example.
 pictures: $(STAMP)

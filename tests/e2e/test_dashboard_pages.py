@@ -94,6 +94,8 @@ def settled(page: Page) -> None:
     [("light", 1440, "en-US"), ("dark", 360, "zh-CN")],
 )
 def test_pages_are_accessible_and_fit(chromium: Browser, lived: Daemon, scheme: str, width: int, locale: str) -> None:
+    from playwright.sync_api import expect
+
     options: dict[str, Any] = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": locale}
     options["reduced_motion"] = "reduce"  # what fades in has no contrast yet
     with opened(chromium, lived, **options) as page:
@@ -101,33 +103,40 @@ def test_pages_are_accessible_and_fit(chromium: Browser, lived: Daemon, scheme: 
             go(page, name)
             settled(page)
             assert axe_violations(page) == [], name
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
             assert page.evaluate(SHIFTS) < 0.1, name  # what calls itself good is below it
             page.set_viewport_size({"width": 3840, "height": 2160})
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
             page.set_viewport_size(options["viewport"])
-            assert page.locator("html").get_attribute("lang") == ("zh-CN" if locale == "zh-CN" else "en")
+            expect(page.locator("html")).to_have_attribute("lang", "zh-CN" if locale == "zh-CN" else "en")
             if locale == "zh-CN":
-                assert re.search("[\u4e00-\u9fff]", page.get_by_role("heading", level=1).inner_text())
+                expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("[\u4e00-\u9fff]"))
 
 
 def test_storage_tells_what_takes_the_room(page: Page, lived: Daemon) -> None:
+    from playwright.sync_api import expect
+
     go(page, "storage")
     room = card(page, "This machine")
     room.get_by_role("row", name="KV cache").wait_for()
     found = lived.request("GET", "/v1/storage").json()
-    assert page.get_by_role("img", name=re.compile("are used")).count() == 1
+    expect(page.get_by_role("img", name=re.compile("are used"))).to_have_count(1)
     shares = room.locator("svg .part").count()
-    assert shares == room.locator("tbody tr").count() >= 3
-    assert f"{found['dedupe']['ratio']:.1f}".removesuffix(".0") + "×" in card(page, "Stored once").inner_text()
+    assert shares >= 3
+    expect(room.locator("tbody tr")).to_have_count(shares)
+    ratio = f"{found['dedupe']['ratio']:.1f}".removesuffix(".0")
+    expect(card(page, "Stored once")).to_contain_text(f"{ratio}×")
     first = card(page, "Largest sessions").locator("tbody tr").first
-    assert first.get_by_role("link").get_attribute("href") == f"#/sessions/{found['sessions'][0]['session_id']}"
+    expect(first.get_by_role("link")).to_have_attribute("href", f"#/sessions/{found['sessions'][0]['session_id']}")
     going = card(page, "What would leave first")
-    assert "nothing has to leave" in going.inner_text()
-    assert going.locator("li").count() == min(len(found["next_to_go"]["items"]), 6) > 0
+    expect(going).to_contain_text("nothing has to leave")
+    assert found["next_to_go"]["items"]
+    expect(going.locator("li")).to_have_count(min(len(found["next_to_go"]["items"]), 6))
 
 
 def test_activity_is_a_chart_and_a_table(page: Page, lived: Daemon) -> None:
+    from playwright.sync_api import expect
+
     go(page, "storage")
     activity = card(page, "Activity")
     activity.get_by_role("button", name="Backups").click()
@@ -135,19 +144,22 @@ def test_activity_is_a_chart_and_a_table(page: Page, lived: Daemon) -> None:
     bars.first.wait_for()
     points = lived.request("GET", "/v1/activity", params={"days": 30}).json()["points"]
     busy = [point for point in points if point["backups"]]
-    assert bars.count() == len(busy) > 1
+    assert len(busy) > 1
+    expect(bars).to_have_count(len(busy))
     activity.get_by_text("As a table").click()
-    assert activity.locator("tbody tr").count() == len(busy)
+    expect(activity.locator("tbody tr")).to_have_count(len(busy))
     bars.last.hover()
-    assert "Backups" in activity.locator(".tip").inner_text()
+    expect(activity.locator(".tip")).to_contain_text("Backups")
     activity.get_by_role("button", name="Today").click()
     hours = lived.request("GET", "/v1/activity", params={"days": 1, "step": "hour"}).json()["points"]
     total = sum(point["backups"] for point in hours)
     activity.locator("figcaption", has_text=f"{total} backups").wait_for()
-    assert activity.locator("svg .bar").count() == sum(point["backups"] > 0 for point in hours)
+    expect(activity.locator("svg .bar")).to_have_count(sum(point["backups"] > 0 for point in hours))
 
 
 def test_the_second_copy_pauses_goes_on_and_tries_again(page: Page, lived: Daemon) -> None:
+    from playwright.sync_api import expect
+
     go(page, "sync")
     page.get_by_role("heading", name="Everything is in S3").wait_for()
     page.get_by_role("button", name="Pause").click()
@@ -174,8 +186,8 @@ def test_the_second_copy_pauses_goes_on_and_tries_again(page: Page, lived: Daemo
 
     given_up = card(page, "1 item was given up")
     given_up.wait_for()
-    assert "is damaged on this machine" in given_up.locator(".reason").inner_text()
-    assert page.get_by_role("navigation").locator('a[href="#/sync"] .badge').inner_text() == "1"
+    expect(given_up.locator(".reason")).to_contain_text("is damaged on this machine")
+    expect(page.get_by_role("navigation").locator('a[href="#/sync"] .badge')).to_have_text("1")
     largest.write_bytes(sound)
     given_up.get_by_role("button", name="Try recipe-box again").click()
     page.get_by_role("heading", name="Everything is in S3").wait_for()
@@ -195,6 +207,8 @@ def claimed(daemon: Daemon, origin: str, asked: dict[str, Any]) -> dict[str, Any
 
 
 def test_pages_are_let_in_denied_and_thrown_out(page: Page, lived: Daemon) -> None:
+    from playwright.sync_api import expect
+
     go(page, "storage")
     origin = "http://localhost:8000"
     asked = ask_to_pair(lived, origin, "Chat")
@@ -202,7 +216,7 @@ def test_pages_are_let_in_denied_and_thrown_out(page: Page, lived: Daemon) -> No
     news.get_by_role("button", name="Look").click()
     news.wait_for(state="detached")
     request = page.locator(".request", has_text=origin)
-    assert request.locator(".pair-code").inner_text() == asked["code"]
+    expect(request.locator(".pair-code")).to_have_text(asked["code"])
     request.get_by_label("Look").uncheck()
     request.get_by_role("button", name="Approve").click()
     request.get_by_text("the page fetches its token").wait_for()
@@ -222,6 +236,8 @@ def test_pages_are_let_in_denied_and_thrown_out(page: Page, lived: Daemon) -> No
 
 
 def test_health_shows_every_check_and_verifies(page: Page, lived: Daemon) -> None:
+    from playwright.sync_api import expect
+
     go(page, "health")
     finding = page.locator(".findings li", has_text="broken.qwnbak").or_(
         page.locator(".findings li", has_text="cannot be imported")
@@ -229,19 +245,22 @@ def test_health_shows_every_check_and_verifies(page: Page, lived: Daemon) -> Non
     finding.first.wait_for()
     settled(page)
     found = lived.request("GET", "/v1/doctor").json()
-    assert page.locator(".findings li, .wells li").count() == len(found["checks"]) > 10
+    assert len(found["checks"]) > 10
+    expect(page.locator(".findings li, .wells li")).to_have_count(len(found["checks"]))
     bad = found["counts"]["warning"] + found["counts"]["error"]
-    assert page.get_by_role("navigation").locator('a[href="#/health"] .badge').inner_text() == str(bad)
+    expect(page.get_by_role("navigation").locator('a[href="#/health"] .badge')).to_have_text(str(bad))
     card(page, "Verify everything").get_by_role("button", name="Verify").click()
     card(page, "Verify everything").get_by_text(re.compile(r"\d+ blobs read: 0 healed, 0 damaged")).wait_for()
     card(page, "What happened").get_by_text("import failed").first.wait_for()
 
 
 def test_folders_are_watched_and_files_taken_in(page: Page, lived: Daemon, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
     go(page, "settings")
     watched = card(page, "Watched folders")
     watched.get_by_text("1 file could not be taken in").click()
-    assert "broken.qwnbak" in watched.locator(".failing").inner_text()
+    expect(watched.locator(".failing")).to_contain_text("broken.qwnbak")
     watched.get_by_role("textbox").fill(str(tmp_path))
     watched.get_by_role("button", name="Watch", exact=True).click()
     watched.get_by_role("button", name=f"Watch {tmp_path} no longer").click()
@@ -263,10 +282,12 @@ def test_folders_are_watched_and_files_taken_in(page: Page, lived: Daemon, tmp_p
     taken.filter(has_text="garden.qwnbak").get_by_text("taken in", exact=True).wait_for()
     assert lived.request("GET", f"/v1/backups/{newest}").json()["session_id"] == STORIES[0].id
     taken.filter(has_text="odd.qwnbak").get_by_text("not taken in").wait_for()
-    assert "none of" in taken.filter(has_text="odd.qwnbak").locator(".reason").inner_text()
+    expect(taken.filter(has_text="odd.qwnbak").locator(".reason")).to_contain_text("none of")
 
 
 def test_files_are_dropped_anywhere(page: Page, lived: Daemon, folder: Path) -> None:
+    from playwright.sync_api import expect
+
     go(page, "storage")
     page.evaluate("""() => {
         const data = new DataTransfer();
@@ -278,7 +299,7 @@ def test_files_are_dropped_anywhere(page: Page, lived: Daemon, folder: Path) -> 
     page.get_by_text("Drop to take it in").wait_for()
     page.evaluate("window.fire('drop')")
     page.locator(".toast.bad", has_text="dropped.bin could not be taken in").get_by_role("button", name="Close").click()
-    assert page.get_by_text("Drop to take it in").count() == 0
+    expect(page.get_by_text("Drop to take it in")).to_have_count(0)
     (folder / "later.qwnbak").write_bytes(b"nothing of ours, either")  # what the page did not send is news
     page.locator(".toast", has_text="later.qwnbak").get_by_role("button", name="Close").click()
     assert page.locator(".toast", has_text="dropped.bin").count() == 0

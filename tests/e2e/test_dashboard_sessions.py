@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,13 @@ SHIFTS = """() => new Promise(done => {
     .observe({type: "layout-shift", buffered: true});
   setTimeout(() => done(0), 300);
 })"""
+
+
+@pytest.fixture(scope="module")
+def shared_daemon() -> Iterator[Daemon]:
+    """One for this file: what others save would push its sessions out of sight."""
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder, Daemon(Path(folder) / "home") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +88,7 @@ def test_from_the_list_to_a_message(shared_daemon: Daemon, hiking: list[Backup],
         expect(panel.get_by_role("region", name="Restoring it")).to_contain_text("Everything comes back")
         expect(panel.get_by_role("region", name="Messages").get_by_role("listitem")).to_have_count(4)
         expect(panel.get_by_role("img", name="Image 3")).to_be_visible()
-        assert panel.get_by_role("img", name="Image 3").evaluate("image => image.naturalWidth") == 280
+        expect(panel.get_by_role("img", name="Image 3")).to_have_js_property("naturalWidth", 280)
         expect(panel).to_contain_text("None is set up")
         assert axe_violations(page) == []
         assert page.evaluate(SHIFTS) < 0.02
@@ -222,7 +230,7 @@ def test_small_and_dark(shared_daemon: Daemon, hiking: list[Backup], chromium: B
         history(page).first.tap()
         expect(page.get_by_role("region", name="Restoring it")).to_contain_text("Everything comes back")
         assert axe_violations(page) == []
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        page.wait_for_function("document.documentElement.scrollWidth === 360")
         assert page.evaluate(SHIFTS) < 0.02
         page.get_by_role("link", name="Back to the session").tap()
         page.get_by_role("link", name="Back to the sessions").tap()
@@ -235,7 +243,7 @@ def test_two_languages_and_a_theme_that_stay(shared_daemon: Daemon, hiking: list
     with new_tab(chromium, viewport=USUAL, locale="zh-CN") as page:
         enter(page, shared_daemon, f"#/sessions/hike/{hiking[2].id}")
         expect(page.get_by_role("region", name="恢复预览")).to_contain_text("全部内容都会恢复")
-        assert page.locator("html").get_attribute("lang") == "zh-CN"
+        expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
         assert axe_violations(page) == []
         catalogs = page.evaluate("import('/dashboard/words.js').then(words => words.CATALOGS)")
         english, chinese = catalogs["en"], catalogs["zh-CN"]
@@ -252,7 +260,7 @@ def test_two_languages_and_a_theme_that_stay(shared_daemon: Daemon, hiking: list
         page.get_by_role("button", name="Theme: dark").wait_for()
         page.reload()
         expect(page.get_by_role("region", name="Restoring it")).to_be_visible()
-        assert page.evaluate(BACKGROUND) != light
+        page.wait_for_function(f"light => {BACKGROUND} !== light", arg=light)
         assert page.evaluate("Object.keys(localStorage).sort()") == ["torpor.language", "torpor.theme"]
 
 
@@ -278,6 +286,6 @@ def test_the_daemon_goes_and_comes_back(home: Path, chromium: Browser) -> None:
             expect(page.get_by_role("alert")).to_have_count(0)
             page.get_by_role("button", name="Sign out").click()
             expect(page.get_by_role("heading", name="This tab is not signed in")).to_be_visible()
-            assert page.evaluate("sessionStorage.length") == 0
+            page.wait_for_function("sessionStorage.length === 0")
             page.goto(f"{daemon.url}/#login=a-code-of-long-ago")
             expect(page.get_by_text("This login link was used already")).to_be_visible()

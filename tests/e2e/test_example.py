@@ -255,7 +255,7 @@ def test_an_earlier_point_is_a_click_away(daemon: Daemon, page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 360, "height": 640})
     assert axe_violations(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.wait_for_function("document.documentElement.scrollWidth === 360")
 
 
 @pytest.mark.skipif(not FOLDER, reason="made by `make pictures`")

@@ -18,7 +18,7 @@ from torpor.client.discover import find_endpoint
 
 from support.forked import Forked, clean_environment, start, starts_otherwise
 
-READY_S = 30
+READY_S = 60
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading the authorities takes longer than a request
 
 

@@ -217,7 +217,8 @@ def test_blobs_come_in_the_order_asked(call: Client, here: BucketDaemon, elsewhe
     call.ended(call("POST", f"/v1/backups/{made.id}/fetch", json={"digests": wanted}))
     names = {each.name: digest for digest in wanted for each in elsewhere.uploaded.every_object(digest)}
     asked = [names[get.name] for get in elsewhere.bucket.gets[before:]]
-    assert all(abs(asked.index(digest) - at) < 4 for at, digest in enumerate(wanted))  # four at once
+    # Four at once: nothing is asked for before more than three that it stands behind, however late one of those comes.
+    assert all(asked.index(digest) >= at - 3 for at, digest in enumerate(wanted))
 
 
 def test_blobs_that_no_backup_needs_are_refused(call: Client, elsewhere: Elsewhere) -> None:
