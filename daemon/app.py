@@ -61,6 +61,7 @@ from .verify_api import add_verify
 from .watch_api import add_watches
 
 MAX_TIMELINE = 5000  # backups a page
+APPROVES = frozenset({"approve"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], fl
     @app.get("/v1/status")
     def status(request: Request) -> Response:
         """Tell what the daemon holds and how it is. Which pages ask for access is told to those who may approve."""
-        approves = request.scope["torpor.access"].may("approve")
+        approves = request.scope["torpor.access"].may(APPROVES)
         disk = os.statvfs(about.store)
         body = {
             "api_version": API_VERSION,
