@@ -150,6 +150,7 @@ def status(
 
     def render() -> Any:
         rows = table("!", "")
+        rows.add_row("state", found["summary"]["sentence"])
         rows.add_row("daemon", f"{found['version']}, pid {found['pid']}, {found['url']}")
         rows.add_row("home", found["home"])
         rows.add_row("log", found["log"])

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import orjson
 
-from ..codec.manifest_file import digest_of
 from ..state.api import API_VERSION, DIGEST_HEADER, TIMING_HEADER, VERSION_HEADER
 from ..state.backup import Backup, Group
 from ..state.errors import BadInput, DaemonNotRunning, ManifestDamaged, Timeout, TorporError, VersionMismatch
@@ -142,6 +141,8 @@ class Api:
 
     def manifest(self, backup_id: str) -> bytes:
         """Return a manifest's JSON, checked. Raises: ManifestDamaged."""
+        from ..codec.manifest_file import digest_of  # what reads manifests takes 8 MiB, and few need it
+
         response = self.call("GET", f"/v1/backups/{backup_id}/manifest")
         if digest_of(response.content) != response.headers.get(DIGEST_HEADER):
             raise ManifestDamaged(f"the manifest of backup {backup_id} changed on its way")

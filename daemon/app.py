@@ -39,7 +39,6 @@ from .open_file import OpenFileResponse
 from .openapi import describe
 from .page_api import Pages, add_pages
 from .pair_api import add_pairing, add_tokens
-from .pairing import Pairing
 from .parts import Parts
 from .plan_api import add_plans
 from .prefixes import add_prefixes
@@ -53,6 +52,7 @@ from .search_api import add_search
 from .sessions_api import add_sessions
 from .settings_api import add_settings
 from .storage_api import add_storage
+from .summary import summary_report
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .transfer_api import add_transfer
@@ -61,6 +61,7 @@ from .verify_api import add_verify
 from .watch_api import add_watches
 
 MAX_TIMELINE = 5000  # backups a page
+APPROVES = frozenset({"approve"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     add_tokens(app, parts.tokens)
     add_attached(app, parts.attached)
     add_logins(app, Logins(parts.tokens, about.url, time.monotonic), parts.tokens)
-    add_pairing(app, Pairing(parts.tokens, clock, time.monotonic))
+    add_pairing(app, parts.pairing)
     add_sessions(app, catalog, side, parts.back)
     add_search(app, catalog, parts.search)
     add_pages(app, Pages(parts, Beacons(lambda origin: parts.tokens.page_may(origin, "save"), time.monotonic)))
@@ -165,8 +166,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], float]) -> None:
     @app.get("/v1/status")
-    def status() -> Response:
-        """Tell what the daemon holds and how it is."""
+    def status(request: Request) -> Response:
+        """Tell what the daemon holds and how it is. Which pages ask for access is told to those who may approve."""
+        approves = request.scope["torpor.access"].may(APPROVES)
         disk = os.statvfs(about.store)
         body = {
             "api_version": API_VERSION,
@@ -184,6 +186,7 @@ def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], fl
             "storage": storage_report(parts.room),
             "watches": parts.watches.describe(),
             "remote": short_report(parts.side),
+            "summary": summary_report(parts, clock(), with_asking=approves),
         }
         return json_answer(body)
 

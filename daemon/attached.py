@@ -74,6 +74,11 @@ class Attachments:
     def __init__(self, clock: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._steady = clock, steady
         self._lock, self._processes, self._closed = threading.Lock(), dict[str, _Process](), False
+        self._told: Callable[[], None] = lambda: None
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call a function behind each change of who is attached, in the thread that made it."""
+        self._told = told
 
     def announce(self, attach_id: str, about: About) -> None:
         """Note a process, or what it says anew of itself. Raises: Conflict where too many are attached."""
@@ -87,11 +92,13 @@ class Attachments:
                 raise Conflict(f"{MAX_ATTACHED} processes are attached", hint="End some of them.")
             else:
                 self._processes[attach_id] = _Process(about, self._clock(), self._steady() + SILENT_S)
+        self._told()
 
     def leave(self, attach_id: str) -> None:
         """Forget a process that goes. One that is not known has gone already."""
         with self._lock:
             self._forget([attach_id], "the process detached")
+        self._told()
 
     def describe(self) -> list[dict[str, Any]]:
         """Tell who is attached, the newest first. The ids stay between the daemon and each process."""

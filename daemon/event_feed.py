@@ -1,4 +1,4 @@
-"""Events as they come: those behind an id, and a wait for the next one. The index is looked at only while one waits."""
+"""Events as they come: those behind an id, and a wait for the next one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -17,9 +18,10 @@ from ..db.events import events_after, newest_event_id, recent_events
 from ..db.index import Index
 from ..state.errors import Unauthorized
 from .answers import PRIVATE, json_answer
+from .changes import Changes
 from .security import STILL
 
-LOOK_S = 0.25  # between two looks while somebody waits
+LOOK_S = 0.25  # between two looks, however much changes
 LONGEST_WAIT_S = 25.0
 BEAT_S, STREAMED_AT_ONCE = 15.0, 200
 CHANGED_EVERY_S = 1.0  # at most: what is being sent changes the index all the time
@@ -27,16 +29,24 @@ _CHANGED = {"level": "info", "kind": "changed", "session_id": None, "backup_id":
 
 
 class EventFeed:
-    """Answers who asks for events. `close` ends all waits."""
+    """Answers who asks for events. `close` ends all waits.
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    Nothing is looked at again and again: whoever waits sleeps until something changes.
+    """
+
+    def __init__(self, index: Index, changes: Changes) -> None:
+        self._index, self._changes = index, changes
         self._closing = asyncio.Event()
-        self._newest, self._looked_at = 0, float("-inf")  # of the look that serves all who wait
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._moved, self._noted = asyncio.Event(), False
+        self._look: tuple[int, asyncio.Future[int]] | None = None  # the newest id, at such a number of changes
+        self._looked_at = float("-inf")
+        changes.listen(self._note)
 
     def close(self) -> None:
         """End all waits, so that the server can stop."""
         self._closing.set()
+        self._wake()
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest events, newest first."""
@@ -56,54 +66,86 @@ class EventFeed:
     async def wait_after(
         self, event_id: int, limit: int, wait_s: float, enough: Callable[[], bool] = lambda: False
     ) -> tuple[list[dict[str, Any]], int]:
-        """Return as `after`, waiting for the first one, or until `enough`. However many wait, they look together."""
+        """Return as `after`, waiting for the first one, or until `enough`. However many wait, they look together.
+
+        `enough` is asked at each change.
+        """
         now = asyncio.get_running_loop().time
         until = now() + wait_s
         while True:
+            seen = self._changes.number
             found, after = await run_in_threadpool(self.after, event_id, limit)
             while True:
                 left = until - now()
                 if found or left <= 0 or self._closing.is_set() or enough():
                     return found, after
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), min(LOOK_S, left))
-                if await self._look() not in (0, event_id):
+                await self._next_change(seen, left)
+                if self._changes.number == seen:
+                    continue
+                seen = self._changes.number
+                if await self._newest() not in (0, event_id):
                     break
 
-    async def _look(self) -> int:
-        """Return the id of the newest event, as it was at most a moment ago."""
-        now = asyncio.get_running_loop().time()
-        if now - self._looked_at >= LOOK_S / 2:
-            self._looked_at = now
-            self._newest = await run_in_threadpool(self._newest_id)
-        return self._newest
+    async def _next_change(self, seen: int, wait_s: float) -> None:
+        """Sleep until there are more changes than `seen`; where many come in a row, for a moment in any case."""
+        self._loop = loop = asyncio.get_running_loop()
+        moved = self._moved  # first: whoever notes a change from here on wakes it
+        if self._changes.number == seen and not self._closing.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(moved.wait(), wait_s)
+        if (rest := self._looked_at + LOOK_S - loop.time()) > 0 and self._changes.number != seen:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), rest)
+
+    def _note(self) -> None:
+        """Wake who waits; called in any thread."""
+        if self._loop is not None and not self._noted:
+            self._noted = True
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._noted = False
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def _newest(self) -> int:
+        """Return the id of the newest event; who asks at the same number of changes shares the look."""
+        number = self._changes.number
+        if self._look is None or self._look[0] != number:
+            self._looked_at = asyncio.get_running_loop().time()
+            self._look = number, asyncio.ensure_future(run_in_threadpool(self._newest_id))
+        return await asyncio.shield(self._look[1])
 
     async def stream(self, after: int | None, still: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
         """Yield server-sent events behind an id, or from now on, until the daemon stops or `still` says no.
 
-        Between them, that something of the index changed: backups came or went, or were sent. Such an event is not
-        kept, and has the id of the last one that is.
+        Between them, that something changed: backups came or went, were sent, or a page asks for access. Such an event
+        is not kept, and has the id of the last one that is.
         """
         if after is None:
             after = await run_in_threadpool(self._newest_id)
         now = asyncio.get_running_loop().time
-        told, told_at = self._index.generation, now()
-
-        def changed() -> bool:
-            return self._index.generation != told and now() - told_at >= CHANGED_EVERY_S
+        told, told_at = self._changes.number, now()
 
         yield b"retry: 1000\n\n"
         while not self._closing.is_set():
-            found, after = await self.wait_after(after, STREAMED_AT_ONCE, BEAT_S, lambda: changed() or not still())
+            seen = self._changes.number
+            due_s = BEAT_S if seen == told else max(told_at + CHANGED_EVERY_S - now(), 0.0)
+            more = partial(self._is_more_than, seen, still)
+            found, after = await self.wait_after(after, STREAMED_AT_ONCE, due_s, more)
             if not still():  # before anything more is told
                 return
             for event in found:
                 yield b"id: %d\ndata: %s\n\n" % (event["id"], orjson.dumps(event))
-            if changed():
-                told, told_at = self._index.generation, now()
+            if self._changes.number != told and now() - told_at >= CHANGED_EVERY_S:
+                told, told_at = self._changes.number, now()
                 yield b"event: changed\ndata: %s\n\n" % orjson.dumps(_CHANGED | {"id": after, "at": time.time()})
-            elif not found:
+            elif not found and self._changes.number == told:
                 yield b": %d\n\n" % after
+
+    def _is_more_than(self, seen: int, still: Callable[[], bool]) -> bool:
+        return self._changes.number != seen or not still()
 
     def _newest_id(self) -> int:
         with self._index.reading() as connection:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 
 from ..db.index import Index
+from .changes import Changes
 from .event_feed import EventFeed, add_events
 from .metric_states import StateMetrics
 from .metrics import Metrics
@@ -29,7 +30,12 @@ class Observing:
 
 
 def observe(
-    index: Index, states: StateMetrics | None = None, *, version: str = "", clock: Callable[[], float] = lambda: 0.0
+    index: Index,
+    changes: Changes,
+    states: StateMetrics | None = None,
+    *,
+    version: str = "",
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Observing:
     """Put the parts together; without `states`, only what happens is counted."""
     metrics = Metrics(version, clock())
@@ -39,4 +45,4 @@ def observe(
     def note(detail: str, backup_id: str | None) -> None:
         index.add_event(at=clock(), level="info", kind="restored", detail=detail, backup_id=backup_id)
 
-    return Observing(metrics, EventFeed(index), note)
+    return Observing(metrics, EventFeed(index, changes), note)

@@ -53,6 +53,11 @@ class Pairing:
         self._lock, self._waiting = threading.Lock(), list[_Waiting]()
         self._asks = Allowance(ASKS, ASK_REFILL_S, steady)
         self._wrong = Allowance(WRONG_SECRETS, SECRET_REFILL_S, steady)
+        self._told: Callable[[], None] = lambda: None
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call a function behind each change of who waits, in the thread that made it."""
+        self._told = told
 
     def ask(self, origin: str, label: str, scopes: Sequence[str]) -> tuple[PairRequest, str]:
         """Note what a page asks for; return it with the secret to fetch the token by.
@@ -71,6 +76,7 @@ class Pairing:
             secret = secrets.token_urlsafe(32)
             request = PairRequest(self._free_code(), *checked, self._clock())
             self._waiting.append(_Waiting(request, _sha256(secret), self._steady() + LIVES_S))
+        self._told()
         log.info("%s asks for a token (%s)", origin, ", ".join(request.scopes))
         return request, secret
 
@@ -90,14 +96,16 @@ class Pairing:
                 raise BadInput(f"the page did not ask for {more[0]}", hint="Approve what it asks for, or less.")
             each.request = replace(each.request, scopes=given, state="approved")
             each.until = self._steady() + LIVES_S
-            return each.request
+        self._told()
+        return each.request
 
     def deny(self, code: str) -> PairRequest:
         """Refuse a page; an approval whose token was not fetched yet is taken back. Raises: NotFound."""
         with self._lock:
             each = self._find(code)
             each.request = replace(each.request, state="denied")
-            return each.request
+        self._told()
+        return each.request
 
     def claim(self, origin: str, secret: str) -> tuple[PairRequest, str | None]:
         """Return how the request of a page stands, and its token the first time after the approval.
@@ -118,7 +126,8 @@ class Pairing:
                 return each.request, None
             _, token = self._tokens.new(each.request.label, list(each.request.scopes), origin)
             self._waiting.remove(each)
-            return each.request, token
+        self._told()
+        return each.request, token
 
     def _alive(self) -> list[_Waiting]:
         now = self._steady()

@@ -8,9 +8,11 @@ from ..store.home import Home
 from .attached import Attachments
 from .care import Care
 from .catalog import Catalog
+from .changes import Changes
 from .fetch_api import BackFromBucket
 from .garbage import Garbage
 from .imports import Imports
+from .pairing import Pairing
 from .remote import RemoteSide
 from .retention import Retention
 from .room import Room
@@ -37,7 +39,14 @@ class Parts:
     watches: Watches
     imports: Imports
     search: SearchCare
+    pairing: Pairing
     attached: Attachments = field(default_factory=Attachments)
+    changes: Changes = field(default_factory=Changes)
+
+    def __post_init__(self) -> None:
+        """Let every part tell of what changes in it."""
+        for part in (self.catalog.index, self.tokens, self.side, self.pairing, self.attached):
+            part.tell(self.changes.note)
 
     def stop(self) -> None:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""

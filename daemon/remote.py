@@ -90,6 +90,8 @@ class RemoteSide:
             catalog.index, self.outbox, remembered, lambda: self.choices, clock, self._copy_plainly
         )
         self._choosing, self._collecting = threading.Lock(), threading.Lock()
+        self._told: Callable[[], None] = lambda: None
+        self._state_told = ""
         self.opening = Opening(
             settings.s3,
             machine=self.machine,
@@ -111,7 +113,7 @@ class RemoteSide:
             self.watcher,
             Clocks(self._clock, steady_clock, random.random),
             f"{boot_id()}:{os.getpid()}",
-            changed=self._nudge,
+            changed=self._changed,
             checkpoint=self._catalog.checkpoint,
         )
 
@@ -247,9 +249,16 @@ class RemoteSide:
         address = None if self.settings.s3 is None else address_of(self.settings.s3.options())
         return address is None or can_connect(*address)
 
-    def _nudge(self) -> None:
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call a function when the state of the second copy has become another one, in the thread that noticed."""
+        self._told = told
+
+    def _changed(self) -> None:
         if self._network is not None:
             self._network.nudge()
+        if (state := self.pump.state) != self._state_told:
+            self._state_told = state
+            self._told()
 
     # -- what the user says ------------------------------------------------------------------------------------------
 

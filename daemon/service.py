@@ -35,6 +35,7 @@ from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
 from .mounts import refuse_network_home
+from .pairing import Pairing
 from .parts import Parts
 from .reconcile import reconcile
 from .remote import RemoteSide
@@ -115,6 +116,7 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
         watches=watches,
         imports=Imports(Importer(str(home.root), watches.turn), catalog, room, lambda: str(ULID())),
         search=SearchCare(catalog),
+        pairing=Pairing(tokens, time.time, time.monotonic),
     )
     stack.callback(parts.stop)
     return parts
@@ -160,7 +162,7 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
         limits=lambda: _limits(parts.room),
         scrub=parts.care.scrub.describe,
     )
-    observing = observe(index, states, version=listening.version, clock=time.time)
+    observing = observe(index, parts.changes, states, version=listening.version, clock=time.time)
     pages = Pages(api_of(parts, listening, observing))
     config = uvicorn.Config(
         Gate(pages, tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts), files=pages.paths),

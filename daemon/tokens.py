@@ -31,6 +31,11 @@ class Tokens:
         self._by_hash = {record.sha256: record for record in read_tokens(path)}
         self._origins = _origins_of(self._by_hash)
         self._used = False
+        self._told: Callable[[], None] = lambda: None
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call a function behind each change of who may what, in the thread that made it."""
+        self._told = told
 
     def check(self, token: bytes) -> Access | None:
         """Return what a token opens; None for one that is unknown.
@@ -94,6 +99,7 @@ class Tokens:
                 raise Conflict(f"there are {MAX_TOKENS} tokens", hint="Revoke some: `torpor token list`.")
             write_tokens(self._path, _in_order({**known, record.sha256: record}))
             self._use({**known, record.sha256: record})
+        self._told()
         log.info("token %s (%s) was made for %s", record.id, ", ".join(record.scopes), record.origin or record.label)
         return record, token
 
@@ -108,6 +114,7 @@ class Tokens:
                 raise NotFound(f"there is no token {token_id[:40]}", hint="`torpor token list` lists them.")
             self._use({key: record for key, record in self._by_hash.items() if key != found.sha256})
             self._used = True
+            self._told()  # whatever becomes of the file: it is void
             self._write()
         log.info("token %s of %s was revoked", found.id, found.origin or found.label)
         return found

@@ -51,6 +51,7 @@ class Index:
     def __init__(self, path: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
         self._checkpoint, self._write_lock = checkpoint, threading.Lock()
         self.generation = 0  # counts what was committed since the start: it tells that something changed
+        self._told: Callable[[], None] = lambda: None
         self._writer, self._reader = writer_engine(path), reader_engine(path)
         try:
             with _translated():
@@ -71,6 +72,11 @@ class Index:
             with self._writer.begin() as connection:
                 yield connection
             self.generation += 1
+        self._told()
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call a function behind each commit, in the thread that made it; it must neither wait nor raise."""
+        self._told = told
 
     @contextmanager
     def erasing(self) -> Iterator[None]:

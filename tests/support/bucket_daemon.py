@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +23,7 @@ from torpor.daemon.importer import Importer
 from torpor.daemon.imports import Imports
 from torpor.daemon.local_backups import describer
 from torpor.daemon.observing import observe
+from torpor.daemon.pairing import Pairing
 from torpor.daemon.parts import Parts
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
@@ -95,10 +97,11 @@ class BucketDaemon:
         watches = Watches(self.home, self.catalog.index)
         imports = Imports(Importer(str(self.home.root), watches.turn), self.catalog, self.room, lambda: str(ULID()))
         self.stack.callback(imports.stop)
+        tokens = tokens or Tokens(self.home.tokens_json, "owner", lambda: 1.0)
         parts = Parts(
             home=self.home,
             settings=settings,
-            tokens=tokens or Tokens(self.home.tokens_json, "owner", lambda: 1.0),
+            tokens=tokens,
             catalog=self.catalog,
             room=self.room,
             side=side,
@@ -109,8 +112,9 @@ class BucketDaemon:
             watches=watches,
             imports=imports,
             search=SearchCare(self.catalog),
+            pairing=Pairing(tokens, lambda: 1.0, time.monotonic),
         )
-        return api_of(parts, listening_at(7717, None), observe(self.catalog.index))
+        return api_of(parts, listening_at(7717, None), observe(self.catalog.index, parts.changes))
 
     def close(self) -> None:
         self.stack.close()

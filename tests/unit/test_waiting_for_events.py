@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from torpor.daemon import event_feed
+from torpor.daemon.changes import Changes
 from torpor.daemon.event_feed import EventFeed
 from torpor.db.index import Index
 
@@ -19,6 +20,7 @@ class Counting(Index):
     """An index that counts how often it is read."""
 
     reads = 0
+    changes: Changes
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
@@ -30,6 +32,8 @@ class Counting(Index):
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Counting]:
     made = Counting(tmp_path / "index.sqlite")
+    made.changes = Changes()
+    made.tell(made.changes.note)
     yield made
     made.close()
 
@@ -40,7 +44,7 @@ def add(index: Index, detail: str) -> None:
 
 def test_a_hundred_wait_and_one_looks(index: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_feed, "LOOK_S", 0.05)
-    feed = EventFeed(index)
+    feed = EventFeed(index, index.changes)
     add(index, "before")
 
     async def wait() -> list[tuple[list[dict[str, Any]], int]]:
@@ -48,12 +52,61 @@ def test_a_hundred_wait_and_one_looks(index: Counting, monkeypatch: pytest.Monke
         return await asyncio.gather(*waits)
 
     assert asyncio.run(wait()) == [([], 1)] * 100
-    assert index.reads <= 100 + 2 * 0.5 / 0.05 + 2  # each once, and then together
+    assert index.reads == 100  # each once; nothing changed, so nobody looks again
+
+
+def test_what_changes_is_looked_at_once_for_all(index: Counting) -> None:
+    feed = EventFeed(index, index.changes)
+    add(index, "before")
+
+    async def wait() -> list[tuple[list[dict[str, Any]], int]]:
+        waits = [asyncio.create_task(feed.wait_after(1, 10, 0.5)) for _ in range(100)]
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(index.changes.note)
+        return await asyncio.gather(*waits)
+
+    before = index.reads
+    assert asyncio.run(wait()) == [([], 1)] * 100
+    assert index.reads - before == 101
+
+
+def test_who_waits_hears_at_once(index: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_feed, "LOOK_S", 20.0)  # a pause between two looks, and none before the first
+    feed = EventFeed(index, index.changes)
+
+    async def wait() -> list[dict[str, Any]]:
+        waiting = asyncio.create_task(feed.wait_after(0, 10, 20.0))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(add, index, "now")
+        found, _ = await asyncio.wait_for(waiting, 10)
+        return found
+
+    assert [event["detail"] for event in asyncio.run(wait())] == ["now"]
+
+
+def test_who_may_wait_no_longer_is_told_at_once(index: Counting) -> None:
+    feed, may = EventFeed(index, index.changes), [True]
+
+    async def read() -> list[bytes]:
+        told = []
+
+        async def follow() -> None:
+            async for each in feed.stream(None, lambda: may[0]):
+                told.append(each)
+
+        following = asyncio.create_task(follow())
+        await asyncio.sleep(0.05)
+        may[0] = False
+        index.changes.note()
+        await asyncio.wait_for(following, 10)
+        return told
+
+    assert asyncio.run(read()) == [b"retry: 1000\n\n"]
 
 
 def test_all_of_them_are_told(index: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_feed, "LOOK_S", 0.02)
-    feed = EventFeed(index)
+    feed = EventFeed(index, index.changes)
 
     async def wait(after: int) -> list[list[dict[str, Any]]]:
         waits = [asyncio.create_task(feed.wait_after(after, 10, 20.0)) for _ in range(20)]
@@ -64,7 +117,7 @@ def test_all_of_them_are_told(index: Counting, monkeypatch: pytest.MonkeyPatch) 
     for after in (0, 1):
         told = asyncio.run(wait(after))
         assert [[event["detail"] for event in each] for each in told] == [[f"behind {after}"]] * 20
-        feed = EventFeed(index)
+        feed = EventFeed(index, index.changes)
 
 
 def test_a_stream_tells_that_something_changed_and_no_more_often_than_that(
@@ -79,7 +132,7 @@ def test_a_stream_tells_that_something_changed_and_no_more_often_than_that(
             pass
 
     async def read() -> list[bytes]:
-        feed, told = EventFeed(index), []
+        feed, told = EventFeed(index, index.changes), []
         stream = feed.stream(None)
         assert await anext(stream) == b"retry: 1000\n\n"
         waiting = asyncio.ensure_future(anext(stream))

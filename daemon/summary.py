@@ -1,0 +1,47 @@
+"""How everything is: the facts behind the one sentence of the status, from the parts of a daemon."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..db.standing import standing
+from ..state.summary import Facts, fullness, sentence, summarise
+from .parts import Parts
+from .sync_report import state_of
+
+
+def summary_report(parts: Parts, now: float, *, with_asking: bool) -> dict[str, Any]:
+    """Return the summary for `/v1/status`, said at `now`; `with_asking` the pages that wait for approval are known.
+
+    Raises: IndexDamaged, StoreFailed.
+    """
+    facts = facts_of(parts)
+    found = summarise(facts if with_asking else replace(facts, asking=()))
+    return found.to_dict() | {"sentence": sentence(found, now)}
+
+
+def facts_of(parts: Parts) -> Facts:
+    """Look everything up. Raises: IndexDamaged, StoreFailed."""
+    with parts.catalog.index.reading() as connection:
+        found = standing(connection)
+    limits, disk = parts.room.state()
+    disk_full, quota_full = fullness(limits, disk)
+    side, described = parts.side, parts.side.pump.describe() if parts.side.on else {}
+    choices = side.choices
+    troubles = [watch["problem"]["detail"] for watch in parts.watches.describe() if watch["problem"]]
+    return Facts(
+        sessions=found.sessions,
+        last_backup_at=found.last_backup_at,
+        damaged=found.damaged,
+        sync=state_of(side),
+        sync_reason=described.get("reason"),
+        waiting=found.waiting if side.on else 0,
+        given_up=found.given_up if side.on else 0,
+        paused_until=choices.paused_until if choices.paused_at is not None else None,
+        disk_free_bytes=disk.free_bytes,
+        disk_full=disk_full,
+        quota_full=quota_full,
+        watch_trouble=troubles[0] if troubles else None,
+        asking=tuple(request.origin for request in parts.pairing.waiting() if request.state == "pending"),
+    )
