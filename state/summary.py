@@ -69,7 +69,7 @@ class Summary:
         """Read what `to_dict` wrote; what a newer daemon adds is left out."""
         facts = {field.name: found[field.name] for field in fields(Facts) if field.name in found}
         facts["asking"] = tuple(facts.get("asking", ()))
-        kind = found["kind"] if found["kind"] in get_args(Kind) else "local"
+        kind: Kind = found["kind"] if found["kind"] in get_args(Kind) else "local"
         return cls(found["level"], kind, Facts(**facts))
 
 

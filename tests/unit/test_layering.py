@@ -50,6 +50,8 @@ OWNED = {
     "typer": {"cli"},
     "rich": {"cli"},
     "pystray": {"tray"},
+    "dbus_fast": {"tray", "daemon"},
+    "PIL": {"tray", "adapters", "cli/demo_model.py"},
 }
 
 
