@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ["adapters", "cli", "client", "codec", "daemon", "db", "state", "store", "sync", "tray", "web"]
+FOLDERS = ["adapters", "cli", "client", "codec", "daemon", "db", "desktop", "state", "store", "sync", "tray", "web"]
 
 # folder -> folders it may import
 MAY: dict[str, set[str]] = {
@@ -21,8 +21,9 @@ MAY: dict[str, set[str]] = {
     "daemon": {"state", "codec", "store", "db", "sync"},  # the wiring
     "client": {"state", "codec", "store"},  # an inference environment has no database and no boto3
     "adapters": {"client", "codec", "state"},  # engines hand tensors over through the codec's bridge
-    "tray": {"client", "state"},  # a client of the API
-    "cli": {"client", "state", "codec", "store"},  # formats and paths for what it shows
+    "desktop": {"state"},  # files of the operating system: told what to write
+    "tray": {"client", "desktop", "state"},  # a client of the API
+    "cli": {"client", "desktop", "state", "codec", "store"},  # formats and paths for what it shows
     "web": set(),
 }
 # These run other parts in their own process, and import them inside functions.
