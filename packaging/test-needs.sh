@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees to what the tests need beside Python packages, on Debian and its children: a C compiler, Chromium, and
-# the programs by which desktops open files. What cannot be installed is named, and this fails.
+# Sees to what the tests need beside Python packages, on Debian and its children: what is listed below. What cannot be
+# installed is named, and this fails.
 set -euo pipefail
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
@@ -9,6 +9,7 @@ command -v update-mime-database >/dev/null || missing+=(shared-mime-info)
 command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
 command -v gio >/dev/null || missing+=(libglib2.0-bin)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
+command -v dbus-daemon >/dev/null || missing+=(dbus)
 [ ${#missing[@]} -eq 0 ] && exit 0
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
