@@ -46,6 +46,7 @@ from .fingerprint import fingerprint, target_of_file, target_of_folder
 from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
+from .tray import tray
 
 app = typer.Typer(
     name="torpor",
@@ -347,6 +348,7 @@ app.command("gc")(retention.gc)
 app.command("keep")(retention.keep)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("tray")(tray)
 
 
 @app.callback(invoke_without_command=True)
