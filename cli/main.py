@@ -24,6 +24,7 @@ from . import (
     attached,
     doctor,
     events,
+    init,
     key,
     output,
     pair,
@@ -327,6 +328,7 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
+app.command("init")(init.init)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
