@@ -22,6 +22,7 @@ from ..state.plan import check_mode
 from ..store.files import store_error
 from . import (
     attached,
+    desktop_files,
     doctor,
     events,
     init,
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
 app.add_typer(home_folder.app, name="home")
+app.add_typer(desktop_files.app, name="desktop")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")
