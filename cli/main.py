@@ -25,6 +25,7 @@ from . import (
     desktop_files,
     doctor,
     events,
+    init,
     key,
     output,
     pair,
@@ -330,6 +331,7 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
+app.command("init")(init.init)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
