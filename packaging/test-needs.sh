@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Sees to what the tests need beside Python packages, on Debian and its children: a C compiler and Chromium. What cannot be
+# Sees to what the tests need beside Python packages, on Debian and its children: a C compiler, Chromium and a D-Bus daemon. What cannot be
 # installed is named, and this fails.
 set -euo pipefail
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
+command -v dbus-daemon >/dev/null || missing+=(dbus)
 [ ${#missing[@]} -eq 0 ] && exit 0
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then

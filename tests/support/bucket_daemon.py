@@ -30,6 +30,7 @@ from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.room import open_room
 from torpor.daemon.search_care import SearchCare
+from torpor.daemon.security import Gate
 from torpor.daemon.service import api_of, listening_at
 from torpor.daemon.settings import load_settings
 from torpor.daemon.tokens import Tokens
@@ -45,6 +46,10 @@ from ulid import ULID
 from support.faulty_bucket import FaultyBucket
 from support.manifests import manifest
 from support.remote_index import KnownObjects, upload
+
+HOST = "127.0.0.1:7717"
+URL = f"http://{HOST}"
+AS_OWNER = {"Authorization": "Bearer owner"}
 
 
 class BucketDaemon:
@@ -119,6 +124,11 @@ class BucketDaemon:
             power=self.power,
         )
         return api_of(parts, listening_at(7717, None), observe(self.catalog.index, parts.changes))
+
+    def gate(self, tokens: Tokens | None = None, **parts: Any) -> Gate:
+        """Return the application behind its gate, which lets `AS_OWNER` in at `URL`."""
+        tokens = tokens or Tokens(self.home.tokens_json, "owner", lambda: 1.0)
+        return Gate(self.app(tokens=tokens, **parts), tokens=tokens, hosts=frozenset([HOST]))
 
     def close(self) -> None:
         self.stack.close()
