@@ -23,6 +23,7 @@ from ..state.power import in_words
 from ..store.files import store_error
 from . import (
     attached,
+    desktop_files,
     doctor,
     events,
     key,
@@ -46,6 +47,7 @@ from .fingerprint import fingerprint, target_of_file, target_of_folder
 from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
+from .tray import tray
 
 app = typer.Typer(
     name="torpor",
@@ -58,6 +60,7 @@ app = typer.Typer(
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
 app.add_typer(home_folder.app, name="home")
+app.add_typer(desktop_files.app, name="desktop")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")
@@ -348,6 +351,7 @@ app.command("gc")(retention.gc)
 app.command("keep")(retention.keep)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("tray")(tray)
 
 
 @app.callback(invoke_without_command=True)

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     client_timeout_s: float = Field(
         10.0, gt=0, description="how long a client may take over the head of a request, or over 10 KiB of its body"
     )
+    tray_panel: Literal["auto", "dark", "light"] = Field(
+        "auto", description="what the tray's icon lies on: `auto` asks the desktop, and is readable on both if in doubt"
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="of `logs/daemon.log`: a JSON object a line, or text"
     )
