@@ -19,12 +19,14 @@ from ..codec.compare import compare
 from ..state.backup import Backup
 from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
 from ..state.plan import check_mode
+from ..state.power import in_words
 from ..store.files import store_error
 from . import (
     attached,
     desktop_files,
     doctor,
     events,
+    init,
     key,
     output,
     pair,
@@ -162,6 +164,8 @@ def status(
         storage.add_status_rows(rows, found)
         sync.add_status_rows(rows, found["remote"])
         watch.add_status_rows(rows, found["watches"])
+        if found["power"]["on_battery"]:
+            rows.add_row("power", in_words(True, found["power"]["waiting"]))
         return rows
 
     show(found, as_json, render)
@@ -330,6 +334,7 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
+app.command("init")(init.init)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
