@@ -344,6 +344,7 @@ def test_the_page_says_of_everything_what_the_daemon_says(page: Page, lived: Dae
         Facts(),
         replace(well, sessions=1, last_backup_at=now - 5 * 3600),
         replace(well, sync="off", last_backup_at=now - 9 * 86_400),
+        replace(well, waiting_for_power=3),
         replace(well, damaged=1),
         replace(well, damaged=1200),
         replace(well, given_up=2, waiting=1),

@@ -22,6 +22,7 @@ import { says, t } from "./words.js";
  * @property {number} given_up
  * @property {number | null} paused_until
  * @property {number} disk_free_bytes
+ * @property {number} waiting_for_power
  * @property {string[]} asking
  * @property {string} sentence as the daemon says it, in English
  */
@@ -60,7 +61,7 @@ const WORDS = {
   "storage-trouble": (found) => [t("all.storage-trouble"), waiting(found)],
   sending: (found) => [found.waiting ? t("all.sending", { n: found.waiting }) : t("all.sending_now")],
   empty: () => [t("all.empty")],
-  safe: (found) => [t("all.safe", { n: found.sessions }), last(found)],
+  safe: (found) => [t("all.safe", { n: found.sessions }), `${last(found) || ""}${power(found)}`],
   local: (found) => [t("all.local", { n: found.sessions }), last(found)],
 };
 
@@ -72,6 +73,11 @@ function waiting(found) {
 /** @param {Summary} found */
 function last(found) {
   return found.last_backup_at !== null && t("all.last", { ago: passed(now.value - found.last_backup_at) });
+}
+
+/** @param {Summary} found */
+function power({ waiting_for_power: many }) {
+  return many > 0 ? t("all.power", { n: many }) : "";
 }
 
 /** @param {number} at */

@@ -57,6 +57,7 @@ export default {
   "all.safe": { one: "The one session is safe", other: "All {n} sessions are safe" },
   "all.local": { one: "{n} session saved on this machine", other: "{n} sessions saved on this machine" },
   "all.waiting": { one: "{n} backup waits", other: "{n} backups wait" },
+  "all.power": { one: "; {n} KV cache waits for mains power", other: "; {n} KV caches wait for mains power" },
   "all.last": "last {ago}",
   "ago.now": "a moment ago",
   "ago.min": "{n} min ago",

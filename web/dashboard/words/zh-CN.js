@@ -57,6 +57,7 @@ export default {
   "all.safe": "全部 {n} 个会话均安全",
   "all.local": "{n} 个会话已保存在本机",
   "all.waiting": "{n} 个备份等待中",
+  "all.power": "；{n} 个 KV 缓存等待接通电源",
   "all.last": "最近一次：{ago}",
   "ago.now": "刚刚",
   "ago.min": "{n} 分钟前",
