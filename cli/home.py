@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..client import connect
 from ..desktop import service
 from ..desktop.own_command import own_command
-from ..state.errors import Conflict, DaemonAlreadyRunning, MissingExtra, ServiceFailed, TorporError
+from ..state.errors import Conflict, MissingExtra, ServiceFailed
 from ..store.home import Home
 from .output import show, size
 from .progress import bar
+from .running import stop
 
 app = typer.Typer(help="The home folder, in which everything lies.", no_args_is_help=True)
-
-STOP_S, POLL_S = 60.0, 0.1
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -60,7 +56,7 @@ def move(
     if not load_settings().allow_network_home:
         refuse_network_home(target)
     under = _under()
-    stopped = _stop_daemon(home)
+    stopped = stop(home)
     lock = InstanceLock(home)
     try:
         if open_by := writers(home.store / "staging"):
@@ -98,31 +94,3 @@ def _move_service(under: service.Service, old: Home, new: Path) -> bool:
         return False
     service.install(own_command("serve"), str(new), os.environ, start_now=under.runs)
     return True
-
-
-def _stop_daemon(home: Home) -> bool:
-    """Ask a running daemon to end, and wait until it has; return whether there was one. Raises: Conflict."""
-    from ..daemon.instance import InstanceLock
-
-    asked, until = False, time.monotonic() + STOP_S
-    while True:
-        try:
-            InstanceLock(home).close()
-            return asked
-        except DaemonAlreadyRunning as error:
-            if time.monotonic() > until:
-                hint = "Stop it (and the service that starts it again), then try again; nothing was moved."
-                raise Conflict(f"the daemon does not end: {error.detail}", hint=hint) from error
-        if not asked:
-            os.kill(_pid(home), signal.SIGTERM)
-            asked = True
-        time.sleep(POLL_S)
-
-
-def _pid(home: Home) -> int:
-    """Return the process of the daemon, as it says itself. Raises: DaemonNotRunning and other errors of the API."""
-    with connect(home=home.root) as keeper:
-        status: dict[str, Any] = keeper.api.status()
-    if status["home"] != str(home.root):
-        raise TorporError(f"the daemon that answers is of {status['home']}", hint="Check TORPOR_HOME.")
-    return int(status["pid"])
