@@ -265,5 +265,6 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep),
         Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
         Chore("search", HOUSEKEEPING_S, parts.search.compact),
+        Chore("imports", HOUSEKEEPING_S, parts.imports.let_go),
         parts.care.chore(),
     ]
