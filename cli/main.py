@@ -19,6 +19,7 @@ from ..codec.compare import compare
 from ..state.backup import Backup
 from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
 from ..state.plan import check_mode
+from ..state.power import in_words
 from ..store.files import store_error
 from . import (
     attached,
@@ -48,6 +49,7 @@ from .fingerprint import fingerprint, target_of_file, target_of_folder
 from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
+from .tray import tray
 
 app = typer.Typer(
     name="torpor",
@@ -163,6 +165,8 @@ def status(
         storage.add_status_rows(rows, found)
         sync.add_status_rows(rows, found["remote"])
         watch.add_status_rows(rows, found["watches"])
+        if found["power"]["on_battery"]:
+            rows.add_row("power", in_words(True, found["power"]["waiting"]))
         return rows
 
     show(found, as_json, render)
@@ -351,6 +355,7 @@ app.command("gc")(retention.gc)
 app.command("keep")(retention.keep)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("tray")(tray)
 
 
 @app.callback(invoke_without_command=True)

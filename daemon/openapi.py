@@ -42,6 +42,7 @@ _PROBLEM["properties"]["digests"] = _list(_STR)
 _PROBLEM["properties"]["code"] = {"type": "string", "enum": sorted(error_classes())}
 _SUMMARY = _object(level=_STR, kind=_STR, sessions=_INT, waiting=_INT, sentence=_STR)
 _STATUS = _object(api_version=_INT, version=_STR, pid=_INT, url=_STR, home=_STR, store=_STR, log=_STR, started_at=_NUM)
+_STATUS["properties"]["power"] = _object(on_battery=_BOOL, always=_BOOL, waiting=_list(_STR))
 _STATUS["properties"]["summary"] = _SUMMARY
 _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, failing_count=_INT)
 _BATCH = _object(id=_STR, backup_id=_STR)

@@ -37,6 +37,7 @@ from .logs import LOG_NAME, log_to_file
 from .mounts import refuse_network_home
 from .pairing import Pairing
 from .parts import Parts
+from .power import Power
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import load_remote_settings, working_directory
@@ -93,7 +94,9 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
     log.info("reconciled: %s", asdict(found))
     settle_index(catalog, aside, found)
     room = open_room(home, settings, catalog)
-    side = compose_remote(home, settings, remote, catalog)
+    power = Power(always=settings.heavy_on_battery)
+    stack.callback(power.stop)
+    side = compose_remote(home, settings, remote, catalog, power)
     retention = compose_retention(home, settings, catalog, side)
     retention.excess_with(room.over_soft, freed=room.freed)
     room.evict_with(retention.make_room)
@@ -112,11 +115,12 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
         back=back,
         retention=retention,
         garbage=garbage,
-        care=Care(home, catalog, side.memory, back, settings),
+        care=Care(home, catalog, side.memory, back, settings, power.may),
         watches=watches,
         imports=Imports(Importer(str(home.root), watches.turn), catalog, room, lambda: str(ULID())),
         search=SearchCare(catalog),
         pairing=Pairing(tokens, time.time, time.monotonic),
+        power=power,
     )
     stack.callback(parts.stop)
     return parts
@@ -177,8 +181,7 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
         headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
-    chores = Chores(_chores(parts, observing.metrics), ended=observing.metrics.chore)
-    chores.start()
+    chores = _start_chores(parts, observing.metrics)
     try:
         _server(config, parts, observing, listening, on_ready).run([s for s in (tcp, unix) if s is not None])
     finally:
@@ -240,6 +243,16 @@ def _limits(room: Room) -> dict[str, int]:
     return {"hard": limits.hard_bytes, "soft": limits.soft_bytes, "floor": limits.floor_bytes}
 
 
+def _start_chores(parts: Parts, metrics: Metrics) -> Chores:
+    """Begin with what is done by the way, and with listening to where the power comes from."""
+    chores, power = Chores(_chores(parts, metrics), ended=metrics.chore, may=parts.power.may), parts.power
+    power.tells_with(lambda: [*chores.waiting(), *(["scrub"] if parts.care.scrub.resting else [])])
+    power.listen(chores.power_changed)
+    power.start()
+    chores.start()
+    return chores
+
+
 def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
     """Return what is done by the way; what is heavy for the first time an hour after the start, which stays light."""
 
@@ -261,9 +274,10 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("staging", HOUSEKEEPING_S, sweep),
         Chore("retention", HOUSEKEEPING_S, retain),
         Chore("clock", CLOCK_S, parts.retention.time.now, first_s=CLOCK_S),
-        Chore("garbage", HOUSEKEEPING_S, collect),
-        Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep),
+        Chore("power", CLOCK_S, parts.power.look, first_s=CLOCK_S),  # in a container the kernel tells of nothing
+        Chore("garbage", HOUSEKEEPING_S, collect, heavy=True),
+        Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep, heavy=True),
         Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
-        Chore("search", HOUSEKEEPING_S, parts.search.compact),
+        Chore("search", HOUSEKEEPING_S, parts.search.compact, heavy=True),
         parts.care.chore(),
     ]
