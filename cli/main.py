@@ -37,6 +37,7 @@ from . import (
     storage,
     sync,
     transfer,
+    uninstall,
     verify,
     watch,
 )
@@ -337,6 +338,7 @@ def demo(
 
 
 app.command("init")(init.init)
+app.command("uninstall")(uninstall.uninstall)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
