@@ -19,20 +19,25 @@ from ..codec.compare import compare
 from ..state.backup import Backup
 from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
 from ..state.plan import check_mode
+from ..state.power import in_words
 from ..store.files import store_error
 from . import (
     attached,
+    desktop_files,
     doctor,
     events,
+    init,
     key,
     output,
     pair,
     remote,
     retention,
+    service,
     sessions,
     storage,
     sync,
     transfer,
+    uninstall,
     verify,
     watch,
 )
@@ -45,6 +50,7 @@ from .fingerprint import fingerprint, target_of_file, target_of_folder
 from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
+from .tray import tray
 
 app = typer.Typer(
     name="torpor",
@@ -57,9 +63,11 @@ app = typer.Typer(
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
 app.add_typer(home_folder.app, name="home")
+app.add_typer(desktop_files.app, name="desktop")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")
+app.add_typer(service.app, name="service")
 app.add_typer(pair.tokens, name="token")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
@@ -159,6 +167,8 @@ def status(
         storage.add_status_rows(rows, found)
         sync.add_status_rows(rows, found["remote"])
         watch.add_status_rows(rows, found["watches"])
+        if found["power"]["on_battery"]:
+            rows.add_row("power", in_words(True, found["power"]["waiting"]))
         return rows
 
     show(found, as_json, render)
@@ -327,6 +337,8 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
+app.command("init")(init.init)
+app.command("uninstall")(uninstall.uninstall)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
@@ -345,6 +357,7 @@ app.command("gc")(retention.gc)
 app.command("keep")(retention.keep)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("tray")(tray)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Sees to what the tests need beside Python packages, on Debian and its children: a C compiler, Chromium and a D-Bus daemon. What cannot be
+# Sees to what the tests need beside Python packages, on Debian and its children: what is listed below. What cannot be
 # installed is named, and this fails.
 set -euo pipefail
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v xdg-mime >/dev/null || missing+=(xdg-utils)
+command -v update-mime-database >/dev/null || missing+=(shared-mime-info)
+command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
+command -v gio >/dev/null || missing+=(libglib2.0-bin)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
 command -v dbus-daemon >/dev/null || missing+=(dbus)
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pystray import _base
 
+from .colour_scheme import ColourScheme
 from .item_service import PATH as ITEM_PATH
 from .item_service import Face, ItemService, Status
 from .menu_lines import Line
@@ -64,6 +65,8 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
         self._clicks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._host: bool | None = None
         self._host_callbacks: list[Callable[[bool], None]] = []
+        self._scheme: int = 0
+        self._scheme_callbacks: list[Callable[[int], None]] = []
         self._notices = NotificationClient(name.capitalize(), self._clicks.put)
         self._item = ItemService(name, lambda: self._clicks.put(lambda: self()))
         self._menu_service = MenuService(self._clicked, self._look, _base.Menu.SEPARATOR)
@@ -82,6 +85,12 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
             known = self._host
         if known is not None:
             self._clicks.put(lambda: callback(known))
+
+    def on_colours(self, callback: Callable[[int], None]) -> None:
+        """Call `callback` when the desktop says that it is dark or light, and now (colour_scheme.py)."""
+        with self._lock:
+            self._scheme_callbacks.append(callback)
+        self._clicks.put(lambda: callback(self._scheme))
 
     def post(self, notice: Notice) -> None:
         """Show a notification."""
@@ -132,7 +141,8 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
         name = f"org.kde.StatusNotifierItem-{os.getpid()}-{next(_number)}"
         services = {ITEM_PATH: self._item, MENU_PATH: self._menu_service}
         registration = Registration(name, services, self._shown, self._host_is, self.HOST_GRACE_S)
-        bus = SessionBus(lambda: address(os.environ), (registration, self._notices), random.SystemRandom().random)
+        tenants = (registration, self._notices, ColourScheme(self._scheme_is))
+        bus = SessionBus(lambda: address(os.environ), tenants, random.SystemRandom().random)
         clicks = threading.Thread(target=self._call_clicks, name="clicks", daemon=True)
         clicks.start()
         with self._lock:
@@ -200,6 +210,12 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
             callbacks = list(self._host_callbacks)
         for callback in callbacks:
             self._clicks.put(lambda callback=callback: callback(there))  # type: ignore[misc]
+
+    def _scheme_is(self, scheme: int) -> None:
+        with self._lock:
+            self._scheme, callbacks = scheme, list(self._scheme_callbacks)
+        for callback in callbacks:
+            self._clicks.put(lambda callback=callback: callback(scheme))  # type: ignore[misc]
 
     def _soon(self, work: Callable[[], None]) -> None:
         """Have the loop do it, now or when there is one; a loop that has ended does nothing more."""

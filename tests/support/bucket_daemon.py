@@ -25,10 +25,12 @@ from torpor.daemon.local_backups import describer
 from torpor.daemon.observing import observe
 from torpor.daemon.pairing import Pairing
 from torpor.daemon.parts import Parts
+from torpor.daemon.power import Power
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.room import open_room
 from torpor.daemon.search_care import SearchCare
+from torpor.daemon.security import Gate
 from torpor.daemon.service import api_of, listening_at
 from torpor.daemon.settings import load_settings
 from torpor.daemon.tokens import Tokens
@@ -45,6 +47,10 @@ from support.faulty_bucket import FaultyBucket
 from support.manifests import manifest
 from support.remote_index import KnownObjects, upload
 
+HOST = "127.0.0.1:7717"
+URL = f"http://{HOST}"
+AS_OWNER = {"Authorization": "Bearer owner"}
+
 
 class BucketDaemon:
     """A catalog with an empty home, a bucket that fails as a test says, and the application over both."""
@@ -55,6 +61,8 @@ class BucketDaemon:
         self.home.create()
         self.catalog = compose(self.home, load_settings(), self.stack)
         self.room = open_room(self.home, load_settings(), self.catalog)
+        self.power = Power(supplies=tuple, uevents=lambda: None)
+        self.stack.callback(self.power.stop)
         self.bucket = bucket or FaultyBucket()
         self.known = RemoteIndex(self.catalog.index, describer())
         self.threads = ThreadPoolExecutor(4)
@@ -113,8 +121,14 @@ class BucketDaemon:
             imports=imports,
             search=SearchCare(self.catalog),
             pairing=Pairing(tokens, lambda: 1.0, time.monotonic),
+            power=self.power,
         )
         return api_of(parts, listening_at(7717, None), observe(self.catalog.index, parts.changes))
+
+    def gate(self, tokens: Tokens | None = None, **parts: Any) -> Gate:
+        """Return the application behind its gate, which lets `AS_OWNER` in at `URL`."""
+        tokens = tokens or Tokens(self.home.tokens_json, "owner", lambda: 1.0)
+        return Gate(self.app(tokens=tokens, **parts), tokens=tokens, hosts=frozenset([HOST]))
 
     def close(self) -> None:
         self.stack.close()

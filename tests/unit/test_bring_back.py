@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import httpx
 import orjson
 import pytest
 from sqlalchemy import delete
-from support.bucket_daemon import BucketDaemon, Elsewhere
+from support.bucket_daemon import AS_OWNER, URL, BucketDaemon, Elsewhere
 from support.faulty_bucket import Get
 from torpor.daemon.remote_backups import FRESH_S
 from torpor.db.remembered import Remembered
@@ -31,11 +32,11 @@ class Client:
     """Sends requests to the application, in this process."""
 
     def __init__(self, daemon: BucketDaemon, **parts: Any) -> None:
-        self.daemon, self.app = daemon, daemon.app(**parts)
+        self.daemon, self.app = daemon, daemon.gate(**parts)
 
     async def open(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://x", timeout=WAIT_S)
+        return httpx.AsyncClient(transport=transport, base_url=URL, headers=AS_OWNER, timeout=WAIT_S)
 
     def __call__(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Return the JSON of an answer. Raises: what a problem says."""
@@ -284,6 +285,16 @@ def assert_set(event: threading.Event) -> None:
     assert event.wait(WAIT_S)
 
 
+@contextmanager
+def set_at_last() -> Iterator[threading.Event]:
+    """Yield an event that others wait for; what fails before it is set keeps nobody waiting."""
+    event = threading.Event()
+    try:
+        yield event
+    finally:
+        event.set()
+
+
 def test_a_damaged_file_is_healed(call: Client, here: BucketDaemon, elsewhere: Elsewhere) -> None:
     made = elsewhere.save(1, blobs=1)
     call("GET", "/v1/backups/s")
@@ -322,10 +333,13 @@ def test_blobs_are_here_in_the_bucket_or_nowhere(call: Client, elsewhere: Elsewh
 def test_hundreds_may_wait_and_the_rest_is_served(call: Client, elsewhere: Elsewhere) -> None:
     made = elsewhere.save(1, blobs=200, size=10)
     call("GET", "/v1/backups/s")
-    go = threading.Event()
-    elsewhere.bucket.gate = lambda get: assert_set(go)
 
     async def everybody() -> list[int]:
+        with set_at_last() as go:
+            elsewhere.bucket.gate = lambda get: assert_set(go)
+            return await ask(go)
+
+    async def ask(go: threading.Event) -> list[int]:
         async with await call.open() as client:
             waiting = [
                 asyncio.ensure_future(client.post(f"/v1/blobs/{d}/fetch?wait_s=30")) for d in manifest_blobs(made)
@@ -341,16 +355,15 @@ def test_hundreds_may_wait_and_the_rest_is_served(call: Client, elsewhere: Elsew
 
 def test_a_bucket_that_never_answers_keeps_nobody_else_waiting(call: Client, elsewhere: Elsewhere) -> None:
     """Sixty ask for what is not here while the network is a black hole: the rest is served, and they are told soon."""
-    go, before = threading.Event(), len(elsewhere.bucket.gets)
-
-    def nowhere(get: Get) -> TorporError:
-        assert_set(go)
-        return Offline("no answer")
-
-    elsewhere.bucket.fault = nowhere
+    before = len(elsewhere.bucket.gets)
     unknown = [f"/v1/backups/01M81P35719XNDZ4R57NMV{n:04d}" for n in range(60)]
 
     async def everybody() -> list[int]:
+        with set_at_last() as go:
+            elsewhere.bucket.fault = lambda get: (assert_set(go), Offline("no answer"))[1]
+            return await ask(go)
+
+    async def ask(go: threading.Event) -> list[int]:
         async with await call.open() as client:
             asking = [asyncio.ensure_future(client.get(path)) for path in [*unknown, "/v1/remote/backups"]]
             for _ in range(50):
@@ -389,7 +402,7 @@ def test_a_stopping_daemon_lets_everybody_go(call: Client, here: BucketDaemon, e
 
 
 def test_without_s3_every_route_says_so(call: Client, here: BucketDaemon) -> None:
-    call.app = here.app(s3=False)
+    call.app = here.gate(s3=False)
     backup_id, digest = "01M81P35719XNDZ4R57NMV6DYZ", "a" * 64
     for method, path, body in (
         ("POST", f"/v1/backups/{backup_id}/fetch", {}),

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from starlette.testclient import TestClient
-from support.bucket_daemon import BucketDaemon
+from support.bucket_daemon import AS_OWNER, URL, BucketDaemon
 from support.manifests import manifest
 from torpor.daemon import plan_api
-from torpor.daemon.security import Gate
-from torpor.daemon.tokens import Tokens
 from torpor.db.presence import note_present
 from torpor.state.ids import parse_digest
 from torpor.state.manifest import BlobRef
@@ -32,10 +30,8 @@ class Page:
 
     def __init__(self, folder: Path) -> None:
         self.daemon = BucketDaemon(folder / "home")
-        tokens = Tokens(self.daemon.home.tokens_json, "owner", lambda: NOW)
-        gate = Gate(self.daemon.app(tokens=tokens), tokens=tokens, hosts=frozenset(["127.0.0.1:7717"]))
-        options: Any = {"base_url": "http://127.0.0.1:7717", "headers": {"Authorization": "Bearer owner"}}
-        self.client = TestClient(gate, raise_server_exceptions=False, **options)
+        options: Any = {"base_url": URL, "headers": AS_OWNER}
+        self.client = TestClient(self.daemon.gate(), raise_server_exceptions=False, **options)
 
     def blob(self, data: bytes) -> BlobRef:
         ref = BlobRef(parse_digest(blake3(data).hexdigest()), len(data))

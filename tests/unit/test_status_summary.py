@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from starlette.testclient import TestClient
-from support.bucket_daemon import BucketDaemon
+from support.bucket_daemon import URL, BucketDaemon
 from support.kept import leaf
 from support.manifests import manifest
-from torpor.daemon.security import Gate
 from torpor.daemon.tokens import Tokens
 from torpor.db.damage import mark_damaged
 from torpor.state.ids import parse_digest
@@ -25,9 +24,7 @@ class Status:
     def __init__(self, folder: Path) -> None:
         self.daemon = BucketDaemon(folder / "home")
         self.tokens = Tokens(self.daemon.home.tokens_json, "owner", lambda: 1.0)
-        app = self.daemon.app(tokens=self.tokens)
-        gate = Gate(app, tokens=self.tokens, hosts=frozenset(["127.0.0.1:7717"]))
-        self.client = TestClient(gate, raise_server_exceptions=False, base_url="http://127.0.0.1:7717")
+        self.client = TestClient(self.daemon.gate(self.tokens), raise_server_exceptions=False, base_url=URL)
 
     def summary(self, token: str = "owner") -> Any:
         answer = self.client.get("/v1/status", headers={"Authorization": f"Bearer {token}"})

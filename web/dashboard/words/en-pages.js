@@ -148,7 +148,7 @@ export default {
   "sync.tries": { one: "{n} try", other: "{n} tries" },
   "sync.held": "Kept on this machine",
   "sync.held_count": { one: "{n} item", other: "{n} items" },
-  "sync.held_more": "By your choice or because computing it again is sooner than fetching it.",
+  "sync.held_more": "By your choice, because computing it again is sooner than fetching it, or until the machine is plugged in.",
   "sync.choices": "Speed and KV caches",
   "sync.up": "Up, at most",
   "sync.down": "Down, at most",

@@ -148,7 +148,7 @@ export default {
   "sync.tries": { one: "{n} 次尝试", other: "{n} 次尝试" },
   "sync.held": "保留在本机",
   "sync.held_count": { one: "{n} 项", other: "{n} 项" },
-  "sync.held_more": "由您选择，或因为重新计算比下载更快。",
+  "sync.held_more": "由您选择，因为重新计算比下载更快，或等到接通电源。",
   "sync.choices": "速度与 KV 缓存",
   "sync.up": "上传上限",
   "sync.down": "下载上限",

@@ -56,6 +56,7 @@ export default [
   ["Nothing is lost: it goes on by itself as soon as the storage can be reached.", "没有任何丢失：存储服务恢复后会自动继续。"],
   ["blob {} is damaged on this machine; it was not sent", "数据块 {} 在本机已损坏；未发送"],
   ["the policy is `never`", "策略为从不上传"],
+  ["on battery: it goes on mains power", "正在使用电池：接通电源后上传"],
   ["{} of today's budget are left; tomorrow it goes", "今日额度剩余 {}；明天发送"],
   ["{} is more than the daily budget of {}", "{} 超过每日额度 {}"],
   ["the file is none of qwen-state/v1, bundle, safetensors and .pt", "该文件不是 qwen-state/v1、bundle、safetensors 或 .pt"],
