@@ -25,7 +25,7 @@ from .notices import Notice, Notices
 from .screen import Screen
 from .view import MINUTE_S, Deed, stays_true_s, view
 
-LOOK_EVERY_S = 2.0  # at most, however much changes
+LOOK_EVERY_S = 1.0  # at most, however much changes; behind a deed at once
 STARTS_IN_S = 30.0
 _log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class Tray:
         if deed[0] == "restore":
             self._notices.own_restore()
         self._post(notice)
-        self._look_soon()
+        self._look_at = self._steady()
 
     def _post(self, notice: Notice | None) -> None:
         if notice is not None and self.screen is not None:
