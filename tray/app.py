@@ -17,7 +17,7 @@ from ..client.api import Api
 from ..desktop import autostart
 from ..state.errors import DaemonNotRunning, TorporError
 from .deeds import Scene, World, do
-from .drawing import Panel
+from .drawing import Panel, chosen
 from .link import Away, Happened, Link, There, Word
 from .look import look
 from .model import Model
@@ -238,5 +238,5 @@ class Tray:
 
     def _show(self) -> None:
         if self.screen is not None:
-            panel: Panel = {"dark": "dark", "light": "light"}.get(self._model.panel, self._panel)  # type: ignore[assignment]
+            panel = chosen(self._model.panel, self._panel)
             self.screen.show(view(self._model, self._clock()), panel)

@@ -74,6 +74,11 @@ PALETTES: dict[Panel, Palette] = {
 }
 
 
+def chosen(setting: str, guessed: Panel) -> Panel:
+    """Return what the icon is drawn for: what the user set goes before what the desktop says."""
+    return "dark" if setting == "dark" else "light" if setting == "light" else guessed
+
+
 class Sheet:
     """A mask on the grid, which `margin` units surround."""
 

@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import orjson
 import pytest
+from dbus_fast import Variant
+from dbus_fast.annotations import DBusSignature, DBusStr
+from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
 from support.commands import as_json
 from support.daemon import Daemon
 from support.desktop_bus import DesktopBus, Entry, NotificationServer, Shown, desktop_bus
@@ -24,10 +27,28 @@ from support.waiting import until
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client.provider import SessionTable
 from torpor.desktop import autostart
-from torpor.tray.drawing import icons
+from torpor.tray.colour_scheme import ASKED, PORTAL, PORTAL_PATH, SETTINGS
+from torpor.tray.drawing import Panel, State, icons
 
 MOST_KIB = 45 * 1024
 BROWSER = '#!/bin/sh\nprintf %s "$1" > "$TORPOR_LINK.new" && mv "$TORPOR_LINK.new" "$TORPOR_LINK"\n'
+
+
+class Portal(ServiceInterface):
+    """What says whether the desktop is dark."""
+
+    def __init__(self, scheme: int) -> None:
+        super().__init__(SETTINGS)
+        self.scheme = scheme
+
+    @dbus_method()
+    def Read(self, area: DBusStr, name: DBusStr) -> Annotated[Variant, DBusSignature("v")]:
+        assert (area, name) == ASKED
+        return Variant("v", Variant("u", self.scheme))
+
+    @dbus_signal()
+    def SettingChanged(self, change: list[Any]) -> Annotated[list[Any], DBusSignature("ssv")]:
+        return change
 
 
 @dataclass
@@ -60,9 +81,9 @@ class World:
     def click(self, label: str) -> None:
         self.desk.event(self.item, self.sees(label).number)
 
-    def shows(self, state: Any) -> None:
+    def shows(self, state: State, panel: Panel = "any") -> None:
         """Wait for the icon of a state."""
-        drawn = tuple((image.width, image.height, pixels(image)) for image in icons(state, "any"))
+        drawn = tuple((image.width, image.height, pixels(image)) for image in icons(state, panel))
         until(lambda: icon_of(self) == drawn, lambda: (state, self.desk.item(self.item, "Title")))
 
     def told(self, title: str) -> Shown:
@@ -105,7 +126,7 @@ def world() -> Iterator[World]:
             environment = clean_environment() | settings | desk.environment
             environment |= {"TORPOR_HOME": str(daemon.home), "XDG_CONFIG_HOME": str(folder / "config")}
             environment |= {"XDG_RUNTIME_DIR": str(folder / "run"), "TORPOR_LINK": str(folder / "link")}
-            environment |= {"BROWSER": str(folder / "browser"), "MALLOC_ARENA_MAX": "1"}
+            environment |= {"BROWSER": str(folder / "browser"), "MALLOC_ARENA_MAX": "1", "XDG_CURRENT_DESKTOP": "KDE"}
             watcher, server = desk.watch(), desk.notifications()
             process = subprocess.Popen([sys.executable, "-m", "torpor.tray"], env=environment, cwd="/")
             try:
@@ -197,6 +218,16 @@ def test_the_dashboard_opens_where_it_should(world: World) -> None:
     session = world.menu().find("Hiking & _Yunnan_")
     world.desk.event(world.item, session.find("Open in the dashboard").number)
     assert world.link().endswith("&to=%2Fsessions%2Fchat_9")
+
+
+def test_the_icon_goes_with_the_colours_of_the_desktop(world: World) -> None:
+    portal = Portal(1)
+    world.desk.run(world.desk._own("portal", PORTAL, PORTAL_PATH, portal))  # it comes late
+    world.shows("offline", "dark")
+    world.desk._loop.call_soon_threadsafe(portal.SettingChanged, [*ASKED, Variant("u", 2)])
+    world.shows("offline", "light")
+    world.desk._loop.call_soon_threadsafe(portal.SettingChanged, [*ASKED, Variant("u", 0)])
+    world.shows("offline")
 
 
 def test_it_starts_at_login_once_that_is_asked_for(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from PIL import Image, ImageChops
 from torpor.tray.colour_scheme import panel_of
-from torpor.tray.drawing import PALETTES, SIGNS, SIZES, Panel, State, icons
+from torpor.tray.drawing import PALETTES, SIGNS, SIZES, Panel, State, chosen, icons
 
 STATES: tuple[State, ...] = get_args(State)
 BACKGROUNDS: dict[Panel, tuple[int, ...]] = {"dark": (30,), "light": (245,), "any": (30, 128, 245)}
@@ -86,3 +86,8 @@ def luminance(colour: tuple[int, int, int]) -> float:
 )
 def test_the_panel_is_guessed_only_where_that_is_known(scheme: int, desktops: str, panel: str) -> None:
     assert panel_of(scheme, desktops) == panel
+
+
+def test_what_the_user_set_goes_first() -> None:
+    assert [chosen(setting, "light") for setting in ("dark", "light", "auto", "newer")] == ["dark"] + ["light"] * 3
+    assert chosen("light", "dark") == "light"
