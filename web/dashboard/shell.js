@@ -9,6 +9,7 @@ import { link } from "./live.js";
 import { LISTED, PAGES } from "./pages.js";
 import { go, href, route } from "./routes.js";
 import { signedIn, signOut } from "./session.js";
+import { Standing } from "./standing.js";
 import { nextTheme, theme } from "./theme.js";
 import { Toasts } from "./toasts.js";
 import { LANGUAGES, language, says, speak, t } from "./words.js";
@@ -40,6 +41,7 @@ function Frame() {
     <header class="top">
       <a class="brand" href=${href("sessions")}><${Mark} /><span>Torpor</span></a>
       <${Navigation} />
+      <${Standing} />
       <${Tools} />
     </header>
     <main id="content" tabindex="-1"><${Lost} /><${Current} /></main>
