@@ -28,6 +28,7 @@ from . import (
     events,
     init,
     key,
+    open_file,
     output,
     pair,
     remote,
@@ -47,7 +48,6 @@ from . import log as history
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
-from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
 from .tray import tray
@@ -369,4 +369,5 @@ def _root(
         raise typer.Exit
 
 
-app.command("open")(open_dashboard)
+app.command("open")(open_file.open_)
+app.command("inspect")(open_file.inspect)
