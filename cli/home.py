@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..state.errors import Conflict, MissingExtra
+from ..desktop import service
+from ..desktop.own_command import own_command
+from ..state.errors import Conflict, MissingExtra, ServiceFailed
 from ..store.home import Home
 from .output import show, size
 from .progress import bar
@@ -53,6 +55,7 @@ def move(
     check_target(home, target)
     if not load_settings().allow_network_home:
         refuse_network_home(target)
+    under = _under()
     stopped = stop(home)
     lock = InstanceLock(home)
     try:
@@ -68,5 +71,26 @@ def move(
     body = {"home": str(moved.root), "from": str(home.root), "way": moved.way, "copied_bytes": moved.copied_bytes}
     how = "renamed" if moved.way == "renamed" else f"{size(moved.copied_bytes)} copied and compared"
     lines = [f"{home.root} is {moved.root} now ({how}); the old folder holds a note that leads there."]
-    lines += ["The daemon was stopped: start it again with `torpor serve`."] if stopped else []
-    show(body | {"daemon_stopped": stopped}, as_json, lambda: "\n".join(lines))
+    moved_too = _move_service(under, home, moved.root)
+    if moved_too:
+        lines += ["Its service is of the new place now" + (", and runs." if under.runs else ".")]
+    elif stopped:
+        lines += ["The daemon was stopped: start it again with `torpor serve`."]
+    body |= {"daemon_stopped": stopped and not (moved_too and under.runs), "service_moved": moved_too}
+    show(body, as_json, lambda: "\n".join(lines))
+
+
+def _under() -> service.Service:
+    """Return the service, as far as it can be asked: a move needs none."""
+    try:
+        return service.status(os.environ)
+    except ServiceFailed as error:
+        return service.Service(installed=False, reason=error.detail)
+
+
+def _move_service(under: service.Service, old: Home, new: Path) -> bool:
+    """Let the service of a home follow it, since it may write in its home alone; tell whether it was of this one."""
+    if under.reason is not None or under.home != str(old.root):
+        return False
+    service.install(own_command("serve"), str(new), os.environ, start_now=under.runs)
+    return True

@@ -32,10 +32,12 @@ from . import (
     pair,
     remote,
     retention,
+    service,
     sessions,
     storage,
     sync,
     transfer,
+    uninstall,
     verify,
     watch,
 )
@@ -65,6 +67,7 @@ app.add_typer(desktop_files.app, name="desktop")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")
+app.add_typer(service.app, name="service")
 app.add_typer(pair.tokens, name="token")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
@@ -335,6 +338,7 @@ def demo(
 
 
 app.command("init")(init.init)
+app.command("uninstall")(uninstall.uninstall)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
