@@ -95,7 +95,7 @@ def opened(
     Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, TooLarge, UnsupportedState, MissingExtra, FileChanged.
     """
     named = Path(name if name is not None else path)
-    with ExitStack() as stack, _translated(path):
+    with ExitStack() as stack, reading(path):
         file = stack.enter_context(_open(path, follow))
         seen = signature_of(os.fstat(file.fileno()))
         if expected is not None and not seen.matches(expected):
@@ -110,7 +110,8 @@ def opened(
 
 
 @contextmanager
-def _translated(path: str | Path) -> Iterator[None]:
+def reading(path: str | Path) -> Iterator[None]:
+    """Translate what a file that cannot be read raises. Raises: StoreFailed."""
     try:
         yield
     except OSError as error:

@@ -6,7 +6,7 @@ import { Icon, Mark } from "./icons.js";
 import { DropPlace } from "./imports.js";
 import { KeyList, listed, useKeys } from "./keys.js";
 import { link } from "./live.js";
-import { PAGES } from "./pages.js";
+import { LISTED, PAGES } from "./pages.js";
 import { go, href, route } from "./routes.js";
 import { signedIn, signOut } from "./session.js";
 import { Standing } from "./standing.js";
@@ -34,7 +34,7 @@ function Frame() {
   useKeys({
     "?": () => (listed.value = true),
     t: nextTheme,
-    ...Object.fromEntries(PAGES.map((each, index) => [String(index + 1), () => go(href(each.name))])),
+    ...Object.fromEntries(LISTED.map((each, index) => [String(index + 1), () => go(href(each.name))])),
   });
   return html`<div class="frame">
     <a class="skip" href="#content" onClick=${skip}>${t("nav.skip")}</a>
@@ -57,7 +57,7 @@ function skip(event) {
 
 function Navigation() {
   return html`<nav class="pages" aria-label=${t("nav.label")}>
-    ${PAGES.map((each) => {
+    ${LISTED.map((each) => {
       const waiting = each.badge?.() ?? 0;
       return html`<a key=${each.name} href=${href(each.name)} aria-current=${each === entry() ? "page" : undefined}>
         <${Icon} name=${each.icon} /><span>${t(`nav.${each.name}`)}</span>

@@ -7,6 +7,7 @@ export default {
   "nav.health": "Health",
   "nav.access": "Access",
   "nav.settings": "Settings",
+  "nav.open": "Opened files",
   "nav.skip": "Skip to the content",
   "theme.system": "Theme: as the system",
   "theme.light": "Theme: light",

@@ -7,6 +7,7 @@ export default {
   "nav.health": "健康",
   "nav.access": "访问",
   "nav.settings": "设置",
+  "nav.open": "打开的文件",
   "nav.skip": "跳到内容",
   "theme.system": "主题：跟随系统",
   "theme.light": "主题：浅色",
