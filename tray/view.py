@@ -104,7 +104,7 @@ def _menu(model: Model, said: str) -> Iterator[Entry]:
         yield from _pause(model)
         yield _recent(model)
         yield LINE
-    elif "start" not in model.doing and model.ours and model.link == "away":
+    elif "start" not in model.doing and model.ours and model.link == "away" and model.trouble is None:
         yield Entry("Start the daemon", ("start",))
         yield LINE
     yield Entry("Open dashboard", ("open", "/"), enabled=there, default=there)

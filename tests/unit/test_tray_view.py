@@ -75,7 +75,9 @@ def test_without_a_daemon_there_is_one_thing_to_do() -> None:
     away = Model(link="away")
     assert (view(away, NOW).state, said_of(away, NOW)) == ("away", "The daemon does not run")
     assert {"Start the daemon", "Start at login", "About Torpor", "Quit tray"} == set(deeds(away))
-    assert said_of(replace(away, trouble="The token is wrong"), NOW) == "The token is wrong"
+    refused = replace(away, trouble="The token is wrong")  # it runs: starting it mends nothing
+    assert said_of(refused, NOW) == "The token is wrong"
+    assert find(refused, "Start the daemon") is None
     starting = replace(away, doing=frozenset({"start"}))
     assert said_of(starting, NOW) == "The daemon is being started"
     assert find(starting, "Start the daemon") is None
