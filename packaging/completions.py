@@ -27,7 +27,11 @@ _torpor() {{
     case "$at" in
 {cases}
     esac
-    [[ $files && $word != -* ]] && {{ compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return; }}
+    if [[ $files && $word != -* ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        return
+    fi
     [[ $word == -* || $words != -* ]] && mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
 }}
 complete -F _torpor torpor
