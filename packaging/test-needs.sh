@@ -10,6 +10,7 @@ command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
 command -v gio >/dev/null || missing+=(libglib2.0-bin)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
 command -v dbus-daemon >/dev/null || missing+=(dbus)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 [ ${#missing[@]} -eq 0 ] && exit 0
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
