@@ -21,7 +21,7 @@ def user() -> Iterator[Session]:
 
 def writable(mounts: str, path: str) -> bool:
     """Tell whether the mount that a path lies on may be written to."""
-    rows = [line.split() for line in mounts.splitlines()]
+    rows = [[part.replace("\\040", " ") for part in line.split()] for line in mounts.splitlines()]
     above = [row for row in rows if path == row[4] or path.startswith(row[4].rstrip("/") + "/")]
     return "rw" in max(above, key=lambda row: len(row[4]))[5].split(",")
 
@@ -59,10 +59,15 @@ def test_it_is_installed_watched_and_removed(user: Session) -> None:
     again = user.as_json("service", "install", "--no-tray")
     assert (again["pid"], again["restarts"], again["tray"]) == (found["pid"], 0, False)
 
+    elsewhere = user.folder / "home" / "else where"
     user.write(more, f"{HASTE}WatchdogSec=2\nRestartSec=0\n")
-    user.systemctl("daemon-reload")
-    user.systemctl("restart", "torpor")
-    listening = user.home / "daemon.json"
+    moved = user.as_json("home", "move", str(elsewhere))
+    assert (moved["service_moved"], moved["daemon_stopped"]) == (True, False)
+    found = user.as_json("service", "status")
+    assert (found["home"], found["state"], found["current"]) == (str(elsewhere), "active", True)
+    assert writable(user.read(f"/proc/{found['pid']}/mountinfo"), str(elsewhere))
+
+    listening = elsewhere / "daemon.json"
     hung = listening.read_bytes()
     user.systemctl("kill", "--signal=STOP", "torpor")
     until(lambda: listening.exists() and listening.read_bytes() != hung, lambda: user.torpor("service", "status"))
@@ -72,6 +77,5 @@ def test_it_is_installed_watched_and_removed(user: Session) -> None:
     gone = user.as_json("service", "status")
     assert (gone["installed"], gone["enabled"], gone["state"]) == (False, False, "inactive")
     assert user.as_json("service", "remove") == {"removed": []}
-    log = user.read(str(user.home / "logs" / "daemon.log"))
-    assert log.rstrip().endswith("INFO torpor.daemon stopped")
-    assert (user.home / "index.sqlite").exists(), "data stays"
+    assert user.read(str(elsewhere / "logs" / "daemon.log")).rstrip().endswith("INFO torpor.daemon stopped")
+    assert (elsewhere / "index.sqlite").exists(), "data stays"
