@@ -27,8 +27,12 @@ _torpor() {{
     case "$at" in
 {cases}
     esac
-    [[ $files && $word != -* ]] && {{ compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return; }}
-    [[ $word == -* || $words != -* ]] && mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+    if [[ $files && $word != -* ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    elif [[ $word == -* || $words != -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+    fi
 }}
 complete -F _torpor torpor
 """
