@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 WORKERS ?= 3
 PACKAGES := adapters cli client codec daemon db desktop state store sync tray web
 
-.PHONY: demo example test lint type bench soak schema fuzz pictures vendor web-types check wheel deb clean
+.PHONY: demo example test lint type bench desktop-cost soak schema fuzz pictures vendor web-types check wheel deb clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -49,6 +49,11 @@ check: lint type test
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
+
+# What daemon and tray cost at rest, for ten minutes; on a machine that does nothing else.
+desktop-cost: $(STAMP)
+	packaging/test-needs.sh $(BIN)/python
+	$(BIN)/python bench/desktop_cost.py
 
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)

@@ -177,6 +177,8 @@ def _lines(standing: Standing, answers: Answers, done: Done) -> Iterator[Text]:
     yield _line("", _LOGINS[answers.keep])
     if answers.tray:
         yield _line("tray", "an icon at each login; now: `torpor tray`")
+    if "menu" in done.changed:
+        yield _line("menu", "Torpor is in it, and a double click on a .qwnbak file shows what it is")
     yield from _sample_lines(done)
     if names := _overruled():
         yield plain(f"{', '.join(names)} in this shell go before these settings for a daemon that it starts.", "yellow")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import connect
-from ..desktop import autostart, service
+from ..desktop import autostart, registration, service
 from ..desktop.own_command import own_command
 from ..state.errors import InvalidSettings
 from ..store.files import translated
@@ -44,6 +44,7 @@ def carry_out(standing: Standing, answers: Answers, *, with_sample: bool) -> Don
     _write_settings(standing, answers, done)
     _let_it_run(standing, answers, done)
     _arrange_tray(standing, answers, done)
+    _enter_menu(standing, done)
     with connect(home=answers.home.root) as keeper:
         if answers.bucket is not None and answers.bucket.passphrase is not None:
             done.key = keeper.api.json("POST", "/v1/key/init", json={"passphrase": answers.bucket.passphrase})
@@ -149,6 +150,14 @@ def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
         else:
             autostart.disable(autostart.TRAY_FILE, os.environ)
     done.changed.append("tray")
+
+
+def _enter_menu(standing: Standing, done: Done) -> None:
+    """Put Torpor into the menu of a desktop, and let a double click open its files, unless a package has."""
+    if standing.desktop and registration.registered(os.environ).entry is None:
+        with translated("write", "the menu's entry"):
+            registration.install(own_command(), os.environ)
+        done.changed.append("menu")
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:

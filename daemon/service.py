@@ -307,5 +307,6 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep, heavy=True),
         Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
         Chore("search", HOUSEKEEPING_S, parts.search.compact, heavy=True),
+        Chore("imports", HOUSEKEEPING_S, parts.imports.let_go),
         parts.care.chore(),
     ]

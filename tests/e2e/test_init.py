@@ -193,3 +193,38 @@ def test_settings_that_are_links_and_folders_of_others_are_refused(machine: Mach
     assert as_json(machine, "init", "--yes", "--quota", "1GB", status=4)["code"] == "unsafe-home"
     assert kept.read_text() == "port = 0\n"
     assert as_json(machine, "init", "--yes")["changed"] == []
+
+
+def test_what_was_set_up_is_taken_away_again(machine: Machine) -> None:
+    """On a desktop without systemd: autostart entries, the menu; then uninstall, refused and agreed to."""
+    desktop = {"DISPLAY": ":99"}
+    words = ["--yes", "--home", str(machine.folder / "elsewhere"), "--autostart", "--tray", "--no-sample"]
+    made = as_json(machine, "init", *words, **desktop)
+    assert made["changed"] == ["home", "place", "login", "tray", "menu"]
+    entry = machine.folder / ".config/autostart/torpor-daemon.desktop"
+    assert " serve" in entry.read_text()
+    full = machine.files()
+    plan = as_json(machine, "uninstall", "--purge", "--dry-run", **desktop)
+    assert plan["consent"] == "delete 0 backups"
+    assert {each["name"] for each in plan["things"] if each["goes"]} == {
+        "daemon",
+        "autostart",
+        "desktop",
+        "home",
+        "note",
+    }
+    assert as_json(machine, "uninstall", "--purge", "--yes", status=2, **desktop)["code"] == "bad-input"
+    with at_terminal(machine.environment | desktop, "uninstall", "--purge") as terminal:
+        terminal.answer("Type `delete 0 backups`", "yes")
+        assert terminal.end() == 130, terminal.shown
+    assert machine.files() == full
+    with at_terminal(machine.environment | desktop, "uninstall") as terminal:
+        terminal.answer("Go on?", "y")
+        assert terminal.end() == 0, terminal.shown
+    assert "Done. What stays:" in terminal.shown
+    assert (machine.folder / "elsewhere" / "token").exists()
+    assert not entry.exists()
+    assert as_json(machine, "status", status=8)["code"] == "daemon-not-running"
+    torpor(machine, "uninstall", "--purge", "--consent", "delete 0 backups", **desktop)
+    assert [path for path in machine.files() if (machine.folder / path).is_file() and "mime" not in path] == []
+    assert not (machine.folder / "elsewhere").exists()
