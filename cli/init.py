@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,7 @@ def _answers(options: Options, asking: bool) -> tuple[Standing, Answers]:
     try:
         return gather(options, asking)
     except (KeyboardInterrupt, EOFError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would cut off what is said now
         sys.stdout.write("\n")
         questions.say("Ended; nothing was changed.", "yellow")
         raise typer.Exit(_NOTHING_CHANGED) from None

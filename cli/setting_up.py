@@ -93,31 +93,30 @@ def _quota_in_file(home: Home) -> str:
 
 
 def _let_it_run(standing: Standing, answers: Answers, done: Done) -> None:
-    home, before = answers.home, running.status_of(answers.home)
+    home, first = answers.home, running.status_of(answers.home)
     environ = without_ours(os.environ) | {"TORPOR_HOME": str(home.root)}
     new = bool({"quota", "s3"} & set(done.changed))
     _arrange_login(standing, answers, done, environ)
     if answers.keep == "service":
-        done.way, done.restarted = "service", _by_service(home, before, new, environ)
-        done.status = running.wait_until_ready(home)
-        return
-    if before is not None and new:
-        running.stop(home)
-        done.restarted, before = True, None
-    done.status = before or running.start(home, environ)
+        _by_service(home, new, environ)
+        done.way, done.status = "service", running.wait_until_ready(home)
+    else:
+        if new:
+            running.stop(home)
+        done.status = running.status_of(home) or running.start(home, environ)
+    done.restarted = first is not None and first["pid"] != done.status["pid"]
 
 
-def _by_service(home: Home, before: Mapping[str, Any] | None, new: bool, environ: Mapping[str, str]) -> bool:
-    """Have the service run the daemon; tell whether one that ran was ended for that."""
-    found = service.status(environ)
-    foreign = before is not None and before["pid"] != found.pid
+def _by_service(home: Home, new: bool, environ: Mapping[str, str]) -> None:
+    """Have the service run the daemon; one that was started otherwise is ended first."""
+    found, answers = service.status(environ), running.status_of(home)
+    foreign = answers is not None and answers["pid"] != found.pid
     if foreign:
         running.stop(home)  # two cannot have one home
     with translated("write", "the service's unit"):
-        service.install(own_command("serve"), str(home.root), environ)
-    if before is not None and not foreign and new:
+        made = service.install(own_command("serve"), str(home.root), environ)
+    if new and made.pid == found.pid:  # else it was started just now
         service.restart(environ)
-    return foreign or (before is not None and new)
 
 
 def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Mapping[str, str]) -> None:
