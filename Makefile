@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 WORKERS ?= 3
 PACKAGES := adapters cli client codec daemon db desktop state store sync tray web
 
-.PHONY: demo example test lint type bench soak schema fuzz pictures vendor web-types check wheel clean
+.PHONY: demo example test lint type bench desktop-cost soak schema fuzz pictures vendor web-types check wheel deb clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -29,7 +29,7 @@ example: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/qwen3-vl-web/start.sh $(ARGS)
 
 test: $(STAMP)
-	packaging/test-needs.sh
+	packaging/test-needs.sh $(BIN)/python
 	WORKERS=$(WORKERS) tests/run.sh $(BIN)/python
 
 # The pictures of the documentation, again: screenshots of the dashboard and of the example.
@@ -49,6 +49,11 @@ check: lint type test
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
+
+# What daemon and tray cost at rest, for ten minutes; on a machine that does nothing else.
+desktop-cost: $(STAMP)
+	packaging/test-needs.sh $(BIN)/python
+	$(BIN)/python bench/desktop_cost.py
 
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)
@@ -73,8 +78,12 @@ web-types:
 	npx --yes --package typescript@7.0.2 tsc -p web/jsconfig.json
 
 wheel: $(STAMP)
-	rm -rf dist build
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist/*.whl dist/*.tar.gz
+	packaging/wheel.sh $(BIN)/python dist
+
+# dist/torpor_VERSION_ARCH.deb; on Debian and its children. Needs binutils and dpkg-dev.
+deb: $(STAMP)
+	packaging/deb/build.sh $(BIN)/python
 
 clean:
 	rm -rf $(VENV) .venv-wheel .ns build dist *.egg-info

@@ -28,11 +28,13 @@ from . import (
     events,
     init,
     key,
+    open_file,
     output,
     pair,
     remote,
     retention,
     service,
+    serving,
     sessions,
     storage,
     sync,
@@ -47,7 +49,6 @@ from . import log as history
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
-from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
 from .tray import tray
@@ -83,7 +84,7 @@ def run() -> None:
     """Run the command line; usage errors end with status 2, and no traceback is shown."""
     as_json = "--json" in sys.argv
     survive_encodings()
-    with reporting(as_json):
+    with saying(as_json):
         try:
             status = app(standalone_mode=False)
             if isinstance(status, int):  # an exit that typer has caught: Ctrl-C among others
@@ -95,6 +96,14 @@ def run() -> None:
             raise BadInput(error.format_message(), hint="`torpor --help` lists the commands.") from None
         except typer.Abort:
             raise SystemExit(130) from None
+
+
+@contextmanager
+def saying(as_json: bool) -> Iterator[None]:
+    """Say what goes wrong, whatever it is, and end with its exit status."""
+    with reporting(as_json):
+        try:
+            yield
         except TorporError:
             raise
         except KeyboardInterrupt:
@@ -119,24 +128,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
-    try:
-        from ..daemon.service import serve as run_daemon
-        from ..daemon.settings import load_settings
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
-    from ..store.home import Home
-
-    home, settings = Home.from_environment(os.environ), load_settings({"port": port})
-
-    def ready(listening: dict[str, object]) -> None:
-        if as_json:
-            output.print_json(listening)
-        else:
-            print(f"torpor {listening['version']} listens on {listening['url']} for {home.root}")
-            print(storage.stated(home.store, settings.quota, settings.soft_quota, settings.free_floor))
-        sys.stdout.flush()
-
-    run_daemon(home, settings, ready)
+    serving.serve(port, as_json=as_json)
 
 
 @app.command()
@@ -369,4 +361,5 @@ def _root(
         raise typer.Exit
 
 
-app.command("open")(open_dashboard)
+app.command("open")(open_file.open_)
+app.command("inspect")(open_file.inspect)

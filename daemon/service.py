@@ -22,6 +22,7 @@ from ..store.home import Home
 from ..store.move import settle
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
+from .before_sleep import BeforeSleep
 from .bring_back import DOWNLOADS, bring_back
 from .care import Care
 from .catalog import Catalog
@@ -242,6 +243,8 @@ def _server(
     """Return the server, which says where it listens once it does, and ends the parts before it ends itself."""
     from .server import QuietServer
 
+    before_sleep = BeforeSleep(parts.attached, parts.catalog.index, parts.side.woken, os.environ)
+
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -251,9 +254,11 @@ def _server(
             parts.search.start()
             on_ready(asdict(listening))
             supervision.ready()
+            before_sleep.start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             supervision.stopping()
+            await before_sleep.stop()
             observing.feed.close()
             await asyncio.to_thread(parts.stop)
             await super().shutdown(sockets)
@@ -302,5 +307,6 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep, heavy=True),
         Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
         Chore("search", HOUSEKEEPING_S, parts.search.compact, heavy=True),
+        Chore("imports", HOUSEKEEPING_S, parts.imports.let_go),
         parts.care.chore(),
     ]

@@ -17,7 +17,7 @@ from ..client.api import Api
 from ..desktop import autostart
 from ..state.errors import DaemonNotRunning, TorporError
 from .deeds import Scene, World, do
-from .drawing import Panel
+from .drawing import Panel, chosen
 from .link import Away, Happened, Link, There, Word
 from .look import look
 from .model import Model
@@ -25,7 +25,7 @@ from .notices import Notice, Notices
 from .screen import Screen
 from .view import MINUTE_S, Deed, stays_true_s, view
 
-LOOK_EVERY_S = 2.0  # at most, however much changes
+LOOK_EVERY_S = 1.0  # at most, however much changes; behind a deed at once
 STARTS_IN_S = 30.0
 _log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class Tray:
         if deed[0] == "restore":
             self._notices.own_restore()
         self._post(notice)
-        self._look_soon()
+        self._look_at = self._steady()
 
     def _post(self, notice: Notice | None) -> None:
         if notice is not None and self.screen is not None:
@@ -238,5 +238,5 @@ class Tray:
 
     def _show(self) -> None:
         if self.screen is not None:
-            panel: Panel = {"dark": "dark", "light": "light"}.get(self._model.panel, self._panel)  # type: ignore[assignment]
+            panel = chosen(self._model.panel, self._panel)
             self.screen.show(view(self._model, self._clock()), panel)

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from torpor.desktop.own_command import own_command
 
+from support.control_groups import own_groups, remove_group
 from support.waiting import until
 
 UID = 64123  # nobody's
-GROUPS = Path("/sys/fs/cgroup")
 UNITS = Path("/usr/lib/systemd/user")
 _BASIC = ("basic", "default", "shutdown", "exit", "paths", "sockets", "timers")
 # What a machine's own systemd has made by then; and what a checkout in a closed folder needs to be read by somebody else.
@@ -101,7 +101,7 @@ def session() -> Iterator[Session]:
     for name in _BASIC:
         (folder / "units" / f"{name}.target").symlink_to(UNITS / f"{name}.target")
     (folder / "units" / "app.slice").symlink_to(UNITS / "app.slice")
-    groups = _own_groups(folder.name)
+    groups = own_groups(folder.name, UID)
     script = _INSIDE.format(folder=folder, uid=UID, closed=" ".join(map(str, _closed())))
     apart = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
     log = open(folder / "log", "wb")  # noqa: SIM115
@@ -120,7 +120,7 @@ def session() -> Iterator[Session]:
         process.wait()
         log.close()
         for group in groups:
-            _remove_group(group)
+            remove_group(group)
         shutil.rmtree(folder)
 
 
@@ -148,40 +148,6 @@ def _entered(folder: Path, unshared: int) -> Session:
 
     until(runs, said.read_text)
     return made
-
-
-def _own_groups(name: str) -> list[Path]:
-    """Make control groups of that name, the user's own, below those of this process; return them."""
-    made = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        kind = controllers.removeprefix("name=")
-        mounted = GROUPS / kind if kind else next((p for p in (GROUPS / "unified", GROUPS) if _is_unified(p)), None)
-        if mounted is None or kind not in ("", "systemd", "memory", "cpu", "pids") or not mounted.is_dir():
-            continue
-        group = mounted / path.strip("/") / name
-        group.mkdir()
-        for each in (group, *group.iterdir()):
-            os.chown(each, UID, UID)
-        made.append(group)
-    return made
-
-
-def _is_unified(folder: Path) -> bool:
-    return (folder / "cgroup.controllers").exists()
-
-
-def _remove_group(group: Path) -> None:
-    for folder, _, _ in os.walk(group, topdown=False):
-
-        def gone(folder: str = folder) -> bool:
-            try:
-                os.rmdir(folder)
-            except OSError:
-                return not os.path.exists(folder)
-            return True
-
-        until(gone, f"{folder} is busy")
 
 
 def _closed() -> list[Path]:

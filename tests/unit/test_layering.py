@@ -51,7 +51,7 @@ OWNED = {
     "typer": {"cli"},
     "rich": {"cli"},
     "pystray": {"tray"},
-    "dbus_fast": {"tray", "daemon"},
+    "dbus_fast": {"tray", "daemon/logind.py"},
     "PIL": {"tray", "adapters", "cli/demo_model.py"},
 }
 
