@@ -125,7 +125,7 @@ def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Ma
         return
     with translated("write", "the autostart entry"):
         if answers.keep == "autostart":
-            autostart.enable(autostart.daemon_entry(_at_login(answers.home, standing)), environ)
+            autostart.enable(autostart.daemon_entry(_at_login(answers.home, "serve")), environ)
         elif autostart.enabled(autostart.DAEMON_FILE, environ):
             autostart.disable(autostart.DAEMON_FILE, environ)
     if answers.keep != "service" and standing.service.installed and standing.service.reason is None:
@@ -133,11 +133,11 @@ def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Ma
     done.changed.append("login")
 
 
-def _at_login(home: Home, standing: Standing) -> tuple[str, ...]:
+def _at_login(home: Home, command: str) -> tuple[str, ...]:
     """Return what a login runs: it knows TORPOR_HOME only from its own command line."""
     by_itself = Home.from_environment({k: v for k, v in os.environ.items() if k != "TORPOR_HOME"})
     named = () if by_itself.root == home.root else ("env", f"TORPOR_HOME={home.root}")
-    return (*named, *own_command("serve"))
+    return (*named, *own_command(command))
 
 
 def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
@@ -145,7 +145,7 @@ def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
         return
     with translated("write", "the autostart entry"):
         if answers.tray:
-            autostart.enable(autostart.tray_entry(own_command("tray")), os.environ)
+            autostart.enable(autostart.tray_entry(_at_login(answers.home, "tray")), os.environ)
         else:
             autostart.disable(autostart.TRAY_FILE, os.environ)
     done.changed.append("tray")

@@ -148,10 +148,10 @@ def test_ctrl_c_at_each_question_changes_nothing(machine: Machine, weed_room: Pl
 
 def test_a_script_says_everything_by_options(machine: Machine, moto_room: Place, tmp_path: Path) -> None:
     secret, words = tmp_path / "secret", tmp_path / "words"
-    secret.write_text(moto_room.secret_key + "\n")
+    secret.write_text(f"{moto_room.access_key}\n{moto_room.secret_key}\n")
     words.write_text(WORDS + "\n")
     nowhere = f"http://127.0.0.1:{free_port()}"
-    s3 = ["--s3-bucket", moto_room.bucket, "--s3-access-key", moto_room.access_key, "--s3-secret-file", str(secret)]
+    s3 = ["--s3-bucket", moto_room.bucket, "--s3-keys-file", str(secret)]
     s3 += ["--s3-prefix", moto_room.prefix]
     before = machine.files()
     refused = as_json(machine, "init", "--yes", *s3, "--s3-endpoint", nowhere, status=8)
