@@ -57,8 +57,8 @@ desktop-cost: $(STAMP)
 
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)
-	TORPOR_PANEL=1 packaging/test-needs.sh
-	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py tests/e2e/test_tray_bus.py tests/e2e/test_tray_pictures.py --timeout 7200 -s 2>&1 | tee soak.log'
+	TORPOR_PANEL=1 packaging/test-needs.sh $(BIN)/python
+	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py tests/e2e/test_tray_bus.py tests/e2e/test_tray_pictures.py tests/packages --timeout 7200 -s 2>&1 | tee soak.log'
 	$(BIN)/python bench/scale_cost.py
 
 # The published schemas; a test compares them.
@@ -82,9 +82,10 @@ wheel: $(STAMP)
 	rm -rf dist/*.whl dist/*.tar.gz
 	packaging/wheel.sh $(BIN)/python dist
 
-# dist/torpor_VERSION_ARCH.deb; on Debian and its children. Needs binutils and dpkg-dev.
+# dist/torpor_VERSION_ARCH.deb; on Debian and its children. Needs binutils and dpkg-dev; lintian looks at it where it is.
 deb: $(STAMP)
-	packaging/deb/build.sh $(BIN)/python
+	deb=$$(packaging/deb/build.sh $(BIN)/python) && ls -l "$$deb" && \
+		if command -v lintian >/dev/null; then lintian --allow-root --fail-on error,warning "$$deb"; fi
 
 clean:
 	rm -rf $(VENV) .venv-wheel .ns build dist *.egg-info
