@@ -63,6 +63,27 @@ def test_a_bus_that_never_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any
         assert probes.host({"XDG_RUNTIME_DIR": str(tmp_path)}) == "no-bus"
 
 
+def test_what_answers_and_is_no_bus(tmp_path: Any) -> None:
+    import socket
+    import threading
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "bus"))
+        server.listen()
+
+        def answer() -> None:
+            for nonsense in (b"\xff\xfe\r\n", b"OK\r\n" * 3, b"REJECTED\r\n", b""):
+                with server.accept()[0] as taken:
+                    taken.recv(100)
+                    taken.sendall(nonsense)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        for _ in range(4):
+            assert probes.host({"XDG_RUNTIME_DIR": str(tmp_path)}) == "no-bus"
+        thread.join()
+
+
 def fake_pystray(icon: type) -> types.ModuleType:
     module = types.ModuleType("pystray")
     module.Icon = icon  # type: ignore[attr-defined]
