@@ -167,7 +167,7 @@ class DesktopBus:
         self.socket.unlink(missing_ok=True)
         command = ["dbus-daemon", f"--config-file={self.folder}/config.xml", "--nofork", "--print-address=1"]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_us
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_us
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline()
@@ -359,7 +359,8 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _die_with_us() -> None:
+def die_with_us() -> None:
+    """Die with this process, however it ends; for `preexec_fn`."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() == 1:
         os._exit(1)
