@@ -125,8 +125,8 @@ def _lines(report: Mapping[str, Any], left_out: list[str]) -> list[str]:
 
 def _state(report: Mapping[str, Any]) -> str:
     if report["reason"]:
-        said = "is installed" if report["installed"] else "is not installed"
-        return f"The service {said}; it cannot be asked: {report['reason']}"
+        said = "The service is installed, and cannot be asked" if report["installed"] else "There is no service"
+        return f"{said}: {report['reason']}"
     if not report["installed"]:
         return "The service is not installed: `torpor service install`"
     words = {"active": "runs", "activating": "is starting", "failed": "has failed", "inactive": "is stopped"}
