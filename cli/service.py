@@ -111,7 +111,9 @@ def _lines(report: Mapping[str, Any], left_out: list[str]) -> list[str]:
         if not report["current"]:
             lines.append("The unit is not as this version writes it: `torpor service install` writes it again.")
         if not report["isolated"]:
-            lines.append("Users may have no namespaces here, so it may write wherever you may.")
+            own = report["unit"] == str(service.own_unit(os.environ))
+            why = "users may have no namespaces here" if own else "`torpor service install` keeps it to its home"
+            lines.append(f"It may write wherever you may: {why}.")
         if not report["lingers"]:
             lines.append("It ends when you log out; `loginctl enable-linger` lets it go on.")
     elif report["autostart"]:
