@@ -11,6 +11,7 @@ command -v busctl >/dev/null || missing+=(systemd)
 command -v gio >/dev/null || missing+=(libglib2.0-bin)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
 command -v dbus-daemon >/dev/null || missing+=(dbus)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 packages=false
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
     packages=true
