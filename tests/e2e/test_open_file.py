@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from support.browser import axe_violations, new_tab
 from support.commands import as_json, run
 from support.daemon import Daemon
 from support.desktop_bus import desktop_bus
-from support.forked import clean_environment
+from support.forked import clean_environment, start
 from support.waiting import until
 from torpor.client import connect
 from torpor.desktop import registration
@@ -196,8 +197,8 @@ def test_what_nobody_sees_in_a_terminal_is_a_notification(desk: Desk) -> None:
     with desktop_bus() as bus:
         server = bus.notifications()
         environ = desk.environ | {"DBUS_SESSION_BUS_ADDRESS": bus.environment["DBUS_SESSION_BUS_ADDRESS"]}
-        done = subprocess.run([*TORPOR, "open", "--", path], env=environ, stdin=subprocess.DEVNULL, capture_output=True)
-        assert done.returncode == 2
+        with tempfile.TemporaryFile() as errors:
+            assert start(["open", "--", str(path)], environ, stdout=errors, stderr=errors).wait(60) == 2
         (shown,) = server.shown
     assert (shown.app, shown.title) == ("Torpor", "Torpor")
     assert "there is no file" in shown.body
