@@ -57,7 +57,7 @@ desktop-cost: $(STAMP)
 
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)
-	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py --timeout 7200 -s 2>&1 | tee soak.log'
+	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py tests/packages --timeout 7200 -s 2>&1 | tee soak.log'
 	$(BIN)/python bench/scale_cost.py
 
 # The published schemas; a test compares them.
@@ -81,9 +81,10 @@ wheel: $(STAMP)
 	rm -rf dist/*.whl dist/*.tar.gz
 	packaging/wheel.sh $(BIN)/python dist
 
-# dist/torpor_VERSION_ARCH.deb; on Debian and its children. Needs binutils and dpkg-dev.
+# dist/torpor_VERSION_ARCH.deb; on Debian and its children. Needs binutils and dpkg-dev; lintian looks at it where it is.
 deb: $(STAMP)
-	packaging/deb/build.sh $(BIN)/python
+	deb=$$(packaging/deb/build.sh $(BIN)/python) && ls -l "$$deb" && \
+		if command -v lintian >/dev/null; then lintian --allow-root --fail-on error,warning "$$deb"; fi
 
 clean:
 	rm -rf $(VENV) .venv-wheel .ns build dist *.egg-info

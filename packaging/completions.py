@@ -30,9 +30,9 @@ _torpor() {{
     if [[ $files && $word != -* ]]; then
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
-        return
+    elif [[ $word == -* || $words != -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
     fi
-    [[ $word == -* || $words != -* ]] && mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
 }}
 complete -F _torpor torpor
 """
