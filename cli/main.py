@@ -26,16 +26,20 @@ from . import (
     desktop_files,
     doctor,
     events,
+    init,
     key,
+    open_file,
     output,
     pair,
     remote,
     retention,
+    service,
     serving,
     sessions,
     storage,
     sync,
     transfer,
+    uninstall,
     verify,
     watch,
 )
@@ -45,7 +49,6 @@ from . import log as history
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
-from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
 from .tray import tray
@@ -65,6 +68,7 @@ app.add_typer(desktop_files.app, name="desktop")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")
+app.add_typer(service.app, name="service")
 app.add_typer(pair.tokens, name="token")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
@@ -325,6 +329,8 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
+app.command("init")(init.init)
+app.command("uninstall")(uninstall.uninstall)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
@@ -355,4 +361,5 @@ def _root(
         raise typer.Exit
 
 
-app.command("open")(open_dashboard)
+app.command("open")(open_file.open_)
+app.command("inspect")(open_file.inspect)

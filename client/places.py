@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 from .api import Api
@@ -12,8 +13,13 @@ def dashboard_link(api: Api, place: str = "") -> str:
 
     Whoever has the link may do what the owner may. Raises: Conflict where too many are open, and what the API raises.
     """
-    link = str(api.json("POST", "/v1/login/links")["url"])
-    return f"{link}&to={quote(place, safe='')}" if place else link
+    return str(login_link(api, place)["url"])
+
+
+def login_link(api: Api, place: str = "") -> dict[str, Any]:
+    """Return what the daemon says of such a link: its `url`, and for how long it opens. Raises: as above."""
+    link = api.json("POST", "/v1/login/links")
+    return link | ({"url": f"{link['url']}&to={quote(place, safe='')}"} if place else {})
 
 
 def route(page: str, *parts: str) -> str:

@@ -49,7 +49,7 @@ _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
 _STORAGE = _object(used_bytes=_INT, hard_bytes=_INT, classes=_list(_object(name=_STR, size_bytes=_INT)))
-_IMPORT = _object(id=_STR, name=_STR, state=_STR, size_bytes=_INT)
+_IMPORT = _object(id=_STR, name=_STR, state=_STR, size_bytes=_INT, held=_BOOL)
 _CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
 _DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
 _PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
@@ -101,6 +101,9 @@ _ANSWERS: dict[str, Schema] = {
     "POST /v1/scrub": _ANY_OBJECT,
     "POST /v1/gc": _ANY_OBJECT,
     "POST /v1/imports": _IMPORT,
+    "POST /v1/imports/local": _IMPORT,
+    "POST /v1/imports/{import_id}/accept": _IMPORT,
+    "DELETE /v1/imports/{import_id}": _IMPORT,
     "GET /v1/imports": _object(imports=_list(_IMPORT)),
     "GET /v1/imports/{import_id}": _IMPORT,
     "GET /v1/storage": _STORAGE,

@@ -282,6 +282,11 @@ class RemoteSide:
             self._state_told = state
             self._told()
 
+    def woken(self) -> None:
+        """Look at the bucket now: the machine has slept."""
+        if self.on:
+            self.pump.network_changed()
+
     # -- what the user says ------------------------------------------------------------------------------------------
 
     def choose(self, **changes: Any) -> SyncChoices:

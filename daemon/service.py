@@ -22,6 +22,7 @@ from ..store.home import Home
 from ..store.move import settle
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
+from .before_sleep import BeforeSleep
 from .bring_back import DOWNLOADS, bring_back
 from .care import Care
 from .catalog import Catalog
@@ -36,6 +37,7 @@ from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
 from .memory import give_back, share_arenas
 from .mounts import refuse_network_home
+from .notify import from_environment
 from .pairing import Pairing
 from .parts import Parts
 from .power import Power
@@ -45,6 +47,8 @@ from .remote_settings import load_remote_settings, working_directory
 from .room import Room, open_room
 from .search_care import SearchCare
 from .settings import Settings
+from .summary import summary_report
+from .supervision import Supervision
 from .sync_report import state_of
 from .tokens import Tokens
 from .watches import Watches
@@ -78,10 +82,13 @@ def serve(home: Home, settings: Settings, on_ready: OnReady) -> None:
         refuse_network_home(home.root)
     settle(home)
     home.create()
+    notifier = from_environment(os.environ, os.getpid())
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)
         log_to_file(home.logs, settings.log_level, settings.log_format)
-        _run(_open(home, settings, stack), on_ready, stack)
+        notifier.tell(STATUS="Looking through the store")
+        parts = _open(home, settings, stack)
+        _run(parts, Supervision(notifier, lambda: proof(parts)), on_ready, stack)
     log.info("stopped")
 
 
@@ -142,7 +149,13 @@ def _way_back(catalog: Catalog, side: RemoteSide, room: Room) -> BackFromBucket:
     )
 
 
-def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
+def proof(parts: Parts) -> str:
+    """Show that the index works, and say in one sentence how everything is. Raises: as `Index.prove`."""
+    parts.catalog.index.prove()
+    return str(summary_report(parts, time.time(), with_asking=False)["sentence"])
+
+
+def _run(parts: Parts, supervision: Supervision, on_ready: OnReady, stack: ExitStack) -> None:
     """Listen, and serve until a signal comes."""
     import uvicorn
 
@@ -185,7 +198,9 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
     )
     chores = _start_chores(parts, observing.metrics)
     try:
-        _server(config, parts, observing, listening, on_ready).run([s for s in (tcp, unix) if s is not None])
+        _server(config, parts, observing, listening, supervision, on_ready).run(
+            [s for s in (tcp, unix) if s is not None]
+        )
     finally:
         parts.stop()
         chores.stop()
@@ -219,9 +234,18 @@ def api_of(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
     return create_app(parts, about, observing, time.time)
 
 
-def _server(config: Config, parts: Parts, observing: Observing, listening: Listening, on_ready: OnReady) -> QuietServer:
+def _server(
+    config: Config,
+    parts: Parts,
+    observing: Observing,
+    listening: Listening,
+    supervision: Supervision,
+    on_ready: OnReady,
+) -> QuietServer:
     """Return the server, which says where it listens once it does, and ends the parts before it ends itself."""
     from .server import QuietServer
+
+    before_sleep = BeforeSleep(parts.attached, parts.catalog.index, parts.side.woken, os.environ)
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -231,8 +255,12 @@ def _server(config: Config, parts: Parts, observing: Observing, listening: Liste
             await asyncio.to_thread(parts.side.start)
             parts.search.start()
             on_ready(asdict(listening))
+            supervision.ready()
+            before_sleep.start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            supervision.stopping()
+            await before_sleep.stop()
             observing.feed.close()
             await asyncio.to_thread(parts.stop)
             await super().shutdown(sockets)
@@ -282,5 +310,6 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep, heavy=True),
         Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
         Chore("search", HOUSEKEEPING_S, parts.search.compact, heavy=True),
+        Chore("imports", HOUSEKEEPING_S, parts.imports.let_go),
         parts.care.chore(),
     ]

@@ -5,8 +5,11 @@ Source: the Desktop Entry Specification 1.5, "Possible value types" and "The Exe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+_WORD, _ESCAPED = re.compile(r'"(?:\\.|[^"\\])*"|[^ "]+'), re.compile(r"\\(.)")
+_FIELD_CODES = frozenset({"%f", "%F", "%u", "%U", "%i", "%c", "%k"})
 _RESERVED = frozenset(" \t\n\"'\\><~|&;$*?#()`")
 
 
@@ -28,3 +31,10 @@ def _quoted(argument: str) -> str:
             escaped = escaped.replace(char, "\\" + char)
         escaped = f'"{escaped}"'
     return string_value(escaped)
+
+
+def command_in(value: str) -> list[str]:
+    """Return the command line that a value of Exec is, without its field codes. The inverse of `exec_value`."""
+    words = _WORD.findall(value.replace("\\\\", "\\"))
+    plain = [_ESCAPED.sub(r"\1", word[1:-1]) if word.startswith('"') else word for word in words]
+    return [each.replace("%%", "%") for word, each in zip(words, plain, strict=True) if word not in _FIELD_CODES]

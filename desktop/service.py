@@ -9,9 +9,10 @@ from __future__ import annotations
 import getpass
 import os
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from .unit import DEFAULT_HOME, UNIT, unit_text
 PACKAGED = tuple(Path(folder) / UNIT for folder in ("/etc/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user"))
 START_S = 60.0  # a home whose index is made again takes longer; then it goes on by itself
 STOP_S = 120.0
+TRIAL_S = 10.0
+_NAMESPACES = (217, 218, 226)  # as which a service ends that did not get what it asked for
 _LINGER = Path("/var/lib/systemd/linger")
 _ASKED = (
     "ActiveState",
@@ -36,10 +39,11 @@ _ASKED = (
     "FragmentPath",
     "NeedDaemonReload",
 )
+TAKEN = "another daemon owns its home already"
 _WHY = {
     2: "its settings are not valid",
     4: "its home is refused",
-    6: "another daemon owns its home already",
+    6: TAKEN,
     9: "part of its installation is missing",
     203: "its program is not where it was",
     226: "its folders could not be arranged",
@@ -61,6 +65,7 @@ class Service:
     restarts: int = 0
     said: str | None = None
     failure: str | None = None
+    isolated: bool = False  # it can write nowhere but in its home
     current: bool = True  # it is what `install` would write now
     lingers: bool = False  # it goes on when the user is not logged in
     reason: str | None = None
@@ -83,13 +88,29 @@ def own_unit(environ: Mapping[str, str]) -> Path:
 def install(command: Sequence[str], home: str, environ: Mapping[str, str], *, start_now: bool = True) -> Service:
     """Have a command (`torpor serve`) run on a home from now on, and at each login. Again, it changes what is new.
 
-    A service that runs is started again only where its unit changed.
+    A service that runs is started again only where its unit changed. Where it does not start for want of namespaces,
+    it goes without.
     Raises: NoServiceManager, ServiceFailed, BadInput for a path that no unit can hold, OSError for a file.
     """
     if (reason := why_not(environ)) is not None:
         raise NoServiceManager(reason)
+    isolated = namespaces(environ)
+    try:
+        return _install(command, home, environ, isolated=isolated, start_now=start_now)
+    except ServiceFailed:
+        if (
+            not isolated
+            or int(properties(environ, UNIT, "ExecMainStatus").get("ExecMainStatus") or 0) not in _NAMESPACES
+        ):
+            raise
+    return _install(command, home, environ, isolated=False, start_now=start_now)
+
+
+def _install(
+    command: Sequence[str], home: str, environ: Mapping[str, str], *, isolated: bool, start_now: bool
+) -> Service:
     before = status(environ)
-    changed = _write(own_unit(environ), _wanted(command, home, environ))
+    changed = _write(own_unit(environ), _wanted(command, home, environ, isolated=isolated))
     call(environ, "daemon-reload")
     call(environ, "enable", UNIT)
     if start_now:
@@ -136,22 +157,25 @@ def stop(environ: Mapping[str, str]) -> Service:
 def status(environ: Mapping[str, str], command: Sequence[str] = (), home: str = "") -> Service:
     """Say how it is; with a command and a home also whether the unit is of these. Raises: ServiceFailed."""
     unit = _unit_file(environ)
-    lingers = (_LINGER / _user(environ)).exists()
-    current = not command or unit is None or _text(unit) == (_wanted(command, home, environ) or _text(unit))
+    lingers, text = (_LINGER / _user(environ)).exists(), None if unit is None else _text(unit)
+    isolated = text is not None and "\nPrivateUsers=yes\n" in text
+    current = not command or text is None or text == (_wanted(command, home, environ, isolated=isolated) or text)
     if (reason := why_not(environ)) is not None:
         return Service(
             installed=unit is not None,
             unit=None if unit is None else str(unit),
             enabled=os.path.lexists(_wanted_by(environ)),
+            isolated=isolated,
             current=current,
             lingers=lingers,
             reason=reason,
         )
     found = properties(environ, UNIT, *_ASKED)
-    return _described(found, unit, current, lingers)
+    current = current and found.get("NeedDaemonReload") != "yes"
+    return replace(_described(found, unit), isolated=isolated, current=current, lingers=lingers)
 
 
-def _described(found: Mapping[str, str], unit: Path | None, current: bool, lingers: bool) -> Service:
+def _described(found: Mapping[str, str], unit: Path | None) -> Service:
     state, number = found.get("ActiveState", "unknown"), int(found.get("ExecMainStatus") or 0)
     result = found.get("Result", "success")
     failed = state == "failed" or (state == "activating" and result != "success")
@@ -165,8 +189,6 @@ def _described(found: Mapping[str, str], unit: Path | None, current: bool, linge
         restarts=int(found.get("NRestarts") or 0),
         said=found.get("StatusText") or None,
         failure=_failure(result, number) if failed else None,
-        current=current and found.get("NeedDaemonReload") != "yes",
-        lingers=lingers,
     )
 
 
@@ -192,13 +214,22 @@ def _bring_up(verb: Literal["start", "restart"], environ: Mapping[str, str]) -> 
     return status(environ)
 
 
-def _wanted(command: Sequence[str], home: str, environ: Mapping[str, str]) -> str | None:
+def namespaces(environ: Mapping[str, str]) -> bool:
+    """Tell whether users may have namespaces here, with a mount of their own in it, as far as a trial shows."""
+    try:
+        trial = ("unshare", "--user", "--map-root-user", "--mount", "true")
+        return subprocess.run(trial, env=dict(environ), capture_output=True, timeout=TRIAL_S).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _wanted(command: Sequence[str], home: str, environ: Mapping[str, str], *, isolated: bool) -> str | None:
     """Return the unit for a command and a home; None where the package's does just that."""
     default = home == DEFAULT_HOME.replace("%h", environ.get("HOME") or os.path.expanduser("~"))
     packaged = unit_text(command)
-    if default and any(_text(each) == packaged for each in PACKAGED):
+    if not isolated and default and any(_text(each) == packaged for each in PACKAGED):
         return None
-    return unit_text(command, home)
+    return unit_text(command, home, isolated=isolated)
 
 
 def _write(file: Path, text: str | None) -> bool:

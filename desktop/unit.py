@@ -2,17 +2,18 @@
 
 Everything that a *user's* manager can keep a service to is in it; what it cannot is left out knowingly:
 
-- `IPAddressDeny`, `DevicePolicy` and the other filters of packets and devices want BPF, which only the system has;
-- `ProtectProc`, `PrivatePIDs` and `ProcSubset` want a /proc of its own; `ProtectHostname` and `ProtectClock` guard what
-  no user may change anyway; `CapabilityBoundingSet` likewise: a user's services have no capabilities;
+- `IPAddressDeny` and `DevicePolicy` want BPF, which only the system has;
+- `ProtectProc`, `PrivatePIDs` and `ProcSubset` want a /proc of its own; `ProtectHostname`, `ProtectClock` and
+  `CapabilityBoundingSet` guard what no user may change anyway;
 - `PrivateTmp` would hide files in /tmp that somebody wants imported or watched; `ProtectHome` those at home;
 - `PrivateNetwork` and `RestrictNetworkInterfaces` would take away 127.0.0.1 and the bucket;
 - `MemoryDenyWriteExecute` is what libraries that make code at run time break on, torch in the import worker first.
 
-Where the kernel does not let users have namespaces, systemd leaves the read-only file system out by itself, and says so
-in its journal; the filter of system calls, the limits and the priorities stay.
+What wants a mount namespace of its own (the read-only file system and its kind) needs a user namespace first, and that
+is not to be had everywhere; a service that asks for one in vain does not start. So it is said whether to ask: the unit
+without it keeps the filter of system calls, the limits and the priorities.
 
-Source: systemd.service(5), systemd.exec(5), systemd.resource-control(5), as of version 252.
+Source: systemd.service(5), systemd.exec(5), systemd.resource-control(5), as of version 252; seen with 252.
 """
 
 from __future__ import annotations
@@ -58,21 +59,13 @@ StandardError=journal
 Nice=5
 IOSchedulingClass=idle
 CPUWeight=20
-MemoryHigh=25%
-MemoryMax=40%
+MemoryHigh=15%
+MemoryMax=25%
 TasksMax=512
 OOMPolicy=continue
 LimitCORE=0
 
-# It writes in its home, and nowhere else but for what is temporary.
-ProtectSystem=strict
-ReadWritePaths={home_quoted} -/tmp -/var/tmp -%h/.aws/sso/cache
-PrivateDevices=yes
-ProtectControlGroups=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-NoNewPrivileges=yes
+{isolation}NoNewPrivileges=yes
 LockPersonality=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictNamespaces=yes
@@ -87,16 +80,29 @@ SystemCallErrorNumber=EPERM
 WantedBy=default.target
 """
 
+_ISOLATION = """\
+# It writes in its home, and nowhere else but for what is temporary.
+PrivateUsers=yes
+ProtectSystem=strict
+ReadWritePaths={home_quoted} -/tmp -/var/tmp -%h/.aws/sso/cache
+PrivateDevices=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+"""
 
-def unit_text(command: Sequence[str], home: str | None = None) -> str:
+
+def unit_text(command: Sequence[str], home: str | None = None, *, isolated: bool = False) -> str:
     """Return the unit that runs a command (`torpor serve`) on a home; without one, on every user's default home.
 
-    Raises: BadInput for a path that no unit can hold.
+    `isolated` is for where users may have namespaces. Raises: BadInput for a path that no unit can hold.
     """
     for each in (*command, home or ""):
         _check(each)
     folder = DEFAULT_HOME if home is None else _escaped(home)
     return _TEXT.format(
+        isolation=_ISOLATION.format(home_quoted=_quoted(folder)) if isolated else "",
         command=" ".join(_argument(each) for each in command),
         environment=_quoted(f"TORPOR_HOME={folder}"),
         home_quoted=_quoted(folder),

@@ -152,7 +152,7 @@ _REFUSED = {
 def ago(seconds: float) -> str:
     """Say how long ago something was."""
     if seconds < 45:
-        return "just now"
+        return "a moment ago"
     for limit, unit, name in ((90 * 60, 60, "min"), (36 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{max(round(seconds / unit), 1)} {name} ago"

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..client.api import Api
-from ..desktop import autostart
 from ..state.errors import DaemonNotRunning, TorporError
 from .deeds import Scene, World, do
-from .drawing import Panel
+from .drawing import Panel, chosen
 from .link import Away, Happened, Link, There, Word
 from .look import look
 from .model import Model
@@ -25,7 +24,7 @@ from .notices import Notice, Notices
 from .screen import Screen
 from .view import MINUTE_S, Deed, stays_true_s, view
 
-LOOK_EVERY_S = 2.0  # at most, however much changes
+LOOK_EVERY_S = 1.0  # at most, however much changes; behind a deed at once
 STARTS_IN_S = 30.0
 _log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class Tray:
         self._api: Api | None = None
         self._there = threading.Event()
         self._notices = Notices(steady)
-        self._model = Model(at_login=autostart.enabled(autostart.TRAY_FILE, world.environ))
+        self._model = Model(at_login=world.at_login())
         self._panel: Panel = "any"
         self._looked_at, self._look_at = float("-inf"), float("inf")
         self._thread = threading.Thread(target=self._live, name="tray", daemon=True)
@@ -225,12 +224,12 @@ class Tray:
         self._model = replace(
             self._model,
             doing=self._model.doing - {deed[0]},
-            at_login=autostart.enabled(autostart.TRAY_FILE, self._world.environ),
+            at_login=self._world.at_login(),
         )
         if deed[0] == "restore":
             self._notices.own_restore()
         self._post(notice)
-        self._look_soon()
+        self._look_at = self._steady()
 
     def _post(self, notice: Notice | None) -> None:
         if notice is not None and self.screen is not None:
@@ -238,5 +237,5 @@ class Tray:
 
     def _show(self) -> None:
         if self.screen is not None:
-            panel: Panel = {"dark": "dark", "light": "light"}.get(self._model.panel, self._panel)  # type: ignore[assignment]
+            panel = chosen(self._model.panel, self._panel)
             self.screen.show(view(self._model, self._clock()), panel)

@@ -13,9 +13,10 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pystray import _base
 
@@ -29,7 +30,7 @@ from .notification_client import NotificationClient
 from .notifications import Notice
 from .pixmaps import pixmaps
 from .registration import GRACE_S, Registration
-from .session_bus import SessionBus, address
+from .session_bus import SessionBus, address, not_waited_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,9 +55,10 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
         self._images: Sequence[Image] = () if icon is None else (icon,)
         self._attention = False
         self._drawn: tuple[Sequence[Image], list[Any]] = ((), [])
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come while its own thread holds it
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._over: asyncio.Event | None = None
+        self._over = asyncio.Event()
+        self._shown = asyncio.Event()
         self._early: list[Callable[[], None]] = []  # what came before the loop
         self._looking = False
         self._stopped = threading.Event()
@@ -135,11 +137,10 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_unheard)
-        self._over = over = asyncio.Event()
+        loop.set_exception_handler(not_waited_for)
         name = f"org.kde.StatusNotifierItem-{os.getpid()}-{next(_number)}"
         services = {ITEM_PATH: self._item, MENU_PATH: self._menu_service}
-        registration = Registration(name, services, self._host_is, self.HOST_GRACE_S)
+        registration = Registration(name, services, self._shown, self._host_is, self.HOST_GRACE_S)
         tenants = (registration, self._notices, ColourScheme(self._scheme_is))
         bus = SessionBus(lambda: address(os.environ), tenants, random.SystemRandom().random)
         clicks = threading.Thread(target=self._call_clicks, name="clicks", daemon=True)
@@ -154,7 +155,7 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
         self._mark_ready()
         try:
             if not self._stopped.is_set():
-                await bus.live(over)
+                await _until(self._over, bus.live())
         finally:
             registration.stop()
             with self._lock:
@@ -171,6 +172,8 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
 
     def _look(self) -> None:
         self._looking = False
+        if self._visible:
+            self._shown.set()
         status: Status = "Passive" if not self._visible else "NeedsAttention" if self._attention else "Active"
         self._item.show(Face(self._pixmaps(), self._title, status))
         try:
@@ -228,11 +231,16 @@ class BusIcon(_base.Icon):  # type: ignore[misc]
             _log.debug("the icon has stopped")
 
     def _do(self, work: Callable[[], None]) -> None:
-        if self._stopped.is_set() and self._over is not None:
+        if self._stopped.is_set():
             self._over.set()
         work()
 
 
-def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Take what nobody waits for: signals that a lost connection did not carry."""
-    _log.debug("%s", context.get("exception") or context.get("message"))
+async def _until(over: asyncio.Event, life: Coroutine[Any, Any, NoReturn]) -> None:
+    """Run `life` until `over` is set, wherever it stands then. Raises: whatever ends it before."""
+    living, waiting = asyncio.ensure_future(life), asyncio.ensure_future(over.wait())
+    await asyncio.wait((living, waiting), return_when=asyncio.FIRST_COMPLETED)
+    for task in (living, waiting):
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await living

@@ -51,7 +51,7 @@ PALETTES: dict[Panel, Palette] = {
     "light": Palette(
         (44, 54, 74),
         {
-            "ok": (190, 130, 0),
+            "ok": (158, 102, 0),
             "busy": (0, 103, 200),
             "paused": (190, 95, 0),
             "offline": (98, 108, 126),
@@ -72,6 +72,11 @@ PALETTES: dict[Panel, Palette] = {
         edge=(24, 34, 60),
     ),
 }
+
+
+def chosen(setting: str, guessed: Panel) -> Panel:
+    """Return what the icon is drawn for: what the user set goes before what the desktop says."""
+    return "dark" if setting == "dark" else "light" if setting == "light" else guessed
 
 
 class Sheet:
@@ -148,7 +153,7 @@ def _reduced(image: Image.Image, size: int) -> Image.Image:
 def _star(sheet: Sheet) -> None:
     """All is well: a star with four points."""
     x, y = _SIGN_AT
-    long, short = 4.9, 1.5
+    long, short = 5.4, 1.7
     points = [
         (
             x + math.sin(n * math.pi / 4) * (short if n % 2 else long),
@@ -170,15 +175,15 @@ def _arrow(sheet: Sheet) -> None:
 def _bars(sheet: Sheet) -> None:
     """Paused: two bars."""
     x, y = _SIGN_AT
-    for side in (-2.2, 2.2):
-        sheet.line((x + side, y - 3.4), (x + side, y + 3.4), 2.4)
+    for side in (-2.6, 2.6):
+        sheet.line((x + side, y - 3.6), (x + side, y + 3.6), 2.9)
 
 
 def _cross(sheet: Sheet) -> None:
     """Not connected: a cross."""
     x, y = _SIGN_AT
-    sheet.line((x - 3.1, y - 3.1), (x + 3.1, y + 3.1), 2.2)
-    sheet.line((x - 3.1, y + 3.1), (x + 3.1, y - 3.1), 2.2)
+    sheet.line((x - 3.7, y - 3.7), (x + 3.7, y + 3.7), 2.3)
+    sheet.line((x - 3.7, y + 3.7), (x + 3.7, y - 3.7), 2.3)
 
 
 def _mark(sheet: Sheet) -> None:

@@ -18,6 +18,7 @@ from .menu_lines import sayable
 from .menu_service import PATH as MENU_PATH
 from .menu_service import Nothing
 from .pixmaps import Pixmap
+from .session_bus import say
 
 PATH = "/StatusNotifierItem"
 Pixmaps = Annotated[list[Any], DBusSignature("a(iiay)")]
@@ -47,13 +48,13 @@ class ItemService(ServiceInterface):
         """Show this face from now on. Hosts are told what changed; the item stays the same, and its menu open."""
         old, self._face = self._face, face
         if face.pixmaps != old.pixmaps:
-            self.new_icon()
-            self.new_attention_icon()
+            say(self.new_icon)
+            say(self.new_attention_icon)
         if face.title != old.title:
-            self.new_title()
-            self.new_tool_tip()
+            say(self.new_title)
+            say(self.new_tool_tip)
         if face.status != old.status:
-            self.new_status(face.status)
+            say(self.new_status, face.status)
 
     @dbus_method(name="Activate")
     def activate(self, x: DBusInt32, y: DBusInt32) -> Nothing:

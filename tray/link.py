@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ..client.event_stream import EventStream
 from ..state.errors import DaemonNotRunning, TorporError
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ class Link:
                 error: TorporError = DaemonNotRunning("the daemon was stopped")
             except TorporError as found:
                 error = found
+            except Exception as found:  # a defect of ours, or of what answers: the icon is not to die of it
+                _log.exception("the daemon cannot be listened to")
+                error = TorporError(f"a defect of ours: {type(found).__name__}")
             if not self._stopped:
                 self._tell(Away(error))
                 pause_s = self._rest(pause_s)

@@ -106,7 +106,7 @@ def _unused(place: tuple[str, ...], used: Mapping[tuple[str, ...], int]) -> tupl
 def _key(item: Item) -> str:
     action = item.submenu if item.submenu is not None else getattr(item, "_action", None)
     key = getattr(action, "key", None)
-    return f"key:{key}" if isinstance(key, str) else f"text:{item.text}"
+    return f"text:{item.text}" if key is None else f"key:{key}"
 
 
 def _click(item: Item) -> Callable[[Any], object] | None:

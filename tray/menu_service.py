@@ -13,6 +13,7 @@ from dbus_fast.annotations import DBusBool, DBusInt32, DBusSignature, DBusStr, D
 from dbus_fast.service import ServiceInterface, dbus_method, dbus_property, dbus_signal
 
 from .menu_lines import ROOT, Book, Item, Line, Lines, Value, compare
+from .session_bus import say
 
 PATH = "/MenuBar"
 _SIGNATURES = {bool: "b", int: "i", str: "s"}
@@ -44,10 +45,11 @@ class MenuService(ServiceInterface):
         self._lines = new
         if changes.updated or changes.removed:
             updated = [[number, _variants(found)] for number, found in changes.updated]
-            self.items_properties_updated([updated, [[number, list(names)] for number, names in changes.removed]])
+            removed = [[number, list(names)] for number, names in changes.removed]
+            say(self.items_properties_updated, [updated, removed])
         if changes.below is not None:
             self._revision += 1
-            self.layout_updated([self._revision, changes.below])
+            say(self.layout_updated, [self._revision, changes.below])
         return bool(changes.updated or changes.removed) or changes.below is not None
 
     def _line(self, number: int) -> Line:

@@ -17,7 +17,6 @@ from .session_bus import LOST, call, listen, listen_for_owner, new_owner
 
 SERVER, PATH = "org.freedesktop.Notifications", "/org/freedesktop/Notifications"
 _URGENCIES = {"low": 0, "normal": 1, "critical": 2}
-_NO_SERVER = "org.freedesktop.DBus.Error."  # errors of the bus, not of the server
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +27,7 @@ class NotificationClient:
         self._app_name, self._clicked = app_name, clicked
         self._bus: MessageBus | None = None
         self._server = ""  # its unique name, once it has answered
+        self._servers = 0  # how many there were: an answer of an earlier one says nothing about now
         self._capabilities: frozenset[str] | None = None
         self._waiting: dict[str, Notice] = {}
         self._shown: dict[int, Notice] = {}
@@ -67,9 +67,11 @@ class NotificationClient:
         self._forget()
         if self._work is not None:
             self._work.cancel()
+            self._work = None
 
     def _forget(self) -> None:
         self._server, self._capabilities = "", None
+        self._servers += 1
         self._shown.clear()
 
     def _invoked(self, number: int, action: str) -> None:
@@ -85,33 +87,45 @@ class NotificationClient:
 
     async def _send_all(self, bus: MessageBus) -> None:
         while self._waiting:
-            notice = self._waiting.pop(next(iter(self._waiting)))
+            notice, servers = next(iter(self._waiting.values())), self._servers
             try:
                 await self._send(bus, notice)
             except LOST as error:
-                if isinstance(error, DBusError) and not error.type.startswith(_NO_SERVER):
-                    _log.warning("the notification server refuses: %s", error)
+                _log.info("a notification cannot be shown: %s", error or type(error).__name__)
+                if servers != self._servers:
                     continue
-                if not isinstance(error, TimeoutError):
-                    self._waiting.setdefault(notice.key, notice)
-                _log.info("notifications cannot be shown: %s", error or type(error).__name__)
-                return
-            except asyncio.CancelledError:
-                self._waiting.setdefault(notice.key, notice)
-                raise
+                if not is_refusal(error):
+                    return
+            if self._waiting.get(notice.key) is notice:  # not a newer one
+                del self._waiting[notice.key]
+
+    async def _asked_capabilities(self, bus: MessageBus) -> frozenset[str]:
+        """Return what the server that is there now can do."""
+        while self._capabilities is None:
+            servers = self._servers
+            reply = await call(bus, SERVER, PATH, SERVER, "GetCapabilities")
+            if servers == self._servers:
+                self._capabilities = frozenset(reply.body[0])
+        return self._capabilities
 
     async def _send(self, bus: MessageBus, notice: Notice) -> None:
-        if self._capabilities is None:
-            reply = await call(bus, SERVER, PATH, SERVER, "GetCapabilities")
-            self._capabilities = frozenset(reply.body[0])
+        capabilities = await self._asked_capabilities(bus)
+        servers = self._servers
         older = next((number for number, shown in self._shown.items() if shown.key == notice.key), 0)
-        title, body, actions = spoken(notice, self._capabilities)
+        title, body, actions = spoken(notice, capabilities)
         hints = {
             "urgency": Variant("y", _URGENCIES[notice.urgency]),
             "desktop-entry": Variant("s", self._app_name.lower()),
         }
         arguments = [self._app_name, older, self._app_name.lower(), title, body, actions, hints, -1]
         reply = await call(bus, SERVER, PATH, SERVER, "Notify", "susssasa{sv}i", arguments)
-        self._server = reply.sender or ""
-        self._shown.pop(older, None)
-        self._shown[reply.body[0]] = notice
+        if servers == self._servers:
+            self._server = reply.sender or ""
+            self._shown.pop(older, None)
+            self._shown[reply.body[0]] = notice
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether a server took the notice and will not show it: sent again, it would be refused again."""
+    refused = isinstance(error, DBusError) and not error.type.startswith("org.freedesktop.DBus.Error.")
+    return refused or isinstance(error, TimeoutError)  # which may have shown it

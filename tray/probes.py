@@ -49,7 +49,7 @@ def host(environ: Mapping[str, str]) -> Host:
 
 async def _host(environ: Mapping[str, str]) -> Host:
     from .registration import WATCHER, WATCHER_PATH
-    from .session_bus import LOST, address, call, connect
+    from .session_bus import LOST, address, call, connect, leave
 
     try:
         bus = await connect(address(environ))
@@ -66,7 +66,7 @@ async def _host(environ: Mapping[str, str]) -> Host:
     else:
         return "host" if reply.body[0].value else "no-host"
     finally:
-        bus.disconnect()
+        await leave(bus)
 
 
 def legacy(environ: Mapping[str, str]) -> Legacy:

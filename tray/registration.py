@@ -27,19 +27,22 @@ _log = logging.getLogger(__name__)
 
 
 class Registration:
-    """Exports the icon's objects on every new connection, and registers them with every new watcher."""
+    """Exports the icon's objects on every new connection, and registers them with every new watcher, once visible."""
 
     def __init__(
         self,
         name: str,
         services: dict[str, ServiceInterface],
+        visible: asyncio.Event,
         on_host: Callable[[bool], None],
         grace_s: float = GRACE_S,
     ) -> None:
-        self._name, self._services, self._on_host, self._grace_s = name, services, on_host, grace_s
+        self._name, self._services, self._visible = name, services, visible
+        self._on_host, self._grace_s = on_host, grace_s
         self._bus: MessageBus | None = None
         self._known_as = name
         self._watcher = ""  # its unique name
+        self._owners = 0  # how many watchers there were: an answer of an earlier one says nothing about now
         self._told: bool | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._work: set[asyncio.Task[None]] = set()
@@ -51,6 +54,7 @@ class Registration:
     async def joined(self, bus: MessageBus) -> None:
         """Export, listen, and register with the watcher that is there."""
         self._bus = bus
+        self._owners += 1
         for path, service in self._services.items():
             bus.export(path, service)
         reply = await bus_call(bus, "RequestName", "su", [self._name, _NAME_FREE_OR_FAIL])
@@ -58,7 +62,7 @@ class Registration:
         self._known_as = self._name if reply.body[0] in _OURS else ITEM_PATH
         await listen_for_owner(bus, WATCHER)
         await listen(bus, f"sender='{WATCHER}',interface='{WATCHER}'")
-        await self._register(bus)
+        self._do(self._register(bus))  # which a panel that is busy may keep waiting
 
     def heard(self, message: Message) -> None:
         """Notice a watcher or a host that comes or goes."""
@@ -66,17 +70,19 @@ class Registration:
         if bus is None:
             return
         owner = new_owner(message, WATCHER)
-        if owner:
-            self._do(self._register(bus))
-        elif owner == "":
+        if owner is not None:
             self._watcher = ""
+            self._owners += 1
             self._host_is(False)
+            if owner:
+                self._do(self._register(bus))
         elif message.interface == WATCHER and message.sender == self._watcher and "Host" in (message.member or ""):
             self._do(self._look_for_host(bus))
 
     def left(self) -> None:
         """Forget the connection."""
         self._bus, self._watcher = None, ""
+        self._owners += 1
         for task in self._work:
             task.cancel()
         self._host_is(False)
@@ -87,6 +93,8 @@ class Registration:
             self._grace.cancel()
 
     async def _register(self, bus: MessageBus) -> None:
+        owners = self._owners
+        await self._visible.wait()
         try:
             reply = await call(
                 bus,
@@ -101,10 +109,13 @@ class Registration:
         except LOST as error:
             _log.debug("no watcher of status icons: %s", error)
             return
+        if owners != self._owners:
+            return
         self._watcher = reply.sender or ""
         await self._look_for_host(bus)
 
     async def _look_for_host(self, bus: MessageBus) -> None:
+        owners = self._owners
         try:
             reply = await call(
                 bus,
@@ -119,7 +130,8 @@ class Registration:
         except LOST as error:
             _log.debug("the watcher does not say whether there is a host: %s", error)
             return
-        self._host_is(bool(reply.body[0].value))
+        if owners == self._owners:
+            self._host_is(bool(reply.body[0].value))
 
     def _host_is(self, there: bool) -> None:
         """Tell of a host at once, and that there is none only when none has come for a while."""

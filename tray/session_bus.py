@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from dbus_fast import DBusError, DBusFastError, Message, MessageType
 from dbus_fast.aio import MessageBus
@@ -58,6 +58,25 @@ async def connect(where: str | None) -> MessageBus:
         raise FileNotFoundError("DBUS_SESSION_BUS_ADDRESS and XDG_RUNTIME_DIR are not set")
     async with asyncio.timeout(CONNECT_S):
         return await MessageBus(where).connect()
+
+
+def say(signal: Callable[..., object], *arguments: object) -> None:
+    """Send a signal: one that a lost connection does not carry is no news, since a new host reads everything."""
+    with suppress(*LOST):
+        signal(*arguments)
+
+
+async def gone(bus: MessageBus) -> None:
+    """Return when the connection is lost, however that shows."""
+    with suppress(Exception):
+        await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+
+
+async def leave(bus: MessageBus) -> None:
+    """Disconnect, and return when the socket is closed."""
+    if bus.connected:
+        bus.disconnect()
+    await gone(bus)
 
 
 async def call(
@@ -110,48 +129,47 @@ def new_owner(message: Message, name: str) -> str | None:
 
 
 class SessionBus:
-    """Keeps a connection for its tenants until it is told to stop."""
+    """Keeps a connection for its tenants until it is cancelled."""
 
     def __init__(self, where: Callable[[], str | None], tenants: Sequence[Tenant], jitter: Callable[[], float]) -> None:
         self._where, self._tenants, self._jitter = where, tenants, jitter
         self._said = ""
 
-    async def live(self, over: asyncio.Event) -> None:
-        """Connect, and again after every loss, until `over` is set."""
+    async def live(self) -> NoReturn:
+        """Connect, and again after every loss."""
         failures = 0
         clock = asyncio.get_running_loop().time
-        while not over.is_set():
+        while True:
             since = clock()
             try:
-                await self._one_connection(over)
+                await self._one_connection()
+                self._say("The session bus has gone")
             except LOST as error:
                 self._say(f"The session bus cannot be used: {error or type(error).__name__}")
             failures = 0 if clock() - since > STEADY_S else failures + 1
-            with suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), retry_in(failures, self._jitter()))
+            await asyncio.sleep(retry_in(failures, self._jitter()))
 
-    async def _one_connection(self, over: asyncio.Event) -> None:
+    async def _one_connection(self) -> None:
         bus = await connect(self._where())
-        ends = [asyncio.ensure_future(wait) for wait in (_gone(bus), over.wait())]
         try:
             bus.add_message_handler(self._heard)
             for tenant in self._tenants:
                 await tenant.joined(bus)
             self._say("The session bus is there")
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await gone(bus)
         finally:
             for tenant in self._tenants:
                 tenant.left()
-            if bus.connected:
-                bus.disconnect()
-            for end in ends:
-                end.cancel()
-            await asyncio.gather(*ends, return_exceptions=True)
+            await leave(bus)
 
     def _heard(self, message: Message) -> None:
+        """Hand a signal on behind the replies that came before it, whose callers have yet to run."""
         if message.message_type is MessageType.SIGNAL:
-            for tenant in self._tenants:
-                tenant.heard(message)
+            asyncio.get_running_loop().call_soon(self._hand_on, message)
+
+    def _hand_on(self, message: Message) -> None:
+        for tenant in self._tenants:
+            tenant.heard(message)
 
     def _say(self, what: str) -> None:
         if what != self._said:
@@ -159,10 +177,15 @@ class SessionBus:
         self._said = what
 
 
-async def _gone(bus: MessageBus) -> None:
-    """Return when the connection is lost, however that shows."""
-    with suppress(Exception):
-        await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+def not_waited_for(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Take exceptions of what nobody waits for: a signal that a lost connection did not carry is no news.
+
+    A handler for `loop.set_exception_handler`.
+    """
+    if isinstance(context.get("exception"), LOST):
+        _log.debug("nobody waited for it: %s", context["exception"])
+    else:
+        loop.default_exception_handler(context)
 
 
 def retry_in(failures: int, jitter: float) -> float:

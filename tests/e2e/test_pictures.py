@@ -1,4 +1,4 @@
-"""The pictures of the documentation: screenshots of the dashboard over a home that was lived in. `make pictures` makes them."""
+"""The pictures of the documentation: the dashboard over a home that was lived in, the tray's icons. For `make pictures`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from support.browser import signed_in
 from support.daemon import Daemon
 from support.lived_in import live_in
 from support.s3_servers import Place
+from torpor.tray.drawing import SIZES, Panel, State, icons
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -89,3 +90,25 @@ def test_pictures(chromium: Browser, lived: Daemon) -> None:
     ) as page:
         show(page, "#/sessions")
         keep(page, "narrow")
+
+
+def test_icons_of_the_tray() -> None:
+    """Every state in every size, on a dark panel, on a light one, and on both where nobody knows."""
+    assert FOLDER is not None
+    dark, light = (36, 38, 43), (245, 245, 246)
+    panels: tuple[tuple[Panel, tuple[int, int, int]], ...] = (
+        ("dark", dark),
+        ("light", light),
+        ("any", dark),
+        ("any", light),
+    )
+    across, down = sum(SIZES) + 12 * (len(SIZES) + 1), 60
+    sheet = Image.new("RGB", (across * len(panels), down * len(get_args(State)) + 12))
+    for column, (panel, background) in enumerate(panels):
+        sheet.paste(background, (column * across, 0, (column + 1) * across, sheet.height))
+        for row, state in enumerate(get_args(State)):
+            at = column * across + 12
+            for image in icons(state, panel):
+                sheet.paste(image, (at, row * down + 12 + (48 - image.height) // 2), image)
+                at += image.width + 12
+    sheet.save(Path(FOLDER) / "tray-icons.webp", lossless=True, quality=100, method=6)

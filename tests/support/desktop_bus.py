@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +44,13 @@ class Watcher(ServiceInterface):
 
     def __init__(self, hosts: int) -> None:
         super().__init__(WATCHER)
-        self.hosts, self.items = hosts, []
+        self.hosts, self.items, self.answers = hosts, [], True
 
     @dbus_method()
-    def RegisterStatusNotifierItem(self, service: DBusStr) -> Nothing:
+    async def RegisterStatusNotifierItem(self, service: DBusStr) -> Nothing:
         self.items.append(service)
+        if not self.answers:
+            await asyncio.Event().wait()
 
     @dbus_property(access=PropertyAccess.READ)
     def IsStatusNotifierHostRegistered(self) -> DBusBool:
@@ -220,12 +222,33 @@ class DesktopBus:
         self.run(self._own("notifications", NOTIFICATIONS, NOTIFICATIONS_PATH, server))
         return server
 
+    def serve(self, name: str, path: str, service: ServiceInterface) -> None:
+        """Have something else of a desktop come, under a name of its own."""
+        self.run(self._own(name, name, path, service))
+
+    def emit(self, signal: Callable[[list[Any]], Any], body: list[Any]) -> None:
+        """Have a service say something."""
+        self._loop.call_soon_threadsafe(signal, body)
+
     def no_notifications(self) -> None:
         self._leave("notifications")
 
     def press(self, server: NotificationServer, number: int, action: str) -> None:
         """Press a button of a notification."""
         self._loop.call_soon_threadsafe(server.ActionInvoked, [number, action])
+
+    def dismiss(self, server: NotificationServer, number: int) -> None:
+        """Close a notification as a user does; it is on its way to everybody on return."""
+        self._loop.call_soon_threadsafe(server.NotificationClosed, [number, 2])
+        until(lambda: [number, 2] in self.said("NotificationClosed"))
+
+    def forge(self, interface: str, path: str, member: str, signature: str = "", *body: Any) -> None:
+        """Send a signal that only somebody else may send."""
+        self.run(self._forge(Message.new_signal(path, interface, member, signature, list(body))))
+
+    async def _forge(self, message: Message) -> None:
+        bus = await self._connected("forger")
+        await bus.send(message)
 
     def call(
         self, destination: str, path: str, interface: str, member: str, signature: str = "", body: tuple[Any, ...] = ()
@@ -235,7 +258,7 @@ class DesktopBus:
 
     def item(self, item: str, name: str) -> Any:
         """Return a property of an icon."""
-        return self.call(item, "/StatusNotifierItem", PROPERTIES, "Get", "ss", (ITEM, name))[0].value
+        return _plain(self.call(item, "/StatusNotifierItem", PROPERTIES, "Get", "ss", (ITEM, name))[0])
 
     def menu(self, item: str, parent: int = 0, depth: int = -1, names: tuple[str, ...] = ()) -> Entry:
         """Read the menu of an icon."""
@@ -271,7 +294,7 @@ class DesktopBus:
             self._buses[name] = bus = await MessageBus(f"unix:path={self.socket}").connect()
             if name == "panel":
                 bus.add_message_handler(self._heard)
-                for interface in (ITEM, MENU):
+                for interface in (ITEM, MENU, NOTIFICATIONS):
                     await _asked(bus, "AddMatch", "s", f"type='signal',interface='{interface}'")
         return self._buses[name]
 
@@ -291,8 +314,8 @@ class DesktopBus:
         return list(reply.body)
 
     def _heard(self, message: Message) -> None:
-        if message.message_type is MessageType.SIGNAL and message.interface in (ITEM, MENU):
-            self.signals.append((message.member or "", message.body))
+        if message.message_type is MessageType.SIGNAL and message.interface in (ITEM, MENU, NOTIFICATIONS):
+            self.signals.append((message.member or "", _plain(message.body)))
 
     def _leave(self, name: str) -> None:
         async def leave() -> None:
@@ -325,6 +348,15 @@ def _entry(layout: list[Any]) -> Entry:
     number, properties, children = layout
     plain = {name: value.value for name, value in properties.items()}
     return Entry(number, plain, [_entry(child.value) for child in children])
+
+
+def _plain(value: Any) -> Any:
+    """Return what a message says without the clothes of its types."""
+    if isinstance(value, Variant):
+        return _plain(value.value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _die_with_us() -> None:

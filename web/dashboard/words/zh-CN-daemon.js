@@ -94,6 +94,7 @@ export default {
   "setting.watch": "要监视的文件夹；在环境变量中为 JSON 列表，或以“:”分隔",
   "setting.key_storage": "存储桶密钥的存放处：系统密钥环、文件，或自动（auto）",
   "setting.client_timeout_s": "客户端发送请求头或每 10 KiB 正文可用的秒数",
+  "setting.tray_panel": "托盘图标所在面板的明暗：`auto` 由桌面决定，无法判断时在两种面板上均可辨认",
   "setting.log_format": "日志格式：每行一个 JSON 对象（json），或文本（text）",
   "setting.log_level": "记录的最低级别",
 };
