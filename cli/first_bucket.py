@@ -188,8 +188,8 @@ def trial_in_words(trial: Trial) -> str:
     return said
 
 
-def secret_from(file: str) -> str:
-    """Return the first line of a file, or of stdin for `-`. Raises: BadInput, StoreFailed."""
+def secrets_from(file: str, count: int) -> list[str]:
+    """Return the first lines of a file, or of stdin for `-`. Raises: BadInput, StoreFailed."""
     with translated("read", file):
         try:
             if file == "-":
@@ -199,7 +199,7 @@ def secret_from(file: str) -> str:
                     text = source.read(MAX_SECRET_CHARS)
         except UnicodeDecodeError as error:
             raise BadInput(f"{file} is not text in UTF-8") from error
-    first = text.partition("\n")[0].strip("\r")
-    if not first:
-        raise BadInput(f"there is nothing in the first line of {file}")
-    return first
+    lines = text.splitlines()[:count]
+    if len(lines) < count or not all(lines):
+        raise BadInput(f"{file} has something in fewer than its first {count} lines")
+    return lines

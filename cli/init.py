@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,13 @@ from ..state.errors import BadInput, MissingExtra
 from ..state.quota import in_words
 from . import questions
 from .first_answers import Answers, Options, gather
-from .first_bucket import secret_from, trial_in_words
+from .first_bucket import secrets_from, trial_in_words
 from .output import duration, show, size
 from .setting_up import Done, carry_out
 from .standing import Keep, Standing
 from .visible import plain
 
-_NOTHING_CHANGED = 130
+_ENDED = 130
 
 
 def init(
@@ -34,9 +35,8 @@ def init(
     s3: Annotated[bool | None, typer.Option("--s3/--no-s3", help="A second copy in S3, or none.")] = None,
     s3_endpoint: Annotated[str | None, typer.Option(help="Its address; none for AWS.")] = None,
     s3_bucket: Annotated[str | None, typer.Option(help="The bucket, which is there already.")] = None,
-    s3_access_key: Annotated[str | None, typer.Option(help="The access key.")] = None,
-    s3_secret_file: Annotated[
-        str | None, typer.Option(help="Read the secret key from the first line of a file; - is stdin.")
+    s3_keys_file: Annotated[
+        str | None, typer.Option(help="Read access key and secret key from the first two lines of a file; - is stdin.")
     ] = None,
     s3_region: Annotated[str | None, typer.Option(help="The region, where the storage wants one.")] = None,
     s3_prefix: Annotated[str | None, typer.Option(help="A folder in the bucket.")] = None,
@@ -57,23 +57,19 @@ def init(
     """Set Torpor up: where everything lies, how much disk it may take, a second copy or not; then prove that it works.
 
     Nothing is changed before the last answer. Run again, it proposes what is so, and changes only what you say.
-    Secrets are read from files, from S3_SECRET_KEY, or typed; never from the command line.
+    Keys and passphrases are read from files, from S3_ACCESS_KEY and S3_SECRET_KEY, or typed; a command line is for all
+    to see.
     """
-    given = {
-        "endpoint": s3_endpoint,
-        "bucket": s3_bucket,
-        "access_key": s3_access_key,
-        "secret_key": None if s3_secret_file is None else secret_from(s3_secret_file),
-        "region": s3_region,
-        "prefix": s3_prefix,
-    }
+    given = {"endpoint": s3_endpoint, "bucket": s3_bucket, "region": s3_region, "prefix": s3_prefix}
+    if s3_keys_file is not None:
+        given["access_key"], given["secret_key"] = secrets_from(s3_keys_file, 2)
     options = Options(
         yes=yes,
         home=home,
         quota=quota,
         s3=s3,
         s3_values=_values(given, s3),
-        passphrase=None if passphrase_file is None else secret_from(passphrase_file),
+        passphrase=None if passphrase_file is None else secrets_from(passphrase_file, 1)[0],
         untested=s3_untested,
         keep=_keep(service, autostart),
         tray=tray,
@@ -82,7 +78,11 @@ def init(
     standing, answers = _answers(options, asking)
     if asking:
         questions.say("")
-    done = carry_out(standing, answers, with_sample=sample)
+    try:
+        done = carry_out(standing, answers, with_sample=sample)
+    except KeyboardInterrupt:
+        questions.say("Ended half way. What was done is whole; `torpor init` goes on with the rest.", "yellow")
+        raise typer.Exit(_ENDED) from None
     show(_as_json(standing, answers, done), as_json, lambda: Group(*_lines(standing, answers, done)))
 
 
@@ -113,9 +113,10 @@ def _answers(options: Options, asking: bool) -> tuple[Standing, Answers]:
     try:
         return gather(options, asking)
     except (KeyboardInterrupt, EOFError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would cut off what is said now
         sys.stdout.write("\n")
         questions.say("Ended; nothing was changed.", "yellow")
-        raise typer.Exit(_NOTHING_CHANGED) from None
+        raise typer.Exit(_ENDED) from None
 
 
 def _as_json(standing: Standing, answers: Answers, done: Done) -> dict[str, Any]:

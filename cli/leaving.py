@@ -145,7 +145,7 @@ def _elsewhere(found: Found, *, purge: bool) -> Iterator[Thing]:
 
 
 def _installation(executable: str) -> Thing:
-    if executable.startswith("/usr/bin/"):
+    if executable.startswith(("/usr/bin/", "/usr/lib/torpor/")):
         return Thing("package", "torpor", False, "`sudo apt remove torpor` removes the program")
     return Thing("package", str(Path(executable).parent.parent), False, "`pip uninstall torpor` removes the program")
 

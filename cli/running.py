@@ -47,10 +47,10 @@ def start(home: Home, environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def wait_until_ready(home: Home, *, other_than: int | None = None) -> dict[str, Any]:
-    """Wait for a daemon that somebody else starts; `other_than` is the process before it. Raises: Timeout."""
+def wait_until_ready(home: Home) -> dict[str, Any]:
+    """Wait for a daemon that somebody else starts. Raises: Timeout."""
     until = time.monotonic() + START_S
-    while (found := status_of(home)) is None or found["pid"] == other_than:
+    while (found := status_of(home)) is None:
         _wait(until, home)
     return found
 

@@ -93,31 +93,30 @@ def _quota_in_file(home: Home) -> str:
 
 
 def _let_it_run(standing: Standing, answers: Answers, done: Done) -> None:
-    home, before = answers.home, running.status_of(answers.home)
+    home, first = answers.home, running.status_of(answers.home)
     environ = without_ours(os.environ) | {"TORPOR_HOME": str(home.root)}
     new = bool({"quota", "s3"} & set(done.changed))
     _arrange_login(standing, answers, done, environ)
     if answers.keep == "service":
-        done.way, done.restarted = "service", _by_service(home, before, new, environ)
-        done.status = running.wait_until_ready(home)
-        return
-    if before is not None and new:
-        running.stop(home)
-        done.restarted, before = True, None
-    done.status = before or running.start(home, environ)
+        _by_service(home, new, environ)
+        done.way, done.status = "service", running.wait_until_ready(home)
+    else:
+        if new:
+            running.stop(home)
+        done.status = running.status_of(home) or running.start(home, environ)
+    done.restarted = first is not None and first["pid"] != done.status["pid"]
 
 
-def _by_service(home: Home, before: Mapping[str, Any] | None, new: bool, environ: Mapping[str, str]) -> bool:
-    """Have the service run the daemon; tell whether one that ran was ended for that."""
-    found = service.status(environ)
-    foreign = before is not None and before["pid"] != found.pid
+def _by_service(home: Home, new: bool, environ: Mapping[str, str]) -> None:
+    """Have the service run the daemon; one that was started otherwise is ended first."""
+    found, answers = service.status(environ), running.status_of(home)
+    foreign = answers is not None and answers["pid"] != found.pid
     if foreign:
         running.stop(home)  # two cannot have one home
     with translated("write", "the service's unit"):
-        service.install(own_command("serve"), str(home.root), environ)
-    if before is not None and not foreign and new:
+        made = service.install(own_command("serve"), str(home.root), environ)
+    if new and made.pid == found.pid:  # else it was started just now
         service.restart(environ)
-    return foreign or (before is not None and new)
 
 
 def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Mapping[str, str]) -> None:
@@ -126,7 +125,7 @@ def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Ma
         return
     with translated("write", "the autostart entry"):
         if answers.keep == "autostart":
-            autostart.enable(autostart.daemon_entry(_at_login(answers.home, standing)), environ)
+            autostart.enable(autostart.daemon_entry(_at_login(answers.home, "serve")), environ)
         elif autostart.enabled(autostart.DAEMON_FILE, environ):
             autostart.disable(autostart.DAEMON_FILE, environ)
     if answers.keep != "service" and standing.service.installed and standing.service.reason is None:
@@ -134,11 +133,11 @@ def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Ma
     done.changed.append("login")
 
 
-def _at_login(home: Home, standing: Standing) -> tuple[str, ...]:
+def _at_login(home: Home, command: str) -> tuple[str, ...]:
     """Return what a login runs: it knows TORPOR_HOME only from its own command line."""
     by_itself = Home.from_environment({k: v for k, v in os.environ.items() if k != "TORPOR_HOME"})
     named = () if by_itself.root == home.root else ("env", f"TORPOR_HOME={home.root}")
-    return (*named, *own_command("serve"))
+    return (*named, *own_command(command))
 
 
 def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
@@ -146,7 +145,7 @@ def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
         return
     with translated("write", "the autostart entry"):
         if answers.tray:
-            autostart.enable(autostart.tray_entry(own_command("tray")), os.environ)
+            autostart.enable(autostart.tray_entry(_at_login(answers.home, "tray")), os.environ)
         else:
             autostart.disable(autostart.TRAY_FILE, os.environ)
     done.changed.append("tray")

@@ -49,7 +49,11 @@ def judge_service(found: service.Service, answers: int | None, patient: Patient)
         if answers is not None:
             return Check(name, "warning", "it is installed, and another daemon runs", "`torpor init --service`")
         return Check(
-            name, "warning", "it is installed and does not run", "`torpor service start`", partial(_start, patient)
+            name,
+            "warning",
+            "it is installed and does not run",
+            "`systemctl --user start torpor`",
+            partial(_start, patient),
         )
     if answers is not None and found.pid is not None and answers != found.pid:
         detail = f"it is process {found.pid}, and process {answers} answers"

@@ -10,6 +10,7 @@ command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
 command -v gio >/dev/null || missing+=(libglib2.0-bin)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
 command -v dbus-daemon >/dev/null || missing+=(dbus)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 packages=false
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
     packages=true

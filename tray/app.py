@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..client.api import Api
-from ..desktop import autostart
 from ..state.errors import DaemonNotRunning, TorporError
 from .deeds import Scene, World, do
 from .drawing import Panel, chosen
@@ -84,7 +83,7 @@ class Tray:
         self._api: Api | None = None
         self._there = threading.Event()
         self._notices = Notices(steady)
-        self._model = Model(at_login=autostart.enabled(autostart.TRAY_FILE, world.environ))
+        self._model = Model(at_login=world.at_login())
         self._panel: Panel = "any"
         self._looked_at, self._look_at = float("-inf"), float("inf")
         self._thread = threading.Thread(target=self._live, name="tray", daemon=True)
@@ -225,7 +224,7 @@ class Tray:
         self._model = replace(
             self._model,
             doing=self._model.doing - {deed[0]},
-            at_login=autostart.enabled(autostart.TRAY_FILE, self._world.environ),
+            at_login=self._world.at_login(),
         )
         if deed[0] == "restore":
             self._notices.own_restore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,11 @@ class World:
     browse: Callable[[str], object]
     start: Callable[[], object]  # the daemon
     end: Callable[[int], None]  # a process, as it wishes to be ended
+    platform: str = sys.platform
+
+    def at_login(self) -> bool | None:
+        """Tell whether the tray starts at login; None where desktops do not read XDG's files."""
+        return None if self.platform in ("win32", "darwin") else autostart.enabled(autostart.TRAY_FILE, self.environ)
 
 
 @dataclass(frozen=True, slots=True)

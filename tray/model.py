@@ -35,8 +35,9 @@ class Asking:
 class Model:
     """Everything that the icon and its menu are made of.
 
-    `doing` are deeds that were asked for and have not ended; `ours` is whether the daemon runs on this machine, as this
-    user. `trouble` says why the daemon cannot be spoken with, where it is not simply away.
+    `doing` are deeds that were asked for and have not ended; `at_login` is None where that cannot be had; `ours` is
+    whether the daemon runs on this machine, as this user. `trouble` says why the daemon cannot be spoken with, where it
+    is not simply away.
     """
 
     link: Link = "connecting"
@@ -46,7 +47,7 @@ class Model:
     asking: tuple[Asking, ...] = ()
     attached: int = 0
     doing: frozenset[str] = field(default_factory=frozenset)
-    at_login: bool = False
+    at_login: bool | None = False
     ours: bool = True
     pid: int | None = None
     version: str | None = None

@@ -14,7 +14,7 @@ from .view import PLACES, Deed, name_of
 Urgency = Literal["low", "normal", "critical"]
 AGAIN_S = 3600.0  # the same trouble is told once in that time, however often it comes and goes
 AT_ONCE, REFILL_S = 4, 60.0  # notifications of all kinds together
-OWN_S = 10.0  # how long the word of a restore that this tray asked for may be on its way
+OWN_S = 3.0  # how long the word of a restore that this tray asked for may be on its way
 
 _TITLES: dict[Kind, tuple[str, Urgency]] = {
     "damaged": ("Backups are damaged", "critical"),

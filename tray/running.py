@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"torpor tray: {error}", file=sys.stderr)  # noqa: T201
         return getattr(error, "exit_code", 1)
     try:
-        if held.pid is not None:
+        if not held.take():
             print(f"The tray icon is there already (process {held.pid}).")  # noqa: T201
             return 0
         return _run(os.environ)

@@ -104,12 +104,13 @@ def _menu(model: Model, said: str) -> Iterator[Entry]:
         yield from _pause(model)
         yield _recent(model)
         yield LINE
-    elif "start" not in model.doing and model.ours and model.link == "away":
+    elif "start" not in model.doing and model.ours and model.link == "away" and model.trouble is None:
         yield Entry("Start the daemon", ("start",))
         yield LINE
     yield Entry("Open dashboard", ("open", "/"), enabled=there, default=there)
     yield Entry("Settings", ("open", "/settings"), enabled=there)
-    yield Entry("Start at login", ("at-login", "off" if model.at_login else "on"), checked=model.at_login)
+    if model.at_login is not None:
+        yield Entry("Start at login", ("at-login", "off" if model.at_login else "on"), checked=model.at_login)
     yield Entry("About Torpor", ("about",))
     yield LINE
     if there and model.ours:

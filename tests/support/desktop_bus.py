@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,6 +221,14 @@ class DesktopBus:
         server = NotificationServer(capabilities or ("actions", "body", "body-markup"))
         self.run(self._own("notifications", NOTIFICATIONS, NOTIFICATIONS_PATH, server))
         return server
+
+    def serve(self, name: str, path: str, service: ServiceInterface) -> None:
+        """Have something else of a desktop come, under a name of its own."""
+        self.run(self._own(name, name, path, service))
+
+    def emit(self, signal: Callable[[list[Any]], Any], body: list[Any]) -> None:
+        """Have a service say something."""
+        self._loop.call_soon_threadsafe(signal, body)
 
     def no_notifications(self) -> None:
         self._leave("notifications")

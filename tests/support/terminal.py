@@ -47,12 +47,25 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for its end, and return its exit status."""
+        deadline = time.monotonic() + PATIENCE_S
         while self._read():
-            pass
+            assert time.monotonic() < deadline, f"it does not end:\n{self.shown}"
         return self.process.wait(PATIENCE_S)
 
-    def _read(self) -> bool:
-        if not select.select([self.fd], [], [], 1.0)[0]:
+    def press(self, key: str) -> int:
+        """Press a key until it ends, as people do: a signal just before a read is seen at the next one."""
+        deadline = time.monotonic() + PATIENCE_S
+        self.type(key)
+        last = time.monotonic()
+        while self._read():
+            assert time.monotonic() < deadline, f"it does not end:\n{self.shown}"
+            if time.monotonic() > last + 2.0:
+                last = time.monotonic()
+                self.type(key)
+        return self.process.wait(PATIENCE_S)
+
+    def _read(self, wait_s: float = 1.0) -> bool:
+        if not select.select([self.fd], [], [], wait_s)[0]:
             return True
         try:
             data = os.read(self.fd, 65536)

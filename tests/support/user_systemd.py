@@ -6,6 +6,7 @@ real one, entered into its namespaces by a script of that name that goes first i
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,8 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from torpor.desktop.own_command import own_command
+from typing import Any
 
 from support.control_groups import own_groups, remove_group
 from support.waiting import until
@@ -43,6 +43,30 @@ setpriv --reuid={uid} --regid={uid} --clear-groups --bounding-set=-all --inh-cap
 echo $! > {folder}/manager
 wait
 """
+# Runs commands one after the other, each forked off a process that has imported them.
+_COMMANDS = """
+import json, os, sys
+import torpor.cli.main
+from torpor.cli.entry import main
+for line in sys.stdin:
+    ours, theirs = os.pipe()
+    if not (pid := os.fork()):
+        os.dup2(theirs, 1)
+        os.dup2(theirs, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.argv = ["torpor", *json.loads(line)]
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        sys.stdout.flush()
+        os._exit(status)
+    os.close(theirs)
+    with open(ours) as said:
+        text = said.read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text]), flush=True)
+"""
 _SYSTEMCTL = """#!/bin/sh
 exec nsenter --mount --pid --target {pid} setpriv --reuid={uid} --regid={uid} --clear-groups --inh-caps=-all \
     env XDG_RUNTIME_DIR=/run/user/{uid} {systemctl} "$@"
@@ -51,15 +75,12 @@ exec nsenter --mount --pid --target {pid} setpriv --reuid={uid} --regid={uid} --
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A user's session: its folder (with `home` in it), its environment, and the process whose namespaces it has."""
+    """A user's session: its folder, its environment, the process whose namespaces it has, and one that runs commands."""
 
     folder: Path
     environ: dict[str, str]
     pid: int
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        return own_command("serve")
+    commands: subprocess.Popen[str]
 
     @property
     def home(self) -> Path:
@@ -71,12 +92,38 @@ class Session:
         )
         return done.stdout
 
-    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as that user, where the session's services run."""
-        entered = ["nsenter", "--mount", "--pid", "--target", str(self.pid)]
-        as_user = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all"]
-        environ = {**self.environ, "PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": f"/run/user/{UID}"}
-        return subprocess.run([*entered, *as_user, *command], env=environ, capture_output=True, text=True, cwd="/")
+    def torpor(self, *words: str, status: int = 0) -> str:
+        """Run a command of ours as that user, and return what it printed."""
+        assert self.commands.stdin is not None
+        assert self.commands.stdout is not None
+        self.commands.stdin.write(json.dumps(words) + "\n")
+        self.commands.stdin.flush()
+        code, said = json.loads(self.commands.stdout.readline())
+        assert code == status, said
+        assert "Traceback" not in said
+        return str(said)
+
+    def as_json(self, *words: str, status: int = 0) -> Any:
+        return json.loads(self.torpor(*words, "--json", status=status))
+
+    def end(self) -> None:
+        """End the process that runs commands."""
+        with self.commands:
+            assert self.commands.stdin is not None
+            self.commands.stdin.close()
+
+    def write(self, place: Path, text: str) -> None:
+        """Write a file that is that user's, in folders that are."""
+        made = [place, *(folder for folder in place.parents if not folder.exists())]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        for each in made:
+            os.chown(each, UID, UID)
+
+    def read(self, path: str) -> str:
+        """Read a file as that user, from where the services run."""
+        done = subprocess.run([*_entering(self.pid), "cat", path], capture_output=True, text=True, check=True)
+        return done.stdout
 
 
 def why_not() -> str | None:
@@ -92,7 +139,7 @@ def why_not() -> str | None:
 @contextmanager
 def session() -> Iterator[Session]:
     """Start one; it ends with everything that it started."""
-    folder = Path(tempfile.mkdtemp(prefix="torpor-user-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="torpor-user-", dir="/var/lib"))
     folder.chmod(0o755)
     for name in ("run", "home", "bin", "units"):
         (folder / name).mkdir()
@@ -113,9 +160,13 @@ def session() -> Iterator[Session]:
         stderr=log,
         start_new_session=True,
     )
+    made = None
     try:
-        yield _entered(folder, process.pid)
+        made = _entered(folder, process.pid)
+        yield made
     finally:
+        if made is not None:
+            made.end()
         process.send_signal(signal.SIGKILL)  # its child, the first of its processes, goes with it, and all the others
         process.wait()
         log.close()
@@ -140,7 +191,16 @@ def _entered(folder: Path, unshared: int) -> Session:
         "HOME": str(folder / "home"),
         "XDG_RUNTIME_DIR": str(folder / "run"),
     }
-    made = Session(folder, environ, pid)
+    there = {"PATH": os.environ["PATH"], "HOME": environ["HOME"], "COLUMNS": "300"}
+    commands = subprocess.Popen(
+        [*_entering(pid), sys.executable, "-c", _COMMANDS],
+        env=there | {"XDG_RUNTIME_DIR": f"/run/user/{UID}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    )
+    made = Session(folder, environ, pid, commands)
 
     def runs() -> bool:
         done = subprocess.run(["systemctl", "--user", "is-system-running"], env=environ, capture_output=True, text=True)
@@ -148,6 +208,12 @@ def _entered(folder: Path, unshared: int) -> Session:
 
     until(runs, said.read_text)
     return made
+
+
+def _entering(pid: int) -> list[str]:
+    """Return what goes before a command for it to run as that user beside a process."""
+    as_user = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all"]
+    return ["nsenter", "--mount", "--pid", "--target", str(pid), *as_user]
 
 
 def _closed() -> list[Path]:

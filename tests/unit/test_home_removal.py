@@ -100,7 +100,7 @@ def found(home: Home, **changes: object) -> Found:
 
 
 def test_the_plan_says_what_goes_and_what_stays(home: Home) -> None:
-    things = plan(found(home), purge=False, executable="/usr/bin/python3")
+    things = plan(found(home), purge=False, executable="/usr/lib/torpor/bin/python3")
     assert [each.name for each in things if each.goes] == ["daemon", "service", "autostart"]
     assert [each.name for each in things if not each.goes] == [
         "home",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -153,8 +155,9 @@ def test_what_fails_is_told_with_what_to_do(tmp_path: Path) -> None:
 def test_a_lock_is_one_homes_and_ends_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     first, other = Instance("/a", environ), Instance("/b", environ)
+    assert (first.take(), other.take()) == (True, True)
     second = Instance("/a", environ)
-    assert (first.pid, other.pid, second.pid is not None) == (None, None, True)
+    assert (second.take(), second.pid) == (False, os.getpid())
     for each in (first, other, second):
         each.close()
     again = Instance("/a", environ)
@@ -165,6 +168,27 @@ def test_a_lock_is_one_homes_and_ends_with_its_holder(tmp_path: Path, monkeypatc
     bare.close()
     [made] = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_icon_that_a_former_desktop_left_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    left = Instance("/a", environ | {"DBUS_SESSION_BUS_ADDRESS": "unix:abstract=1"})
+    assert left.take()
+    ended: list[tuple[int, int]] = []
+
+    def kill(pid: int, number: int) -> None:
+        ended.append((pid, number))
+        left.close()
+
+    monkeypatch.setattr(os, "kill", kill)
+    new = Instance("/a", environ | {"DBUS_SESSION_BUS_ADDRESS": "unix:abstract=2"})
+    assert new.take()
+    assert ended == [(os.getpid(), signal.SIGTERM)]
+    third = Instance("/a", environ | {"DBUS_SESSION_BUS_ADDRESS": "unix:abstract=2"})
+    assert not third.take()
+    assert len(ended) == 1
+    for each in (new, third):
+        each.close()
 
 
 def test_a_defect_does_not_end_the_icon(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

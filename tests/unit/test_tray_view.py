@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from torpor.state.summary import Facts, summarise
+from torpor.tray.deeds import World
 from torpor.tray.model import Asking, Model, Session, read_asking, read_sessions
 from torpor.tray.view import LONGEST_NAME, Entry, name_of, said_of, stays_true_s, view
 
@@ -75,7 +76,9 @@ def test_without_a_daemon_there_is_one_thing_to_do() -> None:
     away = Model(link="away")
     assert (view(away, NOW).state, said_of(away, NOW)) == ("away", "The daemon does not run")
     assert {"Start the daemon", "Start at login", "About Torpor", "Quit tray"} == set(deeds(away))
-    assert said_of(replace(away, trouble="The token is wrong"), NOW) == "The token is wrong"
+    refused = replace(away, trouble="The token is wrong")  # it runs: starting it mends nothing
+    assert said_of(refused, NOW) == "The token is wrong"
+    assert find(refused, "Start the daemon") is None
     starting = replace(away, doing=frozenset({"start"}))
     assert said_of(starting, NOW) == "The daemon is being started"
     assert find(starting, "Start the daemon") is None
@@ -120,6 +123,12 @@ def test_a_page_is_approved_by_the_code_that_it_shows() -> None:
     assert find(model, "Look at it…") == Entry("Look at it…", ("open", "/access"))
     both = replace(model, asking=(PAGE, replace(PAGE, code="000-001")))
     assert find(both, "Approve pending pages (2)…") is not None
+
+
+def test_where_desktops_do_not_read_the_file_it_is_not_offered() -> None:
+    assert find(replace(THERE, at_login=None), "Start at login") is None
+    assert [World({}, print, print, print, name).at_login() for name in ("win32", "darwin")] == [None, None]
+    assert World({"XDG_CONFIG_HOME": "/nonexistent"}, print, print, print, "linux").at_login() is False
 
 
 def test_titles_are_what_somebody_wrote() -> None:
