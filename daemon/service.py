@@ -35,6 +35,7 @@ from .imports import Imports
 from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
+from .memory import give_back, share_arenas
 from .mounts import refuse_network_home
 from .notify import from_environment
 from .pairing import Pairing
@@ -75,6 +76,7 @@ def serve(home: Home, settings: Settings, on_ready: OnReady) -> None:
     manifest is left.
     """
     os.umask(0o077)
+    share_arenas()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory holds tokens, keys and conversations
     if not settings.allow_network_home:
         refuse_network_home(home.root)
@@ -302,6 +304,7 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("staging", HOUSEKEEPING_S, sweep),
         Chore("retention", HOUSEKEEPING_S, retain),
         Chore("clock", CLOCK_S, parts.retention.time.now, first_s=CLOCK_S),
+        Chore("memory", CLOCK_S, give_back, first_s=CLOCK_S),
         Chore("power", CLOCK_S, parts.power.look, first_s=CLOCK_S),  # in a container the kernel tells of nothing
         Chore("garbage", HOUSEKEEPING_S, collect, heavy=True),
         Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep, heavy=True),
