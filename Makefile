@@ -32,10 +32,10 @@ test: $(STAMP)
 	packaging/test-needs.sh $(BIN)/python
 	WORKERS=$(WORKERS) tests/run.sh $(BIN)/python
 
-# The pictures of the documentation, again: screenshots of the dashboard and of the example.
+# The pictures of the documentation, again: screenshots of the dashboard, of the example and of the tray on a panel.
 pictures: $(STAMP)
-	packaging/test-needs.sh
-	TORPOR_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/e2e/test_pictures.py tests/e2e/test_example.py::test_its_pictures
+	TORPOR_PANEL=1 packaging/test-needs.sh
+	TORPOR_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/e2e/test_pictures.py tests/e2e/test_tray_pictures.py tests/e2e/test_example.py::test_its_pictures
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -57,7 +57,8 @@ desktop-cost: $(STAMP)
 
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)
-	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py tests/packages --timeout 7200 -s 2>&1 | tee soak.log'
+	TORPOR_PANEL=1 packaging/test-needs.sh $(BIN)/python
+	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py tests/e2e/test_tray_bus.py tests/e2e/test_tray_pictures.py tests/packages --timeout 7200 -s 2>&1 | tee soak.log'
 	$(BIN)/python bench/scale_cost.py
 
 # The published schemas; a test compares them.

@@ -167,7 +167,12 @@ def try_bucket(settings: S3Settings) -> Trial:
     """Do once what the second copy does there. Raises: as daemon/remote_trial.py."""
     from ..daemon.remote_trial import try_out
 
-    return try_out(settings, time.time, lambda: str(ULID()))
+    try:
+        return try_out(settings, time.time, lambda: str(ULID()))
+    except Offline as error:
+        if error.hint == Offline.default_hint:  # which comforts those whose backups wait
+            error.hint = "Check the address, and whether this machine is online. Nothing was changed."
+        raise
 
 
 def _opens(settings: S3Settings, passphrase: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -39,6 +40,7 @@ class Found:
     places: tuple[Path, ...]
     daemon: Mapping[str, Any] | None
     service: service.Service
+    tray: int | None
     entries: tuple[Path, ...]
     files: tuple[Path, ...]
     bucket: str | None
@@ -59,6 +61,7 @@ class Found:
             places=tuple(earlier_places(home)),
             daemon=daemon,
             service=service.status(environ),
+            tray=_tray_of(home, environ),
             entries=tuple(path for path in entries if path.is_file()),
             files=tuple(registration.installed(environ)),
             bucket=_bucket(home, environ),
@@ -66,6 +69,18 @@ class Found:
             keyring=keyring,
             watched=() if daemon is None else tuple(each["folder"] for each in daemon["watches"]),
         )
+
+
+def _tray_of(home: Home, environ: Mapping[str, str]) -> int | None:
+    """Return the process of this user's icon for a home; None without one."""
+    from ..tray.instance import Instance
+
+    try:
+        lock = Instance(str(home.root), environ)
+    except OSError:  # no folder where one could be: then there is no icon either
+        return None
+    lock.close()
+    return lock.pid or None
 
 
 def _asked(home: Home, daemon: Mapping[str, Any]) -> tuple[int, str | None]:
@@ -104,6 +119,8 @@ def _programs(found: Found) -> Iterator[Thing]:
         if not _serves(found):
             about = f"it is of another home, {found.service.home}"
         yield Thing("service", found.service.unit or UNIT, _serves(found), about)
+    if found.tray is not None:
+        yield Thing("tray", f"process {found.tray}", True)
     for path in found.entries:
         yield Thing("autostart", str(path), True)
     for path in found.files:
@@ -166,6 +183,10 @@ def carry_out(found: Found, environ: Mapping[str, str], *, purge: bool) -> list[
     with translated("remove", "what the desktop was given"):
         done += [name for name in (autostart.DAEMON_FILE, autostart.TRAY_FILE) if autostart.disable(name, environ)]
         done += [str(path) for path in registration.remove(environ)]
+    if found.tray is not None:
+        with suppress(ProcessLookupError):
+            os.kill(found.tray, signal.SIGTERM)
+        done.append("tray")
     done += ["daemon"] * running.stop(found.home)
     if purge:
         done += _purge(found)

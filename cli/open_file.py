@@ -160,8 +160,9 @@ def _standing(found: Preview) -> str:
         return f"yes: it is {found.backup_id}"
     if shelf.standing == "incomplete":
         return f"yes, but {size(shelf.new_bytes)} of it are missing, and would come back"
-    others = f"the session has {shelf.backups} other backup{'s' * (shelf.backups != 1)}" if shelf.backups else "no"
-    return f"{'no; ' * bool(shelf.backups)}{others}; {size(shelf.new_bytes)} would be written"
+    more = [f"the session has {shelf.backups} other backup{'s' * (shelf.backups != 1)}"] * bool(shelf.backups)
+    more += [f"{size(shelf.new_bytes)} would be written"] * bool(shelf.new_bytes)
+    return ", ".join(["no", *more])
 
 
 def _in_dashboard(files: list[Path], session: str | None, print_only: bool, as_json: bool, *, start: bool) -> None:

@@ -111,7 +111,9 @@ def _lines(report: Mapping[str, Any], left_out: list[str]) -> list[str]:
         if not report["current"]:
             lines.append("The unit is not as this version writes it: `torpor service install` writes it again.")
         if not report["isolated"]:
-            lines.append("Users may have no namespaces here, so it may write wherever you may.")
+            own = report["unit"] == str(service.own_unit(os.environ))
+            why = "users may have no namespaces here" if own else "`torpor service install` keeps it to its home"
+            lines.append(f"It may write wherever you may: {why}.")
         if not report["lingers"]:
             lines.append("It ends when you log out; `loginctl enable-linger` lets it go on.")
     elif report["autostart"]:
@@ -125,8 +127,8 @@ def _lines(report: Mapping[str, Any], left_out: list[str]) -> list[str]:
 
 def _state(report: Mapping[str, Any]) -> str:
     if report["reason"]:
-        said = "is installed" if report["installed"] else "is not installed"
-        return f"The service {said}; it cannot be asked: {report['reason']}"
+        said = "The service is installed, and cannot be asked" if report["installed"] else "There is no service"
+        return f"{said}: {report['reason']}"
     if not report["installed"]:
         return "The service is not installed: `torpor service install`"
     words = {"active": "runs", "activating": "is starting", "failed": "has failed", "inactive": "is stopped"}

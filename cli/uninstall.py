@@ -37,7 +37,7 @@ def uninstall(
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
     found = Found.of(Home.from_environment(os.environ), os.environ)
     things = plan(found, purge=purge)
-    if not (dry_run or as_json_):
+    if not as_json_:
         console.print(Group(*_lines(things, done=False)), soft_wrap=True)
     if dry_run:
         if as_json_:

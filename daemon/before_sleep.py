@@ -93,7 +93,8 @@ class BeforeSleep:
                 if not was_there:
                     log.info("nothing is saved before the machine sleeps or ends: %s", error.detail)
                     return
-                log.info("until logind is back, nothing is saved before the machine sleeps or ends: %s", error.detail)
+                if again_s == FIRST_AGAIN_S:  # once for each time that it went
+                    log.info("until logind is back, nothing is saved before the machine sleeps: %s", error.detail)
             await asyncio.sleep(again_s)
             again_s = min(again_s * 2, LAST_AGAIN_S)
 

@@ -88,7 +88,8 @@ def check_autostart(patient: Patient) -> Iterator[Check]:
         fix = partial(_switch_off, patient, autostart.DAEMON_FILE)
         yield Check("autostart", "warning", detail, "Remove the entry.", fix)
         return
-    yield Check("autostart", "ok", " and ".join(_ENTRIES[file] for file in on) + " at login" if on else "nothing")
+    names = " and ".join(_ENTRIES[file] for file in on)
+    yield Check("autostart", "ok", f"at login: {names}" if on else "no entry of ours")
 
 
 def _switch_off(patient: Patient, file: str) -> str:

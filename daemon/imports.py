@@ -159,15 +159,15 @@ class Imports:
     def _add(self, file: _File, name: str, session_id: str | None, size_bytes: int, hold: bool) -> Import:
         made = Import(self._new_id(), shown(name), size_bytes, session_id, self._catalog.now(), held=hold)
         with self._lock:
-            self._make_place()
+            self._make_place(hold)
             self._known[made.id], self._files[made.id] = made, file
             self._begin(made.id)
         return made
 
-    def _make_place(self) -> None:
-        """Forget the oldest of those that ended, and of those that wait for a word, beyond what is kept."""
+    def _make_place(self, hold: bool) -> None:
+        """Forget the oldest of those that ended, and with `hold` of those that wait for a word, beyond what is kept."""
         ready = [each.id for each in self._known.values() if each.state == "ready"]
-        for old in ready[: max(len(ready) - MOST_READY + 1, 0)]:
+        for old in ready[: max(len(ready) + 1 - MOST_READY, 0) if hold else 0]:
             self.discard(old)
         ended = [each.id for each in self._known.values() if each.ended_at is not None]
         for old in ended[: max(len(self._known) + 1 - KEPT, 0)]:
@@ -246,7 +246,7 @@ class Imports:
         if found is not None and found.state == "running" and answer.outcome == "previewed":
             self._change(import_id, state="ready", preview=answer.preview)
             return
-        path = self._files[import_id].path
+        file = self._files[import_id]
         self._drop(import_id)
         if found is None or found.state != "running":  # it was discarded meanwhile
             return
@@ -257,9 +257,9 @@ class Imports:
             self._change(import_id, state="done", known=known, ended_at=now, **ids)
             self._tell("info", "imported", name, answer.backup_id)
             return
-        error = answer.error or Unavailable("the file changed while it was read", hint=_LATER)
-        problem = to_problem(error)
-        problem["detail"] = str(problem["detail"]).replace(str(path), name)
+        again = _LATER if file.ours else "Open it again."
+        problem = to_problem(answer.error or Unavailable("the file changed while it was read", hint=again))
+        problem["detail"] = str(problem["detail"]).replace(str(file.path), name)
         self._change(import_id, state="failed", held=False, problem=problem, ended_at=now)
         if not found.held:  # a look that fails is told to who looks
             self._tell("warning", "import-failed", f"{name}: {problem['detail']}", None)

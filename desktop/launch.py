@@ -36,7 +36,8 @@ def start_detached(
 
     A terminal that closes does not end it. Raises: OSError.
     """
-    said.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in (folder, said.parent):  # each by itself: what mkdir makes on its way is open to others
+        made.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(said, flags, 0o600), "wb") as output:
         return subprocess.Popen(

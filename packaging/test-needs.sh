@@ -7,10 +7,22 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v xdg-mime >/dev/null || missing+=(xdg-utils)
 command -v update-mime-database >/dev/null || missing+=(shared-mime-info)
 command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
+command -v busctl >/dev/null || missing+=(systemd)
 command -v gio >/dev/null || missing+=(libglib2.0-bin)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
 command -v dbus-daemon >/dev/null || missing+=(dbus)
+<<<<<<< HEAD
+if [ -n "${TORPOR_PANEL:-}" ]; then # a screen, a panel, and a tray of the old kind, for pictures and `make soak`
+    command -v Xvfb >/dev/null || missing+=(xvfb)
+    command -v xfce4-panel >/dev/null || missing+=(xfce4-panel)
+    command -v trayer >/dev/null || missing+=(trayer)
+    [ -d /usr/lib/python3/dist-packages/gi ] || missing+=(python3-gi gir1.2-gtk-3.0)
+    [ -n "$(find /usr/lib -name 'AyatanaAppIndicator3-0.1.typelib' -print -quit)" ] ||
+        missing+=(gir1.2-ayatanaappindicator3-0.1)
+fi
+=======
 command -v systemd-analyze >/dev/null || missing+=(systemd)
+>>>>>>> 297587bfe45ac84ef701cc5569e683804a83bdfa
 packages=false
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
     packages=true

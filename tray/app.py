@@ -25,7 +25,6 @@ from .screen import Screen
 from .view import MINUTE_S, Deed, stays_true_s, view
 
 LOOK_EVERY_S = 1.0  # at most, however much changes; behind a deed at once
-STARTS_IN_S = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -196,7 +195,7 @@ class Tray:
             self._model = replace(self._model, doing=self._model.doing | {name})
             if name == "restore":
                 self._notices.own_restore(float("inf"))
-            scene = Scene(self._world, self._model, self._api)
+            scene = Scene(self._world, self._model, self._api, self._arrives)
             threading.Thread(target=self._do, args=(deed, scene), name=name, daemon=True).start()
 
     def _do(self, deed: Deed, scene: Scene) -> None:
@@ -204,21 +203,16 @@ class Tray:
         notice = None
         try:
             notice = do(deed, scene)
-            if deed[0] == "start" and notice is None:
-                notice = self._wait_for_daemon()
         except Exception:
             _log.exception("%s could not be done", deed[0])
             notice = Notice(deed[0], "That did not work", "This is a defect of Torpor's tray; its log has more.")
         finally:
             self._inbox.put(Done(deed, notice))
 
-    def _wait_for_daemon(self) -> Notice | None:
-        until = self._steady() + STARTS_IN_S
-        while not self._there.wait(0.5):
-            self._link.retry()
-            if self._steady() > until:
-                return Notice("start", "The daemon did not start", "`torpor serve` in a terminal says why.")
-        return None
+    def _arrives(self, wait_s: float) -> bool:
+        """Wait for a daemon that is being started."""
+        self._link.retry()
+        return self._there.wait(wait_s)
 
     def _end(self, deed: Deed, notice: Notice | None) -> None:
         self._model = replace(

@@ -38,7 +38,10 @@ def load(choice: Choice) -> Backend:
     if choice.name == "bus":
         return Backend("bus", _bus_icon(), choice.notice)
     try:
-        return Backend(choice.name, _import_pystray(choice.name).Icon, choice.notice)
+        icon_class = _import_pystray(choice.name).Icon
+        if choice.name == "appindicator":
+            icon_class = _ends_well(icon_class)
+        return Backend(choice.name, icon_class, choice.notice)
     except Exception as error:  # GTK and its libraries raise whatever they like
         if choice.name != "appindicator":
             raise
@@ -53,6 +56,19 @@ def _bus_icon() -> type[Any]:
     from .bus_icon import BusIcon
 
     return BusIcon
+
+
+def _ends_well(icon_class: type[Any]) -> type[Any]:
+    """Have an icon of AppIndicator end where nobody shows notifications: pystray takes its last one back at the end."""
+
+    class AppIndicatorIcon(icon_class):  # type: ignore[misc]
+        def _finalize(self) -> None:
+            try:
+                super()._finalize()
+            except Exception as error:  # of GLib, which mypy and we do not know
+                _log.debug("the icon's end: %s", error)
+
+    return AppIndicatorIcon
 
 
 def _import_pystray(backend: str) -> Any:

@@ -17,6 +17,8 @@ from .notices import Notice
 from .view import Deed
 
 LONGEST_S = 330.0  # for a save or a restore of hours of context: the daemon gives up before
+STARTS_IN_S, STEP_S = 30.0, 0.5
+_BY_HAND = "`torpor serve` in a terminal says why."
 _MODES = {
     "full": "everything is there",
     "prefix": "the rest is prefilled from its tokens",
@@ -32,7 +34,7 @@ class World:
 
     environ: Mapping[str, str]
     browse: Callable[[str], object]
-    start: Callable[[], object]  # the daemon
+    start: Callable[[], Callable[[], str | None]]  # the daemon; what is returned says why it has ended, if it has
     end: Callable[[int], None]  # a process, as it wishes to be ended
     platform: str = sys.platform
 
@@ -43,11 +45,12 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a deed works with. `api` is None while there is no daemon."""
+    """What a deed works with. `api` is None while there is no daemon; `arrives` waits so many seconds for one."""
 
     world: World
     model: Model
     api: Api | None
+    arrives: Callable[[float], bool]
 
     @property
     def daemon(self) -> Api:
@@ -132,8 +135,14 @@ def _about(scene: Scene) -> Notice:
     return Notice("about", "Torpor", f"Puts sessions to sleep on disk and wakes them again. {runs}", "low")
 
 
-def _start(scene: Scene) -> None:
-    scene.world.start()
+def _start(scene: Scene) -> Notice | None:
+    ended = scene.world.start()
+    for _ in range(int(STARTS_IN_S / STEP_S)):
+        if scene.arrives(STEP_S):
+            return None
+        if (said := ended()) is not None:
+            return Notice("start", "The daemon did not start", said or _BY_HAND)
+    return Notice("start", "The daemon takes long to start", _BY_HAND, "low")
 
 
 def _stop(scene: Scene) -> None:

@@ -81,6 +81,7 @@ def _listen(tray: Any, icon: Any, notice: str | None, environ: Mapping[str, str]
     from .notices import Notice
 
     if notice is not None:
+        _log.warning(notice)  # a notification of it may have nowhere to go
         tray.tell(Notice("tray", "Torpor's tray icon", notice, "low"))
     told: list[bool] = []
 

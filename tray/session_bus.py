@@ -56,8 +56,13 @@ async def connect(where: str | None) -> MessageBus:
     """
     if where is None:
         raise FileNotFoundError("DBUS_SESSION_BUS_ADDRESS and XDG_RUNTIME_DIR are not set")
-    async with asyncio.timeout(CONNECT_S):
-        return await MessageBus(where).connect()
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return await MessageBus(where).connect()
+    except LOST:
+        raise
+    except Exception as error:  # whatever it is that answers there, it is no bus
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
 
 def say(signal: Callable[..., object], *arguments: object) -> None:
@@ -146,6 +151,8 @@ class SessionBus:
                 self._say("The session bus has gone")
             except LOST as error:
                 self._say(f"The session bus cannot be used: {error or type(error).__name__}")
+            except Exception:  # a defect of ours: the icon tries again, and does not die of it
+                _log.exception("What lives on the session bus failed")
             failures = 0 if clock() - since > STEADY_S else failures + 1
             await asyncio.sleep(retry_in(failures, self._jitter()))
 

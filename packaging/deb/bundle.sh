@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 top=$PWD
 version=${2:-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}
 machine=$(uname -m)
-key=$(cat packaging/constraints.txt packaging/deb/bundle.sh packaging/deb/requirements.py pyproject.toml | sha256sum | cut -c 1-16)
+key=$({ "$python" packaging/deb/requirements.py ask && cat packaging/constraints.txt packaging/deb/bundle.sh; } | sha256sum | cut -c 1-16)
 bundle=$top/build/deb/bundle-$version-$key
 if [ ! -d "$bundle" ]; then
     mkdir -p build/deb
@@ -46,6 +46,7 @@ if [ ! -d "$bundle" ]; then
         { cat log >&2; exit 1; }
     rm -r debian libraries/DEBIAN log requirements
     cd "$top"
+    find build/deb -mindepth 1 -maxdepth 1 -name "bundle-$version-*" -exec rm -rf {} +
     mv -T "$work" "$bundle" 2>/dev/null || [ -d "$bundle" ]
 fi
 echo "$bundle"

@@ -14,6 +14,7 @@ from support.logind import FakeLogind, logind
 from support.waiting import until
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client.provider import SessionTable
+from torpor.daemon import before_sleep
 from torpor.daemon.attached import About, Attachments
 from torpor.daemon.before_sleep import BeforeSleep, save_attached
 from torpor.daemon.logind import connected
@@ -78,7 +79,9 @@ def test_a_logind_that_starts_anew_is_asked_again_and_a_stopped_daemon_lets_go(
     assert machine.held() == 0
 
 
-def test_the_bucket_is_looked_for_when_the_machine_is_awake_again(tmp_path: Path) -> None:
+def test_awake_again_the_bucket_is_looked_for_and_a_lost_bus_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     awake = Event()
 
     async def test() -> None:
@@ -87,13 +90,18 @@ def test_the_bucket_is_looked_for_when_the_machine_is_awake_again(tmp_path: Path
         await asyncio.to_thread(until, lambda: machine.held() == 1)
         await asyncio.to_thread(machine.say, "PrepareForSleep", False)
         assert await asyncio.to_thread(awake.wait, 60)
+        await asyncio.to_thread(machine.lose_bus)
+        await asyncio.to_thread(until, lambda: machine.held() == 1)
         await before.stop()
 
+    monkeypatch.setattr(before_sleep, "FIRST_AGAIN_S", 0.01)
+    caplog.set_level("INFO", logger="torpor.sleep")
     index = Index(tmp_path / "index.sqlite")
     with logind() as machine:
         asyncio.run(test())
         assert machine.held() == 0
     index.close()
+    assert any("until logind is back" in record.message for record in caplog.records)
 
 
 def test_what_does_not_answer_is_not_waited_for() -> None:

@@ -10,8 +10,9 @@ import pytest
 from support.caches import CacheSession
 from support.daemon import Daemon
 from support.waiting import until
+from torpor.client.handing_over import hand_over
 from torpor.client.preview import Previewer
-from torpor.state.errors import TorporError
+from torpor.state.errors import BadInput, TorporError
 
 V1 = Path(__file__).parents[1] / "fixtures" / "v1"
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -151,3 +152,23 @@ def test_only_the_owner_names_files_and_only_who_may_restore_sees_what_they_hold
         assert '"preview":{' in shared_daemon.request("GET", path).text
         assert '"preview":{' not in shared_daemon.request("GET", path, token=made["token"]).text
     shared_daemon.request("DELETE", f"/v1/imports/{found['id']}", token=made["token"])
+
+
+def test_a_file_that_the_daemon_cannot_be_told_of_is_sent(shared_daemon: Daemon, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.qwnbak"))
+    odd.write_bytes((V1 / "text-only.qwnbak").read_bytes())
+    with shared_daemon.keeper() as here, shared_daemon.remote_keeper() as away:
+        handed = [hand_over(here.api, odd)["id"], hand_over(away.api, V1 / "text-only.qwnbak", "afar")["id"]]
+        found = [settled(shared_daemon, each) for each in handed]
+        assert [(each["state"], each["name"]) for each in found] == [
+            ("ready", "xff.qwnbak"),
+            ("ready", "text-only.qwnbak"),
+        ]
+        assert found[1]["preview"]["session_id"] == "afar"
+        assert len(staged(shared_daemon)) == 2
+        for each in handed:
+            here.api.json("DELETE", f"/v1/imports/{each}")
+        for path in (tmp_path, tmp_path / "gone", Path("/dev/zero")):
+            with pytest.raises(BadInput):
+                hand_over(here.api, path)
+    assert staged(shared_daemon) == []

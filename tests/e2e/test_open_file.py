@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ import pytest
 from support.browser import axe_violations, new_tab
 from support.commands import as_json, run
 from support.daemon import Daemon
-from support.forked import clean_environment
+from support.desktop_bus import desktop_bus
+from support.forked import clean_environment, start
 from support.waiting import until
 from torpor.client import connect
 from torpor.desktop import registration
@@ -139,7 +141,11 @@ def test_a_double_click_starts_the_daemon_that_does_not_run(tmp_path: Path, home
     until(lambda: not (home / "daemon.json").exists(), "the end of the daemon")
 
 
-def test_without_a_terminal_or_a_screen_nothing_is_imported(shared_daemon: Daemon, tmp_path: Path) -> None:
+def test_without_a_terminal_or_a_screen_nothing_is_imported(
+    shared_daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
     path = tmp_path / "seen.qwnbak"
     path.write_bytes((V1 / "spec-8b.qwnbak").read_bytes())
     said = run(shared_daemon.home, "open", path)
@@ -184,3 +190,16 @@ def test_a_terminal_is_asked_of_each_file(shared_daemon: Daemon, tmp_path: Path)
     assert command.wait(60) == 0, said
     found = shared_daemon.request("GET", "/v1/backups", params={"limit": 1000}).json()["backups"]
     assert {"refused", "wanted"} & {each["session_id"] for each in found} == {"wanted"}
+
+
+def test_what_nobody_sees_in_a_terminal_is_a_notification(desk: Desk) -> None:
+    path = desk.folder / "<b>gone & away"
+    with desktop_bus() as bus:
+        server = bus.notifications()
+        environ = desk.environ | {"DBUS_SESSION_BUS_ADDRESS": bus.environment["DBUS_SESSION_BUS_ADDRESS"]}
+        with tempfile.TemporaryFile() as errors:
+            assert start(["open", "--", str(path)], environ, stdout=errors, stderr=errors).wait(60) == 2
+        (shown,) = server.shown
+    assert (shown.app, shown.title) == ("Torpor", "Torpor")
+    assert "there is no file" in shown.body
+    assert "&lt;b&gt;gone &amp; away" in shown.body  # a server may read markup

@@ -16,6 +16,8 @@ from support.browser import signed_in
 from support.daemon import Daemon
 from support.lived_in import live_in
 from support.s3_servers import Place
+from torpor.client.handing_over import hand_over
+from torpor.client.places import route
 from torpor.tray.drawing import SIZES, Panel, State, icons
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = os.environ.get("TORPOR_PICTURES")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="made by `make pictures`")
-WIDE, TALL, NARROW = ({"width": w, "height": h} for w, h in ((1440, 900), (1280, 1400), (360, 720)))
+WIDE, TALL, NARROW, CARDS = ({"width": w, "height": h} for w, h in ((1440, 900), (1280, 1400), (360, 720), (1100, 760)))
 
 
 @pytest.fixture
@@ -90,6 +92,22 @@ def test_pictures(chromium: Browser, lived: Daemon) -> None:
     ) as page:
         show(page, "#/sessions")
         keep(page, "narrow")
+
+
+def test_an_opened_file(chromium: Browser, lived: Daemon, tmp_path: Path) -> None:
+    """What a double click shows: a backup of another machine, and a file that was cut short."""
+    hike, torn = tmp_path / "hike.bundle.qwnbak", tmp_path / "download.qwnbak"
+    with lived.keeper() as keeper:
+        backup = keeper.api.backup("hike")
+        keeper.export(backup.id, hike)
+        torn.write_bytes(hike.read_bytes()[:-5000])
+        keeper.api.purge(backup.id)
+        names = [hand_over(keeper.api, path)["id"] for path in (hike, torn)]
+    with signed_in(chromium, lived, viewport=CARDS, locale="en-US", color_scheme="light") as page:
+        show(page, f"#{route('open', *names)}")
+        page.get_by_role("button", name="Import").wait_for()
+        page.get_by_role("alert").wait_for()
+        keep(page, "opened")
 
 
 def test_icons_of_the_tray() -> None:

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 from dbus_fast import DBusError, Variant
-from support.desktop_bus import MENU, DesktopBus, desktop_bus
+from support.desktop_bus import (
+    MENU,
+    NOTIFICATIONS,
+    NOTIFICATIONS_PATH,
+    PROPERTIES,
+    WATCHER,
+    WATCHER_PATH,
+    DesktopBus,
+    desktop_bus,
+)
 from support.tray_icons import bus_icon_class, running, square
 from support.waiting import until
-from torpor.tray import registration, session_bus
+from torpor.tray import session_bus
 from torpor.tray.notifications import Notifications
 
 
@@ -218,24 +227,28 @@ def test_hosts_come_late_go_and_come_back(desk: DesktopBus) -> None:
         until(lambda: told == [True])
 
 
-def test_a_watcher_that_lies_or_does_not_answer(desk: DesktopBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registration, "SLOW_S", 0.2)
+def test_a_watcher_that_does_not_answer_and_one_who_only_says_so(desk: DesktopBus) -> None:
     server = desk.notifications()
     watcher = desk.watch()
     watcher.answers = False
+    heard: list[bool] = []
     with running(desk, new_icon()) as icon:
+        icon.on_host(heard.append)
         item = desk.registered(watcher)
         Notifications(icon).post("k", "It goes on")
         until(lambda: server.shown)
         assert desk.item(item, "Title") == "All is safe"
-        # nobody but the watcher says that there is a host
-        heard: list[bool] = []
-        icon.on_host(heard.append)
-        until(lambda: heard == [False])
-        desk.forge("org.kde.StatusNotifierWatcher", "/StatusNotifierWatcher", "StatusNotifierHostRegistered")
-        desk.forge("org.freedesktop.DBus", "/org/freedesktop/DBus", "NameOwnerChanged", "sss", "x", "", ":1.1")
+        until(lambda: heard == [False], lambda: heard)
         desk.unwatch()
-        desk.registered(desk.watch())
+        another = desk.watch(hosts=0)
+        desk.registered(another)
+        until(lambda: another.asked == 2)  # once when it was exported
+        another.hosts = 1  # which it has not said yet: nobody else is believed
+        desk.forge(item, WATCHER, WATCHER_PATH, "StatusNotifierHostRegistered")
+        assert desk.call(WATCHER, WATCHER_PATH, PROPERTIES, "Get", "ss", (WATCHER, "IsStatusNotifierHostRegistered"))
+        assert another.asked == 3
+        assert heard == [False]
+        desk.host(True, another)
         until(lambda: heard == [False, True], lambda: heard)
 
 
@@ -301,7 +314,8 @@ def test_notifications(desk: DesktopBus) -> None:
         assert damage.hints["urgency"] == 0
         desk.press(server, page.number, "no")  # never offered
         desk.press(server, damage.number, "yes")  # of another one
-        desk.forge("org.freedesktop.Notifications", "/org/freedesktop/Notifications", "ActionInvoked", "us", 1, "yes")
+        desk.forge(item, NOTIFICATIONS, NOTIFICATIONS_PATH, "ActionInvoked", "us", page.number, "yes")
+        assert pressed == []
         desk.press(server, page.number, "yes")
         until(lambda: pressed)
         assert pressed == ["yes"]
@@ -333,6 +347,7 @@ def test_thirty_runs() -> None:
             test_a_host_draws_and_clicks_it,
             test_what_changes_is_told_and_an_open_menu_stays,
             test_hosts_come_late_go_and_come_back,
+            test_a_watcher_that_does_not_answer_and_one_who_only_says_so,
             test_the_bus_dies_and_comes_back,
             test_a_bus_that_is_not_there_yet_or_stuck,
             test_stopped_before_it_ran,

@@ -45,6 +45,7 @@ class Watcher(ServiceInterface):
     def __init__(self, hosts: int) -> None:
         super().__init__(WATCHER)
         self.hosts, self.items, self.answers = hosts, [], True
+        self.asked = 0  # how often whether there is a host
 
     @dbus_method()
     async def RegisterStatusNotifierItem(self, service: DBusStr) -> Nothing:
@@ -54,6 +55,7 @@ class Watcher(ServiceInterface):
 
     @dbus_property(access=PropertyAccess.READ)
     def IsStatusNotifierHostRegistered(self) -> DBusBool:
+        self.asked += 1
         return self.hosts > 0
 
     @dbus_property(access=PropertyAccess.READ)
@@ -167,7 +169,7 @@ class DesktopBus:
         self.socket.unlink(missing_ok=True)
         command = ["dbus-daemon", f"--config-file={self.folder}/config.xml", "--nofork", "--print-address=1"]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_us
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_us
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline()
@@ -242,9 +244,13 @@ class DesktopBus:
         self._loop.call_soon_threadsafe(server.NotificationClosed, [number, 2])
         until(lambda: [number, 2] in self.said("NotificationClosed"))
 
-    def forge(self, interface: str, path: str, member: str, signature: str = "", *body: Any) -> None:
-        """Send a signal that only somebody else may send."""
-        self.run(self._forge(Message.new_signal(path, interface, member, signature, list(body))))
+    def forge(self, item: str, interface: str, path: str, member: str, signature: str = "", *body: Any) -> None:
+        """Send an icon a signal that only somebody else may send: straight to it, past what it listens to."""
+        message = Message.new_signal(path, interface, member, signature, list(body))
+        message.destination = item
+        self.run(self._forge(message))
+        self.item(item, "Title")  # it has arrived
+        self.item(item, "Title")  # and what it led to is done
 
     async def _forge(self, message: Message) -> None:
         bus = await self._connected("forger")
@@ -359,7 +365,8 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _die_with_us() -> None:
+def die_with_us() -> None:
+    """Die with this process, however it ends; for `preexec_fn`."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() == 1:
         os._exit(1)

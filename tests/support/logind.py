@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dbus_fast import Message, MessageType, Variant
@@ -44,12 +44,22 @@ class FakeLogind:
         async def leave() -> None:
             assert self._bus is not None
             self._bus.disconnect()
-            await self._bus.wait_for_disconnect()
+            with suppress(EOFError):  # how the library says that the other side was quicker
+                await self._bus.wait_for_disconnect()
 
         self._desktop.run(leave())
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()
+
+    def lose_bus(self) -> None:
+        """Kill the bus, start it anew, and come back."""
+        self._desktop.stop()
+        for lock in self._locks:
+            os.close(lock)
+        self._locks.clear()
+        self._desktop.start()
+        self.come()
 
     def held(self) -> int:
         """Count the locks that somebody holds."""

@@ -280,7 +280,7 @@ def test_entries_whose_program_is_gone(home: Home, tmp_path: Path) -> None:
     registration.install([str(odd)], desktop)
     well = [*check_autostart(who), *check_menu(who)]
     assert [check.status for check in well] == ["ok", "ok"]
-    assert "daemon at login" in well[0].detail
+    assert well[0].detail == "at login: daemon"
     odd.unlink()
     gone = [*check_autostart(who), *check_menu(who)]
     assert [check.status for check in gone] == ["error", "error"]

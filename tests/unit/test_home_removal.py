@@ -89,6 +89,7 @@ def found(home: Home, **changes: object) -> Found:
         "places": (Path("/p"),),
         "daemon": {"pid": 7},
         "service": Service(True, "/home/u/.config/systemd/user/torpor.service", str(home.root)),
+        "tray": 8,
         "entries": (Path("/a.desktop"),),
         "files": (),
         "bucket": "b at https://s3.example.org",
@@ -101,7 +102,7 @@ def found(home: Home, **changes: object) -> Found:
 
 def test_the_plan_says_what_goes_and_what_stays(home: Home) -> None:
     things = plan(found(home), purge=False, executable="/usr/lib/torpor/bin/python3")
-    assert [each.name for each in things if each.goes] == ["daemon", "service", "autostart"]
+    assert [each.name for each in things if each.goes] == ["daemon", "service", "tray", "autostart"]
     assert [each.name for each in things if not each.goes] == [
         "home",
         "note",

@@ -27,7 +27,7 @@ MAY: dict[str, set[str]] = {
     "web": set(),
 }
 # These run other parts in their own process, and import them inside functions.
-LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters"}}
+LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters", "tray"}}
 # Entry points of processes of their own; nothing imports them at start-up.
 WHOLE_FILES: dict[str, set[str]] = {"cli/demo_model.py": {"adapters"}, "cli/demo_worker.py": {"adapters"}}
 # Third-party modules with one owner: importing them elsewhere would pull them into the wrong process.

@@ -16,7 +16,7 @@ import pytest
 from torpor.client.api import Api
 from torpor.state.errors import DaemonNotRunning, TorporError, Unauthorized
 from torpor.state.summary import Facts, summarise
-from torpor.tray import app
+from torpor.tray import app, surroundings
 from torpor.tray.backend import load
 from torpor.tray.choice import Choice
 from torpor.tray.deeds import Scene, World, do
@@ -135,9 +135,9 @@ def test_the_link_tries_again_and_tells_of_each_failure() -> None:
 
 def test_what_fails_is_told_with_what_to_do(tmp_path: Path) -> None:
     ended = list[int]()
-    world = World({"XDG_CONFIG_HOME": str(tmp_path / "file" / "x")}, print, print, ended.append)
+    world = World({"XDG_CONFIG_HOME": str(tmp_path / "file" / "x")}, print, lambda: lambda: None, ended.append)
     (tmp_path / "file").write_text("")
-    scene = Scene(world, Model(), None)
+    scene = Scene(world, Model(), None, lambda _: False)
     for deed in (("back-up",), ("restore", "a"), ("open", "/"), ("stop",), ("deny", "482-193")):
         notice = do(deed, scene)
         assert notice is not None
@@ -150,6 +150,19 @@ def test_what_fails_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert about is not None
     assert "No daemon runs" in about.body
     assert ended == []
+
+
+def test_a_daemon_that_ends_while_it_starts_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "own_command", lambda *_: ("/bin/sh", "-c", "echo 'error: no  disk'; exit 4"))
+    home = tmp_path / "new" / "home"
+    environ = {"TORPOR_HOME": str(home), "XDG_CONFIG_HOME": str(tmp_path), "PATH": ""}
+    world = World(environ, print, lambda: surroundings.start_daemon(environ), print)
+    found = do(("start",), Scene(world, Model(), None, threading.Event().wait))
+    assert found is not None
+    assert (found.title, found.body) == ("The daemon did not start", "error: no disk")
+    assert do(("start",), Scene(world, Model(), None, lambda _: True)) is None
+    modes = [path.stat().st_mode & 0o777 for path in (home, home / "logs", home / "logs" / "start.log")]
+    assert modes == [0o700, 0o700, 0o600]
 
 
 def test_a_lock_is_one_homes_and_ends_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +212,7 @@ def test_a_defect_does_not_end_the_icon(tmp_path: Path, caplog: pytest.LogCaptur
         raise ZeroDivisionError
 
     icon = PlainIcon()
-    tray = app.Tray(connect, World({"XDG_CONFIG_HOME": str(tmp_path)}, print, print, print))
+    tray = app.Tray(connect, World({"XDG_CONFIG_HOME": str(tmp_path)}, print, lambda: lambda: None, print))
     tray.screen = Screen(icon, Posts(), lambda _: None)
     tray.start()
     for _ in range(2):

@@ -127,8 +127,11 @@ def test_a_page_is_approved_by_the_code_that_it_shows() -> None:
 
 def test_where_desktops_do_not_read_the_file_it_is_not_offered() -> None:
     assert find(replace(THERE, at_login=None), "Start at login") is None
-    assert [World({}, print, print, print, name).at_login() for name in ("win32", "darwin")] == [None, None]
-    assert World({"XDG_CONFIG_HOME": "/nonexistent"}, print, print, print, "linux").at_login() is False
+    assert [World({}, print, lambda: lambda: None, print, name).at_login() for name in ("win32", "darwin")] == [
+        None,
+        None,
+    ]
+    assert World({"XDG_CONFIG_HOME": "/nonexistent"}, print, lambda: lambda: None, print, "linux").at_login() is False
 
 
 def test_titles_are_what_somebody_wrote() -> None:

@@ -3,7 +3,7 @@
 import { html } from "../vendor/preact.js";
 import { Act } from "./act.js";
 import { Icon } from "./icons.js";
-import { count, percent, size } from "./numbers.js";
+import { percent, size } from "./numbers.js";
 import { href } from "./routes.js";
 import { Said, Verbatim } from "./said.js";
 import { json } from "./session.js";
@@ -79,9 +79,11 @@ function Held({ preview }) {
 /** @param {Preview} preview */
 function standing({ shelf, backup_id }) {
   if (shelf.standing === "known") return t("open.known", { id: backup_id });
-  const bytes = size(shelf.new_bytes);
-  if (shelf.standing === "incomplete") return t("open.incomplete", { size: bytes });
-  return shelf.backups > 0 ? t("open.session_known", { n: count(shelf.backups), size: bytes }) : t("open.new", { size: bytes });
+  if (shelf.standing === "incomplete") return t("open.incomplete", { size: size(shelf.new_bytes) });
+  const more = [t("open.no")];
+  if (shelf.backups) more.push(t("open.others", { n: shelf.backups }));
+  if (shelf.new_bytes) more.push(t("open.written", { size: size(shelf.new_bytes) }));
+  return more.join(t("comma"));
 }
 
 /** @param {{file: Opened, preview: Preview, reload: () => Promise<void>}} props */

@@ -1,5 +1,6 @@
 /** What the daemon says in English, by its code. English has no such catalog: there the daemon is its own. */
 export default {
+  "check.autostart": "登录时自动启动",
   "check.blobs": "数据块",
   "check.clock": "时钟",
   "check.daemon": "守护进程",
@@ -12,11 +13,13 @@ export default {
   "check.inotify": "inotify 限制",
   "check.keys": "密钥",
   "check.links": "链接",
+  "check.menu": "应用菜单",
   "check.old indexes": "旧索引",
   "check.owner": "所有者",
   "check.permissions": "权限",
   "check.scrub": "巡检",
   "check.second copy": "第二副本",
+  "check.service": "系统服务",
   "check.settings": "设置",
   "check.sidecars": "标题与固定标记",
   "check.sqlite": "SQLite",
