@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 WORKERS ?= 3
 PACKAGES := adapters cli client codec daemon db desktop state store sync tray web
 
-.PHONY: demo example test lint type bench soak schema fuzz pictures vendor web-types check wheel clean
+.PHONY: demo example test lint type bench desktop-cost soak schema fuzz pictures vendor web-types check wheel deb clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -29,13 +29,13 @@ example: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/qwen3-vl-web/start.sh $(ARGS)
 
 test: $(STAMP)
-	packaging/test-needs.sh
+	packaging/test-needs.sh $(BIN)/python
 	WORKERS=$(WORKERS) tests/run.sh $(BIN)/python
 
-# The pictures of the documentation, again: screenshots of the dashboard and of the example.
+# The pictures of the documentation, again: screenshots of the dashboard, of the example and of the tray on a panel.
 pictures: $(STAMP)
-	packaging/test-needs.sh
-	TORPOR_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/e2e/test_pictures.py tests/e2e/test_example.py::test_its_pictures
+	TORPOR_PANEL=1 packaging/test-needs.sh
+	TORPOR_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/e2e/test_pictures.py tests/e2e/test_tray_pictures.py tests/e2e/test_example.py::test_its_pictures
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -50,9 +50,15 @@ check: lint type test
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
 
+# What daemon and tray cost at rest, for ten minutes; on a machine that does nothing else.
+desktop-cost: $(STAMP)
+	packaging/test-needs.sh $(BIN)/python
+	$(BIN)/python bench/desktop_cost.py
+
 # Full counts of kills and faults; the log is kept.
 soak: $(STAMP)
-	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py --timeout 7200 -s 2>&1 | tee soak.log'
+	TORPOR_PANEL=1 packaging/test-needs.sh $(BIN)/python
+	bash -o pipefail -c 'TORPOR_SOAK=1 $(BIN)/python -m pytest -q tests/faults tests/stateful tests/e2e/test_openapi.py tests/e2e/test_cli.py tests/e2e/test_tray_bus.py tests/e2e/test_tray_pictures.py tests/packages --timeout 7200 -s 2>&1 | tee soak.log'
 	$(BIN)/python bench/scale_cost.py
 
 # The published schemas; a test compares them.
@@ -73,8 +79,13 @@ web-types:
 	npx --yes --package typescript@7.0.2 tsc -p web/jsconfig.json
 
 wheel: $(STAMP)
-	rm -rf dist build
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist/*.whl dist/*.tar.gz
+	packaging/wheel.sh $(BIN)/python dist
+
+# dist/torpor_VERSION_ARCH.deb; on Debian and its children. Needs binutils and dpkg-dev; lintian looks at it where it is.
+deb: $(STAMP)
+	deb=$$(packaging/deb/build.sh $(BIN)/python) && ls -l "$$deb" && \
+		if command -v lintian >/dev/null; then lintian --allow-root --fail-on error,warning "$$deb"; fi
 
 clean:
 	rm -rf $(VENV) .venv-wheel .ns build dist *.egg-info

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..client import connect
-from ..state.errors import Conflict, DaemonAlreadyRunning, MissingExtra, TorporError
+from ..desktop import service
+from ..desktop.own_command import own_command
+from ..state.errors import Conflict, MissingExtra, ServiceFailed
 from ..store.home import Home
 from .output import show, size
 from .progress import bar
+from .running import stop
 
 app = typer.Typer(help="The home folder, in which everything lies.", no_args_is_help=True)
-
-STOP_S, POLL_S = 60.0, 0.1
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -57,7 +55,8 @@ def move(
     check_target(home, target)
     if not load_settings().allow_network_home:
         refuse_network_home(target)
-    stopped = _stop_daemon(home)
+    under = _under()
+    stopped = stop(home)
     lock = InstanceLock(home)
     try:
         if open_by := writers(home.store / "staging"):
@@ -72,33 +71,26 @@ def move(
     body = {"home": str(moved.root), "from": str(home.root), "way": moved.way, "copied_bytes": moved.copied_bytes}
     how = "renamed" if moved.way == "renamed" else f"{size(moved.copied_bytes)} copied and compared"
     lines = [f"{home.root} is {moved.root} now ({how}); the old folder holds a note that leads there."]
-    lines += ["The daemon was stopped: start it again with `torpor serve`."] if stopped else []
-    show(body | {"daemon_stopped": stopped}, as_json, lambda: "\n".join(lines))
+    moved_too = _move_service(under, home, moved.root)
+    if moved_too:
+        lines += ["Its service is of the new place now" + (", and runs." if under.runs else ".")]
+    elif stopped:
+        lines += ["The daemon was stopped: start it again with `torpor serve`."]
+    body |= {"daemon_stopped": stopped and not (moved_too and under.runs), "service_moved": moved_too}
+    show(body, as_json, lambda: "\n".join(lines))
 
 
-def _stop_daemon(home: Home) -> bool:
-    """Ask a running daemon to end, and wait until it has; return whether there was one. Raises: Conflict."""
-    from ..daemon.instance import InstanceLock
-
-    asked, until = False, time.monotonic() + STOP_S
-    while True:
-        try:
-            InstanceLock(home).close()
-            return asked
-        except DaemonAlreadyRunning as error:
-            if time.monotonic() > until:
-                hint = "Stop it (and the service that starts it again), then try again; nothing was moved."
-                raise Conflict(f"the daemon does not end: {error.detail}", hint=hint) from error
-        if not asked:
-            os.kill(_pid(home), signal.SIGTERM)
-            asked = True
-        time.sleep(POLL_S)
+def _under() -> service.Service:
+    """Return the service, as far as it can be asked: a move needs none."""
+    try:
+        return service.status(os.environ)
+    except ServiceFailed as error:
+        return service.Service(installed=False, reason=error.detail)
 
 
-def _pid(home: Home) -> int:
-    """Return the process of the daemon, as it says itself. Raises: DaemonNotRunning and other errors of the API."""
-    with connect(home=home.root) as keeper:
-        status: dict[str, Any] = keeper.api.status()
-    if status["home"] != str(home.root):
-        raise TorporError(f"the daemon that answers is of {status['home']}", hint="Check TORPOR_HOME.")
-    return int(status["pid"])
+def _move_service(under: service.Service, old: Home, new: Path) -> bool:
+    """Let the service of a home follow it, since it may write in its home alone; tell whether it was of this one."""
+    if under.reason is not None or under.home != str(old.root):
+        return False
+    service.install(own_command("serve"), str(new), os.environ, start_now=under.runs)
+    return True

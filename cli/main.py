@@ -19,20 +19,27 @@ from ..codec.compare import compare
 from ..state.backup import Backup
 from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
 from ..state.plan import check_mode
+from ..state.power import in_words
 from ..store.files import store_error
 from . import (
     attached,
+    desktop_files,
     doctor,
     events,
+    init,
     key,
+    open_file,
     output,
     pair,
     remote,
     retention,
+    service,
+    serving,
     sessions,
     storage,
     sync,
     transfer,
+    uninstall,
     verify,
     watch,
 )
@@ -42,9 +49,9 @@ from . import log as history
 from . import plan as plan_page
 from . import show as show_page
 from .fingerprint import fingerprint, target_of_file, target_of_folder
-from .open_page import open_dashboard
 from .output import reporting, show, survive_encodings, table, when
 from .search import search
+from .tray import tray
 
 app = typer.Typer(
     name="torpor",
@@ -57,9 +64,11 @@ app = typer.Typer(
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
 app.add_typer(home_folder.app, name="home")
+app.add_typer(desktop_files.app, name="desktop")
 app.add_typer(key.app, name="key")
 app.add_typer(sync.app, name="sync")
 app.add_typer(pair.app, name="pair")
+app.add_typer(service.app, name="service")
 app.add_typer(pair.tokens, name="token")
 
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
@@ -75,7 +84,7 @@ def run() -> None:
     """Run the command line; usage errors end with status 2, and no traceback is shown."""
     as_json = "--json" in sys.argv
     survive_encodings()
-    with reporting(as_json):
+    with saying(as_json):
         try:
             status = app(standalone_mode=False)
             if isinstance(status, int):  # an exit that typer has caught: Ctrl-C among others
@@ -87,6 +96,14 @@ def run() -> None:
             raise BadInput(error.format_message(), hint="`torpor --help` lists the commands.") from None
         except typer.Abort:
             raise SystemExit(130) from None
+
+
+@contextmanager
+def saying(as_json: bool) -> Iterator[None]:
+    """Say what goes wrong, whatever it is, and end with its exit status."""
+    with reporting(as_json):
+        try:
+            yield
         except TorporError:
             raise
         except KeyboardInterrupt:
@@ -111,24 +128,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
-    try:
-        from ..daemon.service import serve as run_daemon
-        from ..daemon.settings import load_settings
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
-    from ..store.home import Home
-
-    home, settings = Home.from_environment(os.environ), load_settings({"port": port})
-
-    def ready(listening: dict[str, object]) -> None:
-        if as_json:
-            output.print_json(listening)
-        else:
-            print(f"torpor {listening['version']} listens on {listening['url']} for {home.root}")
-            print(storage.stated(home.store, settings.quota, settings.soft_quota, settings.free_floor))
-        sys.stdout.flush()
-
-    run_daemon(home, settings, ready)
+    serving.serve(port, as_json=as_json)
 
 
 @app.command()
@@ -159,6 +159,8 @@ def status(
         storage.add_status_rows(rows, found)
         sync.add_status_rows(rows, found["remote"])
         watch.add_status_rows(rows, found["watches"])
+        if found["power"]["on_battery"]:
+            rows.add_row("power", in_words(True, found["power"]["waiting"]))
         return rows
 
     show(found, as_json, render)
@@ -327,6 +329,8 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
+app.command("init")(init.init)
+app.command("uninstall")(uninstall.uninstall)
 app.command()(fingerprint)
 app.command("events")(events.events)
 app.command("export")(transfer.export)
@@ -345,6 +349,7 @@ app.command("gc")(retention.gc)
 app.command("keep")(retention.keep)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("tray")(tray)
 
 
 @app.callback(invoke_without_command=True)
@@ -356,4 +361,5 @@ def _root(
         raise typer.Exit
 
 
-app.command("open")(open_dashboard)
+app.command("open")(open_file.open_)
+app.command("inspect")(open_file.inspect)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
-from ..state.quota import limits_of
 from .output import SafeTable, size
 
 _NAMES = {"other": "folders and settings", "sidecars": "titles and pins"}
@@ -26,17 +23,6 @@ def add_status_rows(rows: SafeTable, found: dict[str, Any]) -> None:
     rows.add_row("of it", ", ".join(parts))
     if used > taken["soft_bytes"]:
         rows.add_row("", "above the soft limit: what can be had again is let go; `torpor gc --dry-run` lists it")
-
-
-def stated(store: Path, quota: str, soft_quota: str, free_floor: str | None) -> str:
-    """Say what a home may take of its disk."""
-    disk = os.statvfs(store)
-    limits = limits_of(disk.f_blocks * disk.f_frsize, quota, soft_quota, free_floor)
-    share = f" ({quota} of the disk)" if "%" in quota else ""
-    return (
-        f"It keeps at most {size(limits.hard_bytes)} there{share}, and leaves {size(limits.floor_bytes)} of the disk "
-        "to others; TORPOR_QUOTA and TORPOR_FREE_FLOOR change that."
-    )
 
 
 def purged_line(purged: list[dict[str, Any]]) -> str:

@@ -61,17 +61,32 @@ class Api:
 
         Raises: DaemonNotRunning, Timeout, and whatever the daemon answers.
         """
+        return self._sent(f"{method} {path}", lambda http: http.request(method, path, **options))
+
+    def open(self, path: str, silence_s: float, **options: Any) -> httpx.Response:
+        """Get an answer that is read as it comes, and closed by the caller; silence for so many seconds breaks it off.
+
+        Raises: as `call`.
+        """
+        timeout = httpx.Timeout(TIMEOUT.connect, read=silence_s)
+
+        def send(http: httpx.Client) -> httpx.Response:
+            return http.send(http.build_request("GET", path, timeout=timeout, **options), stream=True)
+
+        return self._sent(f"GET {path}", send)
+
+    def _sent(self, what: str, send: Callable[[httpx.Client], httpx.Response]) -> httpx.Response:
         used = self._http
         try:
-            return self._checked(used.request(method, path, **options))
+            return self._checked(send(used))
         except httpx.TimeoutException as error:
-            raise Timeout(f"{method} {path}: no answer in {TIMEOUT.read:.0f} s") from error
+            raise Timeout(f"{what}: no answer in {TIMEOUT.read:.0f} s") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise BadInput(f"the daemon's URL cannot be used: {error}", hint=_ADDRESS_HINT) from error
         except httpx.TransportError:
             http = self._reopen(used)
         try:
-            return self._checked(http.request(method, path, **options))
+            return self._checked(send(http))
         except httpx.TransportError as error:
             raise DaemonNotRunning(f"the daemon does not answer: {error}") from error
 

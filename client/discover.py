@@ -56,6 +56,11 @@ def find_endpoint(
     return Endpoint(url, token or _read_token(place), socket, place)
 
 
+def home_folder(environment: Mapping[str, str]) -> str:
+    """Return which home folder the environment names, or has by default. Raises: UnsafeHome, StoreFailed."""
+    return str(Home.from_environment(environment).root)
+
+
 def listener_is_ours(url: str, table: str | None) -> bool:
     """Tell whether it is no other user who listens at an address of 127.0.0.1, as /proc/net/tcp and tcp6 have it.
 

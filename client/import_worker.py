@@ -4,6 +4,7 @@ Run as `python -m torpor.client.import_worker` with `TORPOR_HOME` set. One JSON 
 "session_id"}`; one a line on stdout, in the same order:
 
     {"outcome": "imported" | "known", "backup": {…}, "seen": {"size_bytes", "mtime_ns", "inode"}}
+    {"outcome": "previewed", "preview": {…}, "seen": {…}}     asked with `"preview": true`: nothing is imported
     {"outcome": "failed", "problem": {…}, "seen": {…} | null}
     {"outcome": "busy", "detail": "…"}     somebody still writes to it, or it is not the one that was `expected`
 
@@ -72,6 +73,9 @@ def _import(keeper: Keeper, request: dict[str, Any]) -> dict[str, Any]:
         wanted = None if expected is None else Signature.of(**expected)
         told = _Telling() if request.get("progress") else no_progress
         given, name = request.get("session_id"), request.get("name")
+        if request.get("preview"):
+            found = asdict(keeper.preview_file(path, given, told, follow=False, expected=wanted, name=name))
+            return {"outcome": "previewed", "seen": found.pop("seen"), "preview": found}
         done = keeper.import_file(path, given, told, follow=False, expected=wanted, name=name)
     except FileChanged as error:
         return {"outcome": "busy", "detail": error.detail}

@@ -44,6 +44,7 @@ from .importing import Imported, Importer
 from .losses import NOT_THERE, why_let_go, why_not_fetched
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
+from .preview import Preview, Previewer
 from .provider import Provider
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
@@ -390,6 +391,23 @@ class Keeper:
         """
         importer = Importer(self.api, self.blobs, self.desk, self._clock)
         return importer.run(path, session_id, progress, follow=follow, expected=expected, name=name)
+
+    def preview_file(
+        self,
+        path: str | Path,
+        session_id: str | None = None,
+        progress: Progress = no_progress,
+        *,
+        follow: bool = True,
+        expected: Signature | None = None,
+        name: str | None = None,
+    ) -> Preview:
+        """Read a state file as `import_file` would, to the last byte, and tell what it is; nothing is changed.
+
+        The arguments and what is raised are those of `import_file`.
+        """
+        looking = Previewer(self.api, self.blobs, self._clock)
+        return looking.look(path, session_id, progress, follow=follow, expected=expected, name=name)
 
     def attach(self, provider: Provider, *, name: str | None = None) -> Attachment:
         """Let the command line and pages save and wake this process's sessions, until the attachment is closed.

@@ -15,8 +15,6 @@ from typing import Any
 
 import orjson
 from blake3 import blake3
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..state.errors import BadInput, KeyMissing, ObjectDamaged
 from ..state.ids import parse_digest
@@ -30,6 +28,9 @@ Random = Callable[[int], bytes]
 
 def derive(secret: bytes, purpose: bytes, salt: bytes | None = None, size: int = 32) -> bytes:
     """Derive bytes for one purpose by HKDF-SHA256. Source: RFC 5869."""
+    from cryptography.hazmat.primitives.hashes import SHA256  # 7 MiB of memory, for who encrypts
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(algorithm=SHA256(), length=size, salt=salt, info=b"torpor/v1/" + purpose).derive(secret)
 
 

@@ -24,9 +24,6 @@ from typing import Any
 
 import orjson
 from blake3 import blake3
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from ..state.errors import BadInput, NewerFormat, ObjectDamaged, WrongPassphrase
 from .keys import MAX_MASTERS, KeyRing, Random, dump_ring, load_ring
@@ -63,6 +60,8 @@ def wrap(
     ring: KeyRing, passphrase: str, *, now: float, random: Random = os.urandom, work: Work | None = None
 ) -> dict[str, Any]:
     """Return the key document of a ring. Raises: BadInput."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     work, salt = work or Work(), random(32)
     key, check = _stretch(check_passphrase(passphrase), salt, work)
     document: dict[str, Any] = {
@@ -113,6 +112,9 @@ def _is_sound(value: Mapping[str, Any]) -> bool:
 
 def unwrap(document: Mapping[str, Any], passphrase: str) -> KeyRing:
     """Open a key document. Raises: WrongPassphrase, ObjectDamaged, NewerFormat."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     value = check_document(dict(document))
     try:
         salt, nonce = bytes.fromhex(value["kdf"]["salt"]), bytes.fromhex(value["nonce"])
@@ -145,6 +147,8 @@ def _work(kdf: Any) -> Work:
 
 def _stretch(passphrase: str, salt: bytes, work: Work) -> tuple[bytes, bytes]:
     """Return the key and the check value of a passphrase; the same text typed on another keyboard is the same."""
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
     text = unicodedata.normalize("NFC", passphrase).encode(errors="surrogatepass")
     made = Scrypt(salt=salt, length=48, n=work.n, r=work.r, p=work.p).derive(text)
     return made[:32], made[32:]

@@ -19,8 +19,6 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ..state.errors import ObjectDamaged
 from .cold import check_magic
@@ -38,6 +36,8 @@ class _Chunks:
     """The cipher of one object, and which chunk comes next."""
 
     def __init__(self, master: Master, header: bytes, associated: bytes) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 7 MiB of memory, for who encrypts
+
         salt = header[len(MAGIC) + 1 + KEY_ID_BYTES : -CHECK_BYTES]
         self._cipher = AESGCM(derive(master.secret, b"object", salt))
         self._associated, self._number = header + associated, 0
@@ -48,8 +48,13 @@ class _Chunks:
         return _LENGTH.pack(len(sealed) | _FINAL * final) + sealed
 
     def open(self, sealed: bytes, *, final: bool) -> bytes:
-        """Return what the next chunk holds. Raises: InvalidTag."""
-        return self._cipher.decrypt(self._nonce(final), sealed, self._associated)
+        """Return what the next chunk holds. Raises: ObjectDamaged."""
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            return self._cipher.decrypt(self._nonce(final), sealed, self._associated)
+        except InvalidTag as error:
+            raise ObjectDamaged("the encrypted object was altered, or is not the one that it should be") from error
 
     def _nonce(self, final: bool) -> bytes:
         nonce = self._number.to_bytes(11, "big") + bytes([final])
@@ -136,9 +141,6 @@ class Opener:
             return None
         sealed = bytes(memoryview(self._buffer)[_LENGTH.size : _LENGTH.size + length])
         del self._buffer[: _LENGTH.size + length]
-        try:
-            plain = chunks.open(sealed, final=final)
-        except InvalidTag as error:
-            raise ObjectDamaged("the encrypted object was altered, or is not the one that it should be") from error
+        plain = chunks.open(sealed, final=final)
         self._ended = final
         return plain

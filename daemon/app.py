@@ -52,7 +52,7 @@ from .search_api import add_search
 from .sessions_api import add_sessions
 from .settings_api import add_settings
 from .storage_api import add_storage
-from .summary import summary_report
+from .summary import power_report, summary_report
 from .sync_api import add_sync
 from .sync_report import places, short_report
 from .transfer_api import add_transfer
@@ -169,7 +169,7 @@ def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], fl
     def status(request: Request) -> Response:
         """Tell what the daemon holds and how it is. Which pages ask for access is told to those who may approve."""
         approves = request.scope["torpor.access"].may(APPROVES)
-        disk = os.statvfs(about.store)
+        disk, summary = os.statvfs(about.store), summary_report(parts, clock(), with_asking=approves)
         body = {
             "api_version": API_VERSION,
             "version": about.version,
@@ -186,7 +186,8 @@ def _add_status(app: FastAPI, parts: Parts, about: About, clock: Callable[[], fl
             "storage": storage_report(parts.room),
             "watches": parts.watches.describe(),
             "remote": short_report(parts.side),
-            "summary": summary_report(parts, clock(), with_asking=approves),
+            "power": power_report(parts, summary["waiting_for_power"]),
+            "summary": summary,
         }
         return json_answer(body)
 

@@ -134,6 +134,8 @@ class Attachments:
         tasks = [asyncio.ensure_future(settled(poll, wait_s)), asyncio.ensure_future(hung_up())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[1].done():  # whoever shows who is attached learns of it, too
+                asyncio.get_running_loop().call_later(HUNG_UP_S + 0.1, self._told)
             return self._polled(attach_id, poll, busy, HUNG_UP_S if tasks[1].done() else SILENT_S)
         finally:
             for task in tasks:

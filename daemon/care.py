@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ulid import ULID
 
@@ -28,8 +29,15 @@ class Care:
     """The parts, and their end."""
 
     def __init__(
-        self, home: Home, catalog: Catalog, memory: SyncMemory, back: BackFromBucket | None, settings: Settings
+        self,
+        home: Home,
+        catalog: Catalog,
+        memory: SyncMemory,
+        back: BackFromBucket | None,
+        settings: Settings,
+        powered: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Put it together; the scrub rests while `powered` says no."""
         self._watched = WatchedCopies(catalog, str(home.root))
         copies = [from_trash(catalog), self._watched.copies()]
         copies += [] if back is None else [from_bucket(back.fetches)]
@@ -40,7 +48,9 @@ class Care:
         def index_faults() -> tuple[str, ...]:
             return check_index(home.index, INDEX_S).faults
 
-        self.scrub = Scrub(catalog, self.repair, self.manifests, memory, rate, index_faults=index_faults)
+        self.scrub = Scrub(
+            catalog, self.repair, self.manifests, memory, rate, index_faults=index_faults, powered=powered
+        )
 
         def in_bucket(digests: list[str]) -> set[str]:
             return set() if back is None else set(back.objects.objects(digests))

@@ -22,6 +22,7 @@ from ..store.sidecars import SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
 from .catalog import Catalog
+from .power import Power
 from .remote import RemoteSide
 from .remote_settings import RemoteSettings
 from .retention import Retention
@@ -56,7 +57,9 @@ def compose(home: Home, settings: Settings, stack: ExitStack) -> Catalog:
     )
 
 
-def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catalog: Catalog) -> RemoteSide:
+def compose_remote(
+    home: Home, settings: Settings, remote: RemoteSettings, catalog: Catalog, power: Power | None = None
+) -> RemoteSide:
     """Put the remote side of a home together; nothing of it runs yet, and without S3 nothing will."""
     for warning in remote.warnings:
         log.warning("%s", warning)
@@ -77,6 +80,7 @@ def compose_remote(home: Home, settings: Settings, remote: RemoteSettings, catal
         key_storage=settings.key_storage,
         grace=grace,
         plain_copies=settings.remote_format == "v1",
+        power=power,
     )
     return side
 

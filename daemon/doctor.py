@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import doctor_files, doctor_index, doctor_machine, doctor_remote
+from . import doctor_desktop, doctor_files, doctor_index, doctor_machine, doctor_remote
 from .checkup import Look
 
 
@@ -13,5 +13,6 @@ def all_looks() -> list[Look]:
         *doctor_files.LOOKS,
         *doctor_index.LOOKS,
         *doctor_machine.LOOKS[1:],
+        *doctor_desktop.LOOKS,
         *doctor_remote.LOOKS,
     ]

@@ -30,7 +30,7 @@ def check_home(patient: Patient) -> Iterator[Check]:
     """Look whether there is a home, on a disk of this machine."""
     root = patient.home.root
     if not os.path.lexists(root):
-        yield Check("home", "warning", f"{root} does not exist yet", "`torpor serve` makes it; TORPOR_HOME names it.")
+        yield Check("home", "warning", f"{root} does not exist yet", "`torpor init` makes it; TORPOR_HOME names it.")
         return
     status = os.lstat(root)
     if not stat.S_ISDIR(status.st_mode):

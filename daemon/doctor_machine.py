@@ -1,11 +1,9 @@
-"""The doctor's look at the machine: versions, clock, inotify, keyring, tray."""
+"""The doctor's look at the machine: versions, clock, inotify, keyring."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -25,7 +23,6 @@ from .trusted_time import read_clocks
 EARLIEST = 1_735_689_600.0  # 2025: no clock that is right says less
 AHEAD_S = 3600.0
 FEW_WATCHES, FEW_INSTANCES = 8192, 32
-TRAY_WATCHER = "org.kde.StatusNotifierWatcher"
 EXTRAS = {"daemon": ("fastapi", "sqlalchemy", "boto3"), "transformers": ("torch", "transformers"), "tray": ("pystray",)}
 
 
@@ -124,47 +121,4 @@ def _close_key(file: Path) -> str:
     return f"closed {file}; whoever read it before can read the bucket: `torpor key rotate`"
 
 
-def check_tray(patient: Patient) -> Iterator[Check]:
-    """Look whether a tray icon would be shown."""
-    if not (patient.environment.get("DISPLAY") or patient.environment.get("WAYLAND_DISPLAY")):
-        yield Check("tray", "ok", "no desktop here; the command line serves")
-        return
-    answer = _has_tray(patient)
-    if answer is None:
-        hint = "Without a session bus nobody can tell; the command line serves."
-        yield Check("tray", "warning", "the session bus does not answer", hint)
-    elif answer:
-        yield Check("tray", "ok", "this desktop shows tray icons")
-    else:
-        hint = "GNOME: install the extension AppIndicator. The command line serves without."
-        yield Check("tray", "warning", "this desktop shows no tray icons", hint)
-
-
-def _has_tray(patient: Patient) -> bool | None:
-    """Ask the session bus whether somebody shows tray icons. None: it does not answer."""
-    bus = "org.freedesktop.DBus"
-    for tool, words in (
-        ("busctl", ["--user", "call", bus, "/", bus, "NameHasOwner", "s", TRAY_WATCHER]),
-        (
-            "dbus-send",
-            ["--session", "--print-reply", f"--dest={bus}", "/", f"{bus}.NameHasOwner", f"string:{TRAY_WATCHER}"],
-        ),
-    ):
-        if found := shutil.which(tool, path=patient.environment.get("PATH")):
-            try:
-                done = subprocess.run(
-                    [found, *words],
-                    env=dict(patient.environment),
-                    capture_output=True,
-                    text=True,
-                    timeout=3,
-                    check=False,
-                )
-            except (OSError, subprocess.TimeoutExpired):
-                continue
-            if done.returncode == 0:
-                return "true" in done.stdout
-    return None
-
-
-LOOKS = [check_versions, check_clock, check_inotify, check_keyring, check_tray]
+LOOKS = [check_versions, check_clock, check_inotify, check_keyring]

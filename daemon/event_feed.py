@@ -23,7 +23,7 @@ from .security import STILL
 
 LOOK_S = 0.25  # between two looks, however much changes
 LONGEST_WAIT_S = 25.0
-BEAT_S, STREAMED_AT_ONCE = 15.0, 200
+BEAT_S, LONGEST_BEAT_S, STREAMED_AT_ONCE = 15.0, 600.0, 200
 CHANGED_EVERY_S = 1.0  # at most: what is being sent changes the index all the time
 _CHANGED = {"level": "info", "kind": "changed", "session_id": None, "backup_id": None, "detail": ""}
 
@@ -117,7 +117,9 @@ class EventFeed:
             self._look = number, asyncio.ensure_future(run_in_threadpool(self._newest_id))
         return await asyncio.shield(self._look[1])
 
-    async def stream(self, after: int | None, still: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
+    async def stream(
+        self, after: int | None, still: Callable[[], bool] = lambda: True, beat_s: float = BEAT_S
+    ) -> AsyncIterator[bytes]:
         """Yield server-sent events behind an id, or from now on, until the daemon stops or `still` says no.
 
         Between them, that something changed: backups came or went, were sent, or a page asks for access. Such an event
@@ -131,7 +133,7 @@ class EventFeed:
         yield b"retry: 1000\n\n"
         while not self._closing.is_set():
             seen = self._changes.number
-            due_s = BEAT_S if seen == told else max(told_at + CHANGED_EVERY_S - now(), 0.0)
+            due_s = beat_s if seen == told else max(told_at + CHANGED_EVERY_S - now(), 0.0)
             more = partial(self._is_more_than, seen, still)
             found, after = await self.wait_after(after, STREAMED_AT_ONCE, due_s, more)
             if not still():  # before anything more is told
@@ -177,10 +179,12 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
         request: Request,
         after: int | None = Query(None, ge=0, le=2**62),
         last_event_id: Annotated[int | None, Header(ge=0)] = None,
+        beat_s: float = Query(BEAT_S, ge=BEAT_S, le=LONGEST_BEAT_S),
     ) -> Response:
         """Send events as they come (server-sent events), from an id on or from now; a comment shows that it lives.
 
-        It ends when the token does.
+        It comes so many seconds apart: on a Unix socket nobody needs it often. The stream ends when the token does.
         """
         since, still = last_event_id if last_event_id is not None else after, request.scope[STILL]
-        return StreamingResponse(feed.stream(since, still), media_type="text/event-stream", headers=PRIVATE)
+        beats = feed.stream(since, still, beat_s)
+        return StreamingResponse(beats, media_type="text/event-stream", headers=PRIVATE)

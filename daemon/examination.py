@@ -118,7 +118,7 @@ def patient_of(parts: Parts, version: str, clock: Callable[[], float]) -> Patien
     def ask(path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         match path, body is None:
             case "/v1/status", True:
-                return {"version": version, "watches": parts.watches.describe()}
+                return {"version": version, "pid": os.getpid(), "watches": parts.watches.describe()}
             case "/v1/sync", True:
                 return report(parts.side)
             case "/v1/scrub", True:

@@ -55,10 +55,12 @@ class Importer:
         name: str | None = None,
         session_id: str | None = None,
         progress: Progress | None = None,
+        preview: bool = False,
     ) -> Answer:
         """Have a file imported, unless another one has its name by then: a folder on the way may be a link now.
 
         `name` is what it was called before it was put there; `progress` is told the bytes done and the bytes there are.
+        With `preview` it is read as far, and nothing is imported.
         Whatever the file does to the worker is an answer. Raises: Stopped.
         """
         if not is_utf8(path):
@@ -68,7 +70,7 @@ class Importer:
             self._check()
         try:
             self._check()
-            more = {"session_id": session_id, "name": name, "progress": progress is not None}
+            more = {"session_id": session_id, "name": name, "progress": progress is not None, "preview": preview}
             return self._exchange(path, expected, more, progress or _unheard)
         except TorporError as error:
             self._kill()

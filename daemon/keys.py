@@ -106,6 +106,16 @@ class KeyStore:
             self._places[repo_id] = place = self._save(repo_id, dump_ring(ring).decode())
             return place
 
+    def forget(self, repo_id: str) -> bool:
+        """Take a repository's ring out of the keyring; tell whether it was there. The file goes with its home.
+
+        Raises: Timeout, StoreFailed.
+        """
+        if self._keyring.get(_account(repo_id)) is None:
+            return False
+        self._keyring.delete(_account(repo_id))
+        return True
+
     def _save(self, repo_id: str, text: str) -> Place:
         kept = self._read_file()
         if repo_id in kept:  # first: a kill between the two must not leave an older ring there, which is read first
@@ -195,6 +205,10 @@ class _Keyring:
     def set(self, account: str, secret: str) -> None:
         """Keep a secret. Raises: Timeout, StoreFailed."""
         self._ask(lambda backend: backend.set_password(SERVICE, account, secret))
+
+    def delete(self, account: str) -> None:
+        """Remove a secret that is there. Raises: Timeout, StoreFailed."""
+        self._ask(lambda backend: backend.delete_password(SERVICE, account))
 
     def name(self) -> str:
         """Return what the keyring calls itself. Raises: Timeout, StoreFailed."""

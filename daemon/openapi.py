@@ -42,13 +42,14 @@ _PROBLEM["properties"]["digests"] = _list(_STR)
 _PROBLEM["properties"]["code"] = {"type": "string", "enum": sorted(error_classes())}
 _SUMMARY = _object(level=_STR, kind=_STR, sessions=_INT, waiting=_INT, sentence=_STR)
 _STATUS = _object(api_version=_INT, version=_STR, pid=_INT, url=_STR, home=_STR, store=_STR, log=_STR, started_at=_NUM)
+_STATUS["properties"]["power"] = _object(on_battery=_BOOL, always=_BOOL, waiting=_list(_STR))
 _STATUS["properties"]["summary"] = _SUMMARY
 _WATCH = _object(folder=_STR, source=_STR, mode=_STR, files=_INT, waiting=_INT, failing_count=_INT)
 _BATCH = _object(id=_STR, backup_id=_STR)
 _BLOB = _object(digest=_STR, size_bytes=_INT)
 _SYNC = _object(on=_BOOL, state=_STR)
 _STORAGE = _object(used_bytes=_INT, hard_bytes=_INT, classes=_list(_object(name=_STR, size_bytes=_INT)))
-_IMPORT = _object(id=_STR, name=_STR, state=_STR, size_bytes=_INT)
+_IMPORT = _object(id=_STR, name=_STR, state=_STR, size_bytes=_INT, held=_BOOL)
 _CHECK = _object(name=_STR, status=_STR, detail=_STR, hint=_STR, fixable=_BOOL)
 _DOCTOR = _object(state=_STR, done=_INT, total=_INT, checks=_list(_CHECK))
 _PHRASE = _object(code=_STR, text=_STR, values=_ANY_OBJECT)
@@ -100,6 +101,9 @@ _ANSWERS: dict[str, Schema] = {
     "POST /v1/scrub": _ANY_OBJECT,
     "POST /v1/gc": _ANY_OBJECT,
     "POST /v1/imports": _IMPORT,
+    "POST /v1/imports/local": _IMPORT,
+    "POST /v1/imports/{import_id}/accept": _IMPORT,
+    "DELETE /v1/imports/{import_id}": _IMPORT,
     "GET /v1/imports": _object(imports=_list(_IMPORT)),
     "GET /v1/imports/{import_id}": _IMPORT,
     "GET /v1/storage": _STORAGE,

@@ -13,6 +13,7 @@ from .fetch_api import BackFromBucket
 from .garbage import Garbage
 from .imports import Imports
 from .pairing import Pairing
+from .power import Power
 from .remote import RemoteSide
 from .retention import Retention
 from .room import Room
@@ -40,6 +41,7 @@ class Parts:
     imports: Imports
     search: SearchCare
     pairing: Pairing
+    power: Power
     attached: Attachments = field(default_factory=Attachments)
     changes: Changes = field(default_factory=Changes)
 
@@ -47,10 +49,13 @@ class Parts:
         """Let every part tell of what changes in it."""
         for part in (self.catalog.index, self.tokens, self.side, self.pairing, self.attached):
             part.tell(self.changes.note)
+        self.power.listen(self.side.power_changed)
+        self.power.listen(self.changes.note)
 
     def stop(self) -> None:
         """End what runs of it, and whatever waits for the bucket. A second time changes nothing."""
         self.attached.close()
+        self.power.stop()
         self.watches.stop()
         self.imports.stop()
         self.care.stop()

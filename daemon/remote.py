@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -49,6 +49,7 @@ from .keys import KeyStorage, KeyStore
 from .local_backups import CatalogBackups, describer
 from .opening import QUIRKS_KEY, Opening
 from .plain_copies import PlainCopies
+from .power import Power
 from .remote_settings import RemoteSettings
 from .sync_memory import SyncMemory
 from .sync_watcher import SyncWatcher
@@ -74,8 +75,10 @@ class RemoteSide:
         clock: Callable[[], float] = time.time,
         grace: Grace = Grace(),  # noqa: B008
         plain_copies: bool = False,
+        power: Power | None = None,
     ) -> None:
-        self._grace = grace
+        self._grace, self._power = grace, power
+        self._asked_on_battery = False  # to send all that waits
         self._home, self.settings, self._catalog, self._clock = home, settings, catalog, clock
         self.outbox = OutboxTable(catalog.index)
         self.known = RemoteIndex(catalog.index, describer())
@@ -87,7 +90,7 @@ class RemoteSide:
         self.limiter = Limiter(self.choices.up_limit, self.choices.down_limit)
         self.pool = DaemonPool(UPLOADS_AT_ONCE, "upload")
         self.watcher = SyncWatcher(
-            catalog.index, self.outbox, remembered, lambda: self.choices, clock, self._copy_plainly
+            catalog.index, self.outbox, remembered, lambda: self.choices, clock, self._copy_plainly, self._no_heavy
         )
         self._choosing, self._collecting = threading.Lock(), threading.Lock()
         self._told: Callable[[], None] = lambda: None
@@ -132,7 +135,25 @@ class RemoteSide:
         opened = self.opened
         if opened is not None and opened.ring is not None:
             return "the bucket is encrypted, and anybody could read a plain copy"
+        if (waits := self._no_heavy()) is not None:
+            return waits
         return None if self.pump.state in ("idle", "busy") else f"sync is {self.pump.state}"
+
+    def _no_heavy(self) -> str | None:
+        """Say why nothing that is large and no backup needs is sent now."""
+        return None if self._power is None or self._asked_on_battery else self._power.why_not()
+
+    def power_changed(self) -> None:
+        """Learn that the machine was plugged in or out."""
+        self._asked_on_battery = False
+        if not self.on:
+            return
+        if self._no_heavy() is not None:
+            self.pump.give_way("kv")
+            return
+        with suppress(TorporError):  # the index is full or damaged: decided again at the next housekeeping
+            self.reconsider()
+        self._copy_plainly()
 
     def _copy_plainly(self) -> None:
         if self.plain is not None:
@@ -164,6 +185,7 @@ class RemoteSide:
         # First: what was committed before is derived then, and what comes after is queued.
         self._catalog.queue_with(self.pump.notify)
         self.outbox.revive(self._clock())
+        self.outbox.reconsider()  # what a policy or the battery kept here
         self.derive()
         left = self.choices.pause_left_s(self._clock())
         if left is None or left > 0:
@@ -260,6 +282,11 @@ class RemoteSide:
             self._state_told = state
             self._told()
 
+    def woken(self) -> None:
+        """Look at the bucket now: the machine has slept."""
+        if self.on:
+            self.pump.network_changed()
+
     # -- what the user says ------------------------------------------------------------------------------------------
 
     def choose(self, **changes: Any) -> SyncChoices:
@@ -294,8 +321,13 @@ class RemoteSide:
         self.pump.retry_now()
 
     def now(self) -> None:
-        """Try everything now that waits, whatever the remote side was, and look what the bucket has. A pause stays."""
+        """Try everything now that waits, whatever the remote side was, and look what the bucket has. A pause stays.
+
+        On battery KV caches go too, until the machine is plugged in or out.
+        """
+        self._asked_on_battery = True
         self.outbox.revive(self._clock())
+        self.outbox.reconsider()
         self.outbox.hasten(self._clock())
         if self.plain is not None:
             self.plain.retry()

@@ -132,8 +132,7 @@ def load_remote_settings(environment: Mapping[str, str], working: Path | None, h
     """
     warnings: list[str] = []
     places = [_Place("the environment", environment)]
-    places.append(_Place(str(home / ".env"), _read_env(home / ".env", warnings)))
-    places.append(_Place(str(home / "config.toml"), _read_toml(home / "config.toml")))
+    places += _places_of(home, warnings)
     if working is not None and working != home:
         _add_working(working / ".env", places, warnings)
     if not _is_on(places):
@@ -142,6 +141,34 @@ def load_remote_settings(environment: Mapping[str, str], working: Path | None, h
     values = {name: value for name, (value, _) in found.items() if value}
     origin = tuple(dict.fromkeys(place for value, place in found.values() if value))
     return RemoteSettings(_checked(values), origin, (*warnings, *_readable_by_others(places)))
+
+
+def known_values(environment: Mapping[str, str], home: Path) -> dict[str, str]:
+    """Return what the environment and the home say of a bucket, by the names of S3Settings, whether it is on or not.
+
+    Raises: InvalidSettings.
+    """
+    places = [_Place("the environment", environment), *_places_of(home, [])]
+    found = {name: _found(f"S3_{name.upper()}", places)[0] for name in S3Settings.model_fields}
+    return {name: value for name, value in found.items() if value}
+
+
+def settings_of(values: Mapping[str, str]) -> S3Settings:
+    """Return what values say, by the names of S3Settings; empty ones are none. Raises: InvalidSettings."""
+    return _checked({name: value.strip() for name, value in values.items() if value.strip()})
+
+
+def variables_of(settings: S3Settings) -> dict[str, str | None]:
+    """Return the variables that turn the second copy on with these settings; None for those that are not set.
+
+    The values hold secrets.
+    """
+    found: dict[str, str | None] = {BACKEND: "s3"}
+    for name, about in S3Settings.model_fields.items():
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        found[f"S3_{name.upper()}"] = None if value == about.default else text
+    return found
 
 
 def working_directory() -> Path | None:
@@ -173,6 +200,11 @@ def _add_working(file: Path, places: list[_Place], warnings: list[str]) -> None:
 class _Place:
     name: str
     values: Mapping[str, str] = field(repr=False)
+
+
+def _places_of(home: Path, warnings: list[str]) -> list[_Place]:
+    env, toml = home / ".env", home / "config.toml"
+    return [_Place(str(env), _read_env(env, warnings)), _Place(str(toml), _read_toml(toml))]
 
 
 def _found(name: str, places: list[_Place]) -> tuple[str, str]:

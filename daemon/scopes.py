@@ -70,8 +70,11 @@ ROUTES: dict[str, str] = {
     "POST /v1/gc": "manage",
     "GET /v1/backups/{backup_id}/export": "restore",
     "POST /v1/imports": "manage",
-    "GET /v1/imports": "read",
+    "POST /v1/imports/local": "owner",  # it names a file: no token may have the owner's files read
+    "GET /v1/imports": "read",  # what a file holds takes `restore` as well
     "GET /v1/imports/{import_id}": "read",
+    "POST /v1/imports/{import_id}/accept": "manage",
+    "DELETE /v1/imports/{import_id}": "manage",
     "GET /v1/storage": "read",
     "GET /v1/activity": "read",
     "GET /v1/doctor": "read",

@@ -17,9 +17,8 @@ from typing import Any
 from ..db.damage import damaged_blobs, present_after, present_bytes
 from ..state.errors import BackupNotFound, IndexDamaged, StoreFailed, TorporError
 from ..state.manifest import BlobRef
-from ..state.scrub import Pace, on_battery
+from ..state.scrub import Pace
 from ..store.gentle_reads import GentleReader, be_idle
-from ..store.power import read_supplies
 from .catalog import Catalog
 from .manifest_care import ManifestCare
 from .repair import Repair
@@ -29,7 +28,7 @@ log = logging.getLogger("torpor.scrub")
 KEY = "scrub"
 FIRST = "00" * 32  # a digest that no blob has: BLAKE3 of nothing known
 PAGE = 256  # blobs of one look into the index
-REMEMBER_S, LOOK_AT_POWER_S = 30.0, 30.0
+REMEMBER_S = 30.0
 IN_A_ROW = 16  # failures without a sound blob between them: it is the disk, not the blobs
 STOP_S = 10.0
 
@@ -72,7 +71,7 @@ class Scrub:
         settings: ScrubSettings,
         *,
         index_faults: Callable[[], Sequence[str]] = tuple,
-        powered: Callable[[], bool] = lambda: not on_battery(read_supplies()),
+        powered: Callable[[], bool] = lambda: True,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog, self._repair, self._manifests = catalog, repair, manifests
@@ -85,7 +84,9 @@ class Scrub:
 
     def turn(self) -> None:
         """Begin a pass, or go on with one, if that is due; what was damaged before is tried to be healed."""
-        begun = self._settings.rate_bytes_s and self._is_due() and self.begin()
+        due = bool(self._settings.rate_bytes_s) and self._is_due()
+        self._resting = due and not self._powered()
+        begun = due and not self._resting and self.begin()
         if not begun:  # a pass tries that first
             self._repair.try_again(self._reader(None), lambda: not self._stop.is_set())
             self._repair.tidy()
@@ -125,6 +126,11 @@ class Scrub:
             "quarantine_bytes": self._repair.quarantine.size_bytes(),
             "trouble": None if self._trouble is None else self._trouble.detail,
         }
+
+    @property
+    def resting(self) -> bool:
+        """Tell whether it waits for mains power."""
+        return self._resting
 
     @property
     def trouble(self) -> TorporError | None:
@@ -167,25 +173,26 @@ class Scrub:
         if self._progress.began_at is None or self._progress.ended_at is not None:
             self._progress = Progress(began_at=self._catalog.now())
         if self._progress.cursor == FIRST:
+            self._rest_on_battery()
             self._look_at_index()
             self._look_at_manifests()
-        remembered_at = powered_at = float("-inf")
-        bad = 0
+        remembered_at, bad = float("-inf"), 0
         while refs := self._page():
             for ref in refs:
-                now = self._steady()
-                if now - powered_at >= LOOK_AT_POWER_S:
-                    powered_at, self._resting = now, not self._powered()
-                if self._resting or self._stop.is_set():
-                    raise Ended
+                self._rest_on_battery()
                 bad = 0 if self._look(ref, reader) else bad + 1
                 if bad >= IN_A_ROW:
                     raise StoreFailed(f"{bad} blobs in a row could not be read: look at the disk, not at the blobs")
-                if now - remembered_at >= REMEMBER_S:
+                if (now := self._steady()) - remembered_at >= REMEMBER_S:
                     remembered_at = now
                     self._remember()
         self._progress = replace(self._progress, ended_at=self._catalog.now(), cursor=FIRST)
         self._tell()
+
+    def _rest_on_battery(self) -> None:
+        if self._stop.is_set() or not self._powered():
+            self._resting = not self._stop.is_set()
+            raise Ended
 
     def _look_at_index(self) -> None:
         """Read the index whole: a start gives that a few seconds only."""
@@ -199,9 +206,7 @@ class Scrub:
         """Read every manifest; they are small beside the blobs."""
         rate, due = self._settings.rate_bytes_s, Pace(self._settings.rate_bytes_s or 1.0, self._steady())
         for backup_id in sorted(self._catalog.index.all_ids(), reverse=True):
-            if self._stop.is_set() or not self._powered():
-                self._resting = not self._stop.is_set()
-                raise Ended
+            self._rest_on_battery()
             found, at = self._manifests.look(backup_id), self._progress
             healed, damaged = at.healed + (found == "healed"), at.damaged + (found == "damaged")
             self._progress = replace(at, healed=healed, damaged=damaged)

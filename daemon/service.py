@@ -22,6 +22,7 @@ from ..store.home import Home
 from ..store.move import settle
 from ..sync.threads import DaemonPool
 from .asks import AT_ONCE
+from .before_sleep import BeforeSleep
 from .bring_back import DOWNLOADS, bring_back
 from .care import Care
 from .catalog import Catalog
@@ -34,15 +35,20 @@ from .imports import Imports
 from .index_care import set_aside_if_damaged, settle_index
 from .instance import InstanceLock, Listening, announce, load_token
 from .logs import LOG_NAME, log_to_file
+from .memory import give_back, share_arenas
 from .mounts import refuse_network_home
+from .notify import from_environment
 from .pairing import Pairing
 from .parts import Parts
+from .power import Power
 from .reconcile import reconcile
 from .remote import RemoteSide
 from .remote_settings import load_remote_settings, working_directory
 from .room import Room, open_room
 from .search_care import SearchCare
 from .settings import Settings
+from .summary import summary_report
+from .supervision import Supervision
 from .sync_report import state_of
 from .tokens import Tokens
 from .watches import Watches
@@ -70,15 +76,19 @@ def serve(home: Home, settings: Settings, on_ready: OnReady) -> None:
     manifest is left.
     """
     os.umask(0o077)
+    share_arenas()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory holds tokens, keys and conversations
     if not settings.allow_network_home:
         refuse_network_home(home.root)
     settle(home)
     home.create()
+    notifier = from_environment(os.environ, os.getpid())
     with ExitStack() as stack:
         stack.callback(InstanceLock(home).close)
         log_to_file(home.logs, settings.log_level, settings.log_format)
-        _run(_open(home, settings, stack), on_ready, stack)
+        notifier.tell(STATUS="Looking through the store")
+        parts = _open(home, settings, stack)
+        _run(parts, Supervision(notifier, lambda: proof(parts)), on_ready, stack)
     log.info("stopped")
 
 
@@ -93,7 +103,9 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
     log.info("reconciled: %s", asdict(found))
     settle_index(catalog, aside, found)
     room = open_room(home, settings, catalog)
-    side = compose_remote(home, settings, remote, catalog)
+    power = Power(always=settings.heavy_on_battery)
+    stack.callback(power.stop)
+    side = compose_remote(home, settings, remote, catalog, power)
     retention = compose_retention(home, settings, catalog, side)
     retention.excess_with(room.over_soft, freed=room.freed)
     room.evict_with(retention.make_room)
@@ -112,11 +124,12 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
         back=back,
         retention=retention,
         garbage=garbage,
-        care=Care(home, catalog, side.memory, back, settings),
+        care=Care(home, catalog, side.memory, back, settings, power.may),
         watches=watches,
         imports=Imports(Importer(str(home.root), watches.turn), catalog, room, lambda: str(ULID())),
         search=SearchCare(catalog),
         pairing=Pairing(tokens, time.time, time.monotonic),
+        power=power,
     )
     stack.callback(parts.stop)
     return parts
@@ -136,7 +149,13 @@ def _way_back(catalog: Catalog, side: RemoteSide, room: Room) -> BackFromBucket:
     )
 
 
-def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
+def proof(parts: Parts) -> str:
+    """Show that the index works, and say in one sentence how everything is. Raises: as `Index.prove`."""
+    parts.catalog.index.prove()
+    return str(summary_report(parts, time.time(), with_asking=False)["sentence"])
+
+
+def _run(parts: Parts, supervision: Supervision, on_ready: OnReady, stack: ExitStack) -> None:
     """Listen, and serve until a signal comes."""
     import uvicorn
 
@@ -177,10 +196,11 @@ def _run(parts: Parts, on_ready: OnReady, stack: ExitStack) -> None:
         headers=[("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")],
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
-    chores = Chores(_chores(parts, observing.metrics), ended=observing.metrics.chore)
-    chores.start()
+    chores = _start_chores(parts, observing.metrics)
     try:
-        _server(config, parts, observing, listening, on_ready).run([s for s in (tcp, unix) if s is not None])
+        _server(config, parts, observing, listening, supervision, on_ready).run(
+            [s for s in (tcp, unix) if s is not None]
+        )
     finally:
         parts.stop()
         chores.stop()
@@ -214,9 +234,18 @@ def api_of(parts: Parts, listening: Listening, observing: Observing) -> FastAPI:
     return create_app(parts, about, observing, time.time)
 
 
-def _server(config: Config, parts: Parts, observing: Observing, listening: Listening, on_ready: OnReady) -> QuietServer:
+def _server(
+    config: Config,
+    parts: Parts,
+    observing: Observing,
+    listening: Listening,
+    supervision: Supervision,
+    on_ready: OnReady,
+) -> QuietServer:
     """Return the server, which says where it listens once it does, and ends the parts before it ends itself."""
     from .server import QuietServer
+
+    before_sleep = BeforeSleep(parts.attached, parts.catalog.index, parts.side.woken, os.environ)
 
     class Announcing(QuietServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -226,8 +255,12 @@ def _server(config: Config, parts: Parts, observing: Observing, listening: Liste
             await asyncio.to_thread(parts.side.start)
             parts.search.start()
             on_ready(asdict(listening))
+            supervision.ready()
+            before_sleep.start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            supervision.stopping()
+            await before_sleep.stop()
             observing.feed.close()
             await asyncio.to_thread(parts.stop)
             await super().shutdown(sockets)
@@ -238,6 +271,16 @@ def _server(config: Config, parts: Parts, observing: Observing, listening: Liste
 def _limits(room: Room) -> dict[str, int]:
     limits, _ = room.state()
     return {"hard": limits.hard_bytes, "soft": limits.soft_bytes, "floor": limits.floor_bytes}
+
+
+def _start_chores(parts: Parts, metrics: Metrics) -> Chores:
+    """Begin with what is done by the way, and with listening to where the power comes from."""
+    chores, power = Chores(_chores(parts, metrics), ended=metrics.chore, may=parts.power.may), parts.power
+    power.tells_with(lambda: [*chores.waiting(), *(["scrub"] if parts.care.scrub.resting else [])])
+    power.listen(chores.power_changed)
+    power.start()
+    chores.start()
+    return chores
 
 
 def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
@@ -261,9 +304,12 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         Chore("staging", HOUSEKEEPING_S, sweep),
         Chore("retention", HOUSEKEEPING_S, retain),
         Chore("clock", CLOCK_S, parts.retention.time.now, first_s=CLOCK_S),
-        Chore("garbage", HOUSEKEEPING_S, collect),
-        Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep),
+        Chore("memory", CLOCK_S, give_back, first_s=CLOCK_S),
+        Chore("power", CLOCK_S, parts.power.look, first_s=CLOCK_S),  # in a container the kernel tells of nothing
+        Chore("garbage", HOUSEKEEPING_S, collect, heavy=True),
+        Chore("bucket", HOUSEKEEPING_S, parts.side.housekeep, heavy=True),
         Chore("tokens", HOUSEKEEPING_S, parts.tokens.flush),
-        Chore("search", HOUSEKEEPING_S, parts.search.compact),
+        Chore("search", HOUSEKEEPING_S, parts.search.compact, heavy=True),
+        Chore("imports", HOUSEKEEPING_S, parts.imports.let_go),
         parts.care.chore(),
     ]

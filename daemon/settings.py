@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         8.0, ge=0, description="MiB a second at which blobs are read again in the background; 0 never does"
     )
     scrub_days: float = Field(30.0, gt=0, description="time from the beginning of one scrub to that of the next")
+    heavy_on_battery: bool = Field(
+        False, description="upload KV caches, scrub and collect on battery as well, instead of on mains power only"
+    )
     watch: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="folders to watch; in the environment a JSON list, or separated by `:`"
     )
@@ -62,6 +65,9 @@ class Settings(BaseSettings):
     )
     client_timeout_s: float = Field(
         10.0, gt=0, description="how long a client may take over the head of a request, or over 10 KiB of its body"
+    )
+    tray_panel: Literal["auto", "dark", "light"] = Field(
+        "auto", description="what the tray's icon lies on: `auto` asks the desktop, and is readable on both if in doubt"
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="of `logs/daemon.log`: a JSON object a line, or text"

@@ -43,5 +43,14 @@ def facts_of(parts: Parts) -> Facts:
         disk_full=disk_full,
         quota_full=quota_full,
         watch_trouble=troubles[0] if troubles else None,
+        on_battery=parts.power.on_battery,
+        waiting_for_power=0 if parts.power.may() else found.waiting_for_power,
         asking=tuple(request.origin for request in parts.pairing.waiting() if request.state == "pending"),
     )
+
+
+def power_report(parts: Parts, waiting_uploads: int) -> dict[str, Any]:
+    """Tell where the power comes from, and by names of state/power.py what waits for the mains, with the reason."""
+    power = parts.power
+    waiting = [*(["kv"] if waiting_uploads else []), *power.waiting()]
+    return {"on_battery": power.on_battery, "always": power.always, "waiting": waiting, "reason": power.why_not()}

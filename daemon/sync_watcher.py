@@ -37,8 +37,10 @@ class SyncWatcher:
         choices: Callable[[], SyncChoices],
         clock: Callable[[], float],
         advanced: Callable[[], None] = lambda: None,
+        waits: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._advanced = advanced
+        """Watch. `advanced` is told of each push; `waits` says why no KV cache goes now."""
+        self._advanced, self._waits = advanced, waits
         self._index, self._outbox, self._remembered = index, outbox, remembered
         self._choices, self._clock, self._lock = choices, clock, threading.Lock()
         self._told: dict[str, float] = {}
@@ -62,7 +64,7 @@ class SyncWatcher:
         """Decide on the KV cache of a backup."""
         choices = self._choices()
         budget = Budget(choices.kv_daily_bytes, self.used_today() if choices.kv_daily_bytes else 0)
-        return decide(choices.kv_policy, self._upload(item), budget)
+        return decide(choices.kv_policy, self._upload(item), budget, self._waits())
 
     def _upload(self, item: Item) -> KVUpload:
         try:

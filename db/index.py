@@ -97,6 +97,13 @@ class Index:
         with _translated(), self._reader.begin() as connection:
             yield connection
 
+    def prove(self) -> None:
+        """Show that it can be read and written, changing nothing. Raises: IndexDamaged, StoreFull, StoreFailed."""
+        with self.reading() as connection:
+            connection.scalar(select(func.count()).select_from(sessions))
+        with self._write_lock, _translated(), self._writer.connect() as connection:
+            connection.begin().rollback()  # a lock that is never let go is waited for here
+
     def commit_backup(
         self, record: Backup, blob_sizes: dict[str, tuple[int, str]], *, now: float, enqueue: bool
     ) -> bool:

@@ -1,6 +1,6 @@
 """XDG autostart: a file that starts the tray (or, where there is no systemd, the daemon) at login.
 
-Source: the Desktop Application Autostart Specification 0.5; the quoting is that of the Desktop Entry Specification 1.5.
+Source: the Desktop Application Autostart Specification 0.5.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from .entry_text import exec_value, string_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,9 @@ def text_of(entry: Entry) -> str:
         (
             "[Desktop Entry]",
             "Type=Application",
-            f"Name={_string(entry.name)}",
-            f"Comment={_string(entry.comment)}",
-            f"Exec={' '.join(_quoted(part) for part in entry.command)}",
+            f"Name={string_value(entry.name)}",
+            f"Comment={string_value(entry.comment)}",
+            f"Exec={exec_value(entry.command)}",
             "Icon=torpor",
             "Terminal=false",
             "StartupNotify=false",
@@ -78,21 +80,6 @@ def text_of(entry: Entry) -> str:
             "",
         )
     )
-
-
-def _string(text: str) -> str:
-    """Escape a value of type string."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
-
-
-def _quoted(argument: str) -> str:
-    """Quote one argument of Exec: first as an argument, then as a value of type string."""
-    escaped = argument.replace("%", "%%")
-    if not escaped or any(char in " \t\n\"'\\><~|&;$*?#()`" for char in escaped):
-        for char in ("\\", '"', "`", "$"):
-            escaped = escaped.replace(char, "\\" + char)
-        escaped = f'"{escaped}"'
-    return _string(escaped)
 
 
 TRAY_FILE = "torpor-tray.desktop"

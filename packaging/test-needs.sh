@@ -1,21 +1,55 @@
 #!/usr/bin/env bash
-# Sees to what the tests need beside Python packages, on Debian and its children: a C compiler and Chromium. What cannot be
-# installed is named, and this fails.
+# packaging/test-needs.sh [PYTHON]: sees to what the tests need beside Python packages, on Debian and its children: what is
+# listed below, and as root what the tests of the Debian package start from. What cannot be had is named, and this fails.
 set -euo pipefail
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v xdg-mime >/dev/null || missing+=(xdg-utils)
+command -v update-mime-database >/dev/null || missing+=(shared-mime-info)
+command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
+command -v busctl >/dev/null || missing+=(systemd)
+command -v gio >/dev/null || missing+=(libglib2.0-bin)
 command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
-[ ${#missing[@]} -eq 0 ] && exit 0
+command -v dbus-daemon >/dev/null || missing+=(dbus)
+<<<<<<< HEAD
+if [ -n "${TORPOR_PANEL:-}" ]; then # a screen, a panel, and a tray of the old kind, for pictures and `make soak`
+    command -v Xvfb >/dev/null || missing+=(xvfb)
+    command -v xfce4-panel >/dev/null || missing+=(xfce4-panel)
+    command -v trayer >/dev/null || missing+=(trayer)
+    [ -d /usr/lib/python3/dist-packages/gi ] || missing+=(python3-gi gir1.2-gtk-3.0)
+    [ -n "$(find /usr/lib -name 'AyatanaAppIndicator3-0.1.typelib' -print -quit)" ] ||
+        missing+=(gir1.2-ayatanaappindicator3-0.1)
+fi
+=======
+command -v systemd-analyze >/dev/null || missing+=(systemd)
+>>>>>>> 297587bfe45ac84ef701cc5569e683804a83bdfa
+packages=false
+if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+    packages=true
+    command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+    command -v lintian >/dev/null || missing+=(lintian)
+    command -v strip >/dev/null || missing+=(binutils)
+    command -v dpkg-shlibdeps >/dev/null || missing+=(dpkg-dev)
+    command -v fish >/dev/null || missing+=(fish)
+    command -v zsh >/dev/null || missing+=(zsh)
+fi
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null && sudo -n true 2>/dev/null && as_root=(sudo -n)
     [ ${#as_root[@]} -gt 0 ] || as_root=(false)
 fi
-echo "The tests need ${missing[*]}: installing." >&2
-if command -v apt-get >/dev/null && "${as_root[@]}" apt-get update -qq >&2 &&
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2; then
-    exit 0
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "The tests need ${missing[*]}: installing." >&2
+    if ! { command -v apt-get >/dev/null && "${as_root[@]}" apt-get update -qq >&2 &&
+        DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2; }; then
+        echo "The tests need ${missing[*]}. Install them (apt-get install ${missing[*]}), and run again;" \
+            "a Chromium elsewhere is named by TORPOR_CHROMIUM." >&2
+        exit 1
+    fi
 fi
-echo "The tests need ${missing[*]}. Install them (apt-get install ${missing[*]}), and run again;" \
-    "a Chromium elsewhere is named by TORPOR_CHROMIUM." >&2
-exit 1
+# Made once: the libraries of the package, and the Debian in which it is installed.
+if $packages && [ $# -gt 0 ]; then
+    cd "$(dirname "$0")/.."
+    packaging/deb/bundle.sh "$1" >/dev/null
+    packaging/deb/clean-root.sh >/dev/null || { apt-get update -qq >&2 && packaging/deb/clean-root.sh >/dev/null; }
+fi

@@ -61,6 +61,8 @@ TorporError
 │   ├── Timeout
 │   ├── TooManyAttempts      too many wrong tokens; each counts
 │   ├── WatchLimit
+│   ├── NoServiceManager     no systemd of the user's own runs here
+│   ├── ServiceFailed        the service manager could not do it, or the service ended at once
 │   ├── Offline              the storage cannot be reached
 │   ├── Throttled            the storage asks for fewer requests
 │   └── RemoteFailed         the storage answered with a failure of its own
@@ -401,6 +403,16 @@ class Timeout(Unavailable):
 class WatchLimit(Unavailable):
     code, title = "watch-limit", "A limit of inotify is reached"
     default_hint = "Raise fs.inotify.max_user_watches; until then the folder is looked at every few seconds."
+
+
+class NoServiceManager(Unavailable):
+    code, title, retryable = "no-service-manager", "There is no service manager to ask", False
+    default_hint = "`torpor serve` runs the daemon in a terminal; `torpor service install --autostart` at each login."
+
+
+class ServiceFailed(Unavailable):
+    code, title, retryable = "service-failed", "The service could not be started or changed", False
+    default_hint = "`journalctl --user -u torpor` and the daemon's log say more."
 
 
 class TooManyAttempts(Unavailable):

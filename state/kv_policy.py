@@ -48,11 +48,13 @@ class Decision:
     until_tomorrow: bool = False
 
 
-def decide(policy: KVPolicy, upload: KVUpload, budget: Budget) -> Decision:
-    """Decide on one KV cache."""
+def decide(policy: KVPolicy, upload: KVUpload, budget: Budget, waits: str | None = None) -> Decision:
+    """Decide on one KV cache; `waits` says why none goes now, whatever it is worth."""
     if policy == "never":
         return Decision(False, "the policy is `never`")
     worth = _always() if policy == "always" else _worth(upload)
+    if worth.goes and waits is not None:
+        return Decision(False, waits)
     left = budget.left_bytes
     if not worth.goes or left is None or upload.size_bytes <= left:
         return worth

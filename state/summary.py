@@ -49,6 +49,8 @@ class Facts:
     disk_full: bool = False
     quota_full: bool = False
     watch_trouble: str | None = None
+    on_battery: bool = False
+    waiting_for_power: int = 0  # backups whose KV caches go up once the machine is plugged in
     asking: tuple[str, ...] = ()  # origins of web pages that wait for approval
 
 
@@ -134,7 +136,7 @@ def sentence(summary: Summary, now: float) -> str:
             return "Nothing sleeps here yet"
         case "safe":
             every = "The one session is" if facts.sessions == 1 else f"All {facts.sessions} sessions are"
-            return f"{every} safe{_last(facts, now)}"
+            return f"{every} safe{_last(facts, now)}{_for_power(facts)}"
     return f"{_count(facts.sessions, 'session')} saved on this machine{_last(facts, now)}"
 
 
@@ -150,7 +152,7 @@ _REFUSED = {
 def ago(seconds: float) -> str:
     """Say how long ago something was."""
     if seconds < 45:
-        return "just now"
+        return "a moment ago"
     for limit, unit, name in ((90 * 60, 60, "min"), (36 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{max(round(seconds / unit), 1)} {name} ago"
@@ -170,6 +172,11 @@ def _until(at: float | None, now: float) -> str:
 
 def _waiting(facts: Facts) -> str:
     return f", {_count(facts.waiting, 'backup')} {'waits' if facts.waiting == 1 else 'wait'}" if facts.waiting else ""
+
+
+def _for_power(facts: Facts) -> str:
+    many = facts.waiting_for_power
+    return f"; {_count(many, 'KV cache')} {'waits' if many == 1 else 'wait'} for mains power" if many else ""
 
 
 def _count(number: int, thing: str) -> str:

@@ -56,6 +56,7 @@ _PACES: dict[Trouble, tuple[float, float, float]] = {  # first delay, factor, lo
     "unusable": (60.0, 2.0, 900.0),
     "disk-full": (30.0, 2.0, 300.0),
 }
+LONG_OFFLINE, LONG_OFFLINE_S = 90, 60.0  # looks, about a quarter of an hour; a network that comes back says so itself
 LONGEST_SEEN_BY_PUSHES_S = 60.0  # each look is another item's turn
 
 
@@ -138,5 +139,7 @@ def later(trouble: Troubled, *, steady: float, random: Callable[[], float]) -> T
 def _delay(name: Trouble, tries: int, random: Callable[[], float], least: float) -> float:
     """Return how long to wait, with jitter in the upper half, so that many machines do not come back at once."""
     first, factor, longest = _PACES[name]
+    if name == "offline" and tries > LONG_OFFLINE:
+        longest = LONG_OFFLINE_S
     delay = min(longest, first * factor ** min(tries, 40)) * (0.5 + 0.5 * random())
     return max(delay, min(least, longest))

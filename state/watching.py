@@ -90,13 +90,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an import came to. `seen` is the signature of the file that was really read."""
+    """What an import came to, or a look at a file. `seen` is the signature of the file that was really read."""
 
-    outcome: Literal["imported", "known", "failed", "busy"]
+    outcome: Literal["imported", "known", "failed", "busy", "previewed"]
     seen: Signature | None = None
     backup_id: str | None = None
     session_id: str | None = None
     error: TorporError | None = None
+    preview: dict[str, Any] | None = None
 
     @property
     def transient(self) -> bool:
@@ -207,6 +208,8 @@ def answer_of(value: Any) -> Answer:
                 return Answer("failed", seen, error=_error(value["problem"]))
             case "busy":
                 return Answer("busy", seen)
+            case "previewed":
+                return Answer("previewed", seen, preview=dict(value["preview"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"the import worker said something unknown: {type(error).__name__}: {error}") from error
     raise BadInput(f"the import worker came to an unknown outcome: {str(value['outcome'])[:80]}")

@@ -87,6 +87,25 @@ def move_home(
     return Moved(target, "copied", copied)
 
 
+def lead_to(old: Path, root: Path) -> None:
+    """Let a folder that is no home lead to one: whoever looks there first goes on.
+
+    Raises: Conflict, UnsafeHome, StoreFull, StoreFailed.
+    """
+    check_can_lead(old, root)
+    make_private_folder(old)
+    leave_note(old, root)
+    _lead_here(root, old)
+
+
+def check_can_lead(old: Path, root: Path) -> None:
+    """Make sure that nothing in a folder would cease to count. Raises: Conflict, StoreFailed."""
+    with translated("look into", old):
+        names = set(os.listdir(old)) if old.is_dir() else set()
+    if others := sorted(names - {NOTE, PLACES, "daemon.lock", "logs"}):
+        raise Conflict(f"{old / others[0]} would not count any more", hint=f"Move it to {root} or away, and try again.")
+
+
 def check_target(home: Home, target: Path) -> None:
     """Make sure that a home can go to a folder. Raises: BadInput, Conflict, UnsafeHome, StoreFailed."""
     old, new = Path(os.path.realpath(home.root)), Path(os.path.realpath(target))

@@ -1,11 +1,13 @@
 """Notice that the network changed or the machine slept, without asking again and again.
 
-Linux tells of links, addresses and routes over a netlink socket. A suspended machine is told by two clocks: one counts
-the time asleep, the other does not; they are compared at each event, and every few seconds while something waits.
+Linux tells of links, addresses and routes over a netlink socket, and of a wall clock that jumps through a timer that is
+cancelled by it: it jumps when the machine wakes up, and when somebody sets it. Whether the machine slept is told by two
+clocks besides, of which one counts the time asleep; they are compared at each event, and seldom while something waits.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import select
@@ -17,7 +19,10 @@ from contextlib import suppress
 
 log = logging.getLogger("torpor.sync")
 
-TICK_S = 5.0
+TICK_S, SELDOM_S = (
+    5.0,
+    60.0,
+)  # between two looks at the clocks; seldom where the kernel tells of jumps
 SETTLE_S = 0.2  # a change of the network comes as a burst
 SLEPT_S = 2.0  # clocks are further apart than by any pause of ours
 CONNECT_S, STOP_S = 3.0, 2.0
@@ -60,8 +65,34 @@ def open_netlink() -> socket.socket | None:
     return found
 
 
+class _Times(ctypes.Structure):
+    """`struct itimerspec`: seconds and nanoseconds of the interval, and of the time."""
+
+    _fields_ = tuple((name, ctypes.c_long) for name in ("every_s", "every_ns", "at_s", "at_ns"))
+
+
+def open_clock_jumps() -> int | None:
+    """Open a file that becomes readable when the wall clock jumps; None where that is not to be had.
+
+    Source: timerfd_create(2), TFD_TIMER_CANCEL_ON_SET; timekeeping_resume of Linux tells such timers too.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        found = int(libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC))
+    except (OSError, AttributeError):
+        return None
+    if found < 0:
+        return None
+    never = min(1 << 40, (1 << 8 * ctypes.sizeof(ctypes.c_long) - 1) - 1)
+    absolute, cancel_on_set = 1, 2
+    if libc.timerfd_settime(found, absolute | cancel_on_set, ctypes.byref(_Times(0, 0, never, 0)), None):
+        os.close(found)
+        return None
+    return found
+
+
 class NetworkWatch:
-    """A thread that calls `on_change` when the network changed or the machine woke up.
+    """A thread that calls `on_change` when the network changed, the machine woke up, or its clock was set.
 
     It sleeps until something happens, and looks at the clocks only while `alert` says that something waits.
     """
@@ -72,10 +103,12 @@ class NetworkWatch:
         alert: Callable[[], bool],
         *,
         asleep: Callable[[], float] = asleep_s,
-        tick_s: float = TICK_S,
+        tick_s: float | None = None,
+        clock_jumps: Callable[[], int | None] = open_clock_jumps,
     ) -> None:
-        self._on_change, self._alert, self._asleep, self._tick_s = on_change, alert, asleep, tick_s
-        self._netlink = open_netlink()
+        self._on_change, self._alert, self._asleep = on_change, alert, asleep
+        self._netlink, self._jumps = open_netlink(), clock_jumps()
+        self._tick_s = (TICK_S if self._jumps is None else SELDOM_S) if tick_s is None else tick_s
         self._nudge, self._nudged = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopping, self._closing, self._closed = threading.Event(), threading.Lock(), False
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
@@ -100,6 +133,8 @@ class NetworkWatch:
             os.close(self._nudged)
         if self._netlink is not None:
             self._netlink.close()
+        if self._jumps is not None:
+            os.close(self._jumps)
 
     def nudge(self) -> None:
         """Ask `alert` again: something waits from now on, or no longer."""
@@ -112,6 +147,8 @@ class NetworkWatch:
         poll.register(self._nudge, select.POLLIN)
         if self._netlink is not None:
             poll.register(self._netlink, select.POLLIN)
+        if self._jumps is not None:
+            poll.register(self._jumps, select.POLLIN)
         slept = self._asleep()
         while not self._stopping.is_set():
             ready = {fd for fd, _ in poll.poll(self._tick_s * 1000 if self._alert() else None)}
@@ -119,6 +156,10 @@ class NetworkWatch:
             if self._nudge in ready:
                 with suppress(BlockingIOError):
                     os.read(self._nudge, 4096)
+            if self._jumps is not None and self._jumps in ready:
+                changed = True
+                with suppress(OSError):  # ECANCELED says that it was cancelled, and sets it again
+                    os.read(self._jumps, 8)
             before, slept = slept, self._asleep()
             if (changed or slept - before > SLEPT_S) and not self._stopping.is_set():
                 self._on_change()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -114,7 +115,12 @@ class Probed(Protocol):
 
 def probe(bucket: Probed, name: str) -> Quirks:
     """Find out what a storage can do, with an object of a name that was never used."""
-    found = Quirks(_keeps_conditions(bucket, name), _checksum(bucket, name))
+    try:
+        found = Quirks(_keeps_conditions(bucket, name), _checksum(bucket, name))
+    except BaseException:  # somebody waits for this and may press Ctrl-C: the object is taken back all the same
+        with suppress(TorporError):
+            bucket.delete(name)
+        raise
     bucket.delete(name)
     return found
 

@@ -226,9 +226,11 @@ class S3Bucket:
 
     def _page(self, prefix: str, size: int, more: Mapping[str, str]) -> Mapping[str, Any]:
         arguments = {"Bucket": self._options.bucket, "Prefix": self._options.root + prefix, "MaxKeys": size, **more}
-        page: Mapping[str, Any] = self._ask(f"list {prefix}", lambda _: self._client.list_objects_v2(**arguments))
+        page: Mapping[str, Any] = self._ask(
+            f"list {prefix or 'the bucket'}", lambda _: self._client.list_objects_v2(**arguments)
+        )
         if "IsTruncated" not in page:
-            raise no_s3(f"list {prefix}")
+            raise no_s3(f"list {prefix or 'the bucket'}")
         return page
 
     def _page_of_parts(self, arguments: Mapping[str, str], behind: int, _: Call) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BackupNotFound, Throttled, TorporError, Unavailable, error_classes
-from ..state.outbox import LEASE_S, Item, delay_s, error_class, is_dead, priority
+from ..state.outbox import LEASE_S, Item, Stage, delay_s, error_class, is_dead, priority
 from ..state.sync_state import ASKED, RemoteState, Troubled, later, next_trouble, verdict
 from .ports import Interrupted, Pushed, Pusher
 from .pump_ports import Clocks, Queue, Remote, Watcher
@@ -140,6 +140,12 @@ class Pump:
             self._end_running()
             if threading.current_thread() is not self._thread:
                 running.over.wait(STOP_S)
+
+    def give_way(self, stage: Stage) -> None:
+        """End what is being sent of a stage behind the blobs that are under way: what may go is decided again."""
+        running = self._running
+        if running is not None and stage in running.stages:
+            running.give_way()
 
     @property
     def state(self) -> RemoteState:

@@ -55,10 +55,17 @@ def test_an_open_umask_changes_nothing(home: Path) -> None:
         assert [p for p in home.rglob("*") if os.lstat(p).st_mode & 0o077] == []
 
 
+HEAVY = (
+    *("torch", "numpy", "boto3", "transformers", "alembic", "PIL", "cryptography"),
+    *("typer", "rich", "pygments", "httpx", "torpor.client", "torpor.cli.main"),  # the command line's own
+)
+
+
 def test_nothing_heavy_is_imported_at_start(home: Path) -> None:
     code = (
-        "import sys, torpor.daemon.compose, torpor.daemon.app, torpor.daemon.server, torpor.daemon.settings\n"
-        "print([m for m in ('torch', 'numpy', 'boto3', 'transformers', 'alembic', 'PIL') if m in sys.modules])"
+        "import sys, torpor.cli.entry, torpor.cli.serving\n"
+        "import torpor.daemon.service, torpor.daemon.app, torpor.daemon.server, torpor.daemon.observing\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert out.stdout.strip() == "[]"

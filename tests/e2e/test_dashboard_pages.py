@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from support.lived_in import STORIES, live_in
 from support.s3_servers import Moto, Place, new_place, remove_place
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client.provider import SessionTable
+from torpor.state.quota import GIB
+from torpor.state.summary import REFUSED, Facts, Kind, Summary, sentence, summarise
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -314,3 +317,61 @@ def test_programs_that_are_attached_back_up_now(page: Page, lived: Daemon) -> No
         program.get_by_role("button", name="Back up now").click()
         page.get_by_text("1 session is backed up").wait_for()
         assert lived.request("GET", "/v1/backups/chat-1").json()["session_id"] == "chat-1"
+
+
+def sentences(page: Page, summaries: list[Summary], language: str) -> list[str]:
+    """What the page says of summaries."""
+    said: list[str] = page.evaluate(
+        """async ([summaries, language]) => {
+          const [{ said }, { speak }] = await Promise.all([import("/dashboard/standing.js"), import("/dashboard/words.js")]);
+          speak(language);
+          const found = summaries.map(said);
+          speak("en");
+          return found;
+        }""",
+        [[each.to_dict() | {"sentence": "in the daemon's words"} for each in summaries], language],
+    )
+    return said
+
+
+def test_the_page_says_of_everything_what_the_daemon_says(page: Page, lived: Daemon) -> None:
+    from playwright.sync_api import expect
+
+    now = time.time()
+    well = Facts(sessions=14, last_backup_at=now - 130, sync="idle")
+    facts = [
+        well,
+        Facts(),
+        replace(well, sessions=1, last_backup_at=now - 5 * 3600),
+        replace(well, sync="off", last_backup_at=now - 9 * 86_400),
+        replace(well, waiting_for_power=3),
+        replace(well, damaged=1),
+        replace(well, damaged=1200),
+        replace(well, given_up=2, waiting=1),
+        replace(well, quota_full=True),
+        replace(well, watch_trouble="gone"),
+        replace(well, asking=("https://a",)),
+        replace(well, asking=("https://a", "https://b", "https://c")),
+        replace(well, sync="paused", waiting=3),
+        replace(well, sync="offline"),
+        replace(well, sync="failing", waiting=1),
+        replace(well, sync="busy"),
+        replace(well, sync="busy", waiting=2),
+        *(replace(well, sync=state, waiting=2) for state in sorted(REFUSED)),
+    ]
+    summaries = [summarise(each) for each in facts]
+    assert sentences(page, summaries, "en") == [sentence(each, now) for each in summaries]
+    timed = [summarise(replace(well, disk_full=True, disk_free_bytes=2 * GIB))]
+    timed += [summarise(replace(well, sync="paused", paused_until=now + late)) for late in (600, 90_000)]
+    free, soon, later = sentences(page, timed, "en")
+    assert free == "Disk nearly full: 2\u00a0GiB free"  # sizes and times as the language writes them
+    assert re.fullmatch(r"Sync is paused until \d\d:\d\d\s[AP]M", soon)
+    assert re.fullmatch(r"Sync is paused until \w+ \d+, \d{4} \d\d:\d\d\s[AP]M", later)
+    chinese = sentences(page, summaries + timed, "zh-CN")
+    assert {each.kind for each in summaries + timed} == set(get_args(Kind))
+    assert not [each for each in chinese if not re.search("[\u4e00-\u9fff]", each) or "{" in each]
+    newer = "import('/dashboard/standing.js').then(({ said }) => said({ kind: 'newer', sentence: 'Well' }))"
+    assert page.evaluate(newer) == "Well"
+    expect(page.locator(".standing span")).to_have_text(
+        lived.request("GET", "/v1/status").json()["summary"]["sentence"]
+    )

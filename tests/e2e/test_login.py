@@ -8,6 +8,7 @@ import httpx
 from support.browser import axe_violations
 from support.commands import as_json
 from support.daemon import Daemon
+from torpor.client.places import dashboard_link, route
 from torpor.daemon.pages import HEADERS, page_files
 
 if TYPE_CHECKING:
@@ -30,6 +31,18 @@ def test_a_link_opens_the_dashboard_once(shared_daemon: Daemon, tab: Page) -> No
     again = httpx.post(f"{shared_daemon.url}/v1/login", json={"code": code})
     assert again.status_code == 401
     assert "torpor open" in again.json()["hint"]
+
+
+def test_a_link_leads_to_the_place_that_it_names_and_nowhere_else(shared_daemon: Daemon, tab: Page) -> None:
+    with shared_daemon.keeper() as keeper:
+        for place, hash_ in (("/settings", "#/settings"), (route("storage", "a/ü#"), "#/storage/a%2F%C3%BC%23")):
+            tab.goto(dashboard_link(keeper.api, place))
+            tab.get_by_role("navigation").wait_for()
+            assert tab.url == f"{shared_daemon.url}/{hash_}"
+        for odd in ("https://evil.example/", "javascript:alert(1)", "%"):
+            tab.goto(f"{dashboard_link(keeper.api)}&to={odd}")
+            tab.get_by_role("heading", level=1).wait_for()
+            assert tab.url == f"{shared_daemon.url}/"
 
 
 def test_the_page_of_the_daemon_may_call_it_and_no_other(shared_daemon: Daemon) -> None:

@@ -1,4 +1,4 @@
-"""The pictures of the documentation: screenshots of the dashboard over a home that was lived in. `make pictures` makes them."""
+"""The pictures of the documentation: the dashboard over a home that was lived in, the tray's icons. For `make pictures`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import httpx
 import pytest
@@ -16,13 +16,16 @@ from support.browser import signed_in
 from support.daemon import Daemon
 from support.lived_in import live_in
 from support.s3_servers import Place
+from torpor.client.handing_over import hand_over
+from torpor.client.places import route
+from torpor.tray.drawing import SIZES, Panel, State, icons
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 FOLDER = os.environ.get("TORPOR_PICTURES")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="made by `make pictures`")
-WIDE, TALL, NARROW = ({"width": w, "height": h} for w, h in ((1440, 900), (1280, 1400), (360, 720)))
+WIDE, TALL, NARROW, CARDS = ({"width": w, "height": h} for w, h in ((1440, 900), (1280, 1400), (360, 720), (1100, 760)))
 
 
 @pytest.fixture
@@ -89,3 +92,41 @@ def test_pictures(chromium: Browser, lived: Daemon) -> None:
     ) as page:
         show(page, "#/sessions")
         keep(page, "narrow")
+
+
+def test_an_opened_file(chromium: Browser, lived: Daemon, tmp_path: Path) -> None:
+    """What a double click shows: a backup of another machine, and a file that was cut short."""
+    hike, torn = tmp_path / "hike.bundle.qwnbak", tmp_path / "download.qwnbak"
+    with lived.keeper() as keeper:
+        backup = keeper.api.backup("hike")
+        keeper.export(backup.id, hike)
+        torn.write_bytes(hike.read_bytes()[:-5000])
+        keeper.api.purge(backup.id)
+        names = [hand_over(keeper.api, path)["id"] for path in (hike, torn)]
+    with signed_in(chromium, lived, viewport=CARDS, locale="en-US", color_scheme="light") as page:
+        show(page, f"#{route('open', *names)}")
+        page.get_by_role("button", name="Import").wait_for()
+        page.get_by_role("alert").wait_for()
+        keep(page, "opened")
+
+
+def test_icons_of_the_tray() -> None:
+    """Every state in every size, on a dark panel, on a light one, and on both where nobody knows."""
+    assert FOLDER is not None
+    dark, light = (36, 38, 43), (245, 245, 246)
+    panels: tuple[tuple[Panel, tuple[int, int, int]], ...] = (
+        ("dark", dark),
+        ("light", light),
+        ("any", dark),
+        ("any", light),
+    )
+    across, down = sum(SIZES) + 12 * (len(SIZES) + 1), 60
+    sheet = Image.new("RGB", (across * len(panels), down * len(get_args(State)) + 12))
+    for column, (panel, background) in enumerate(panels):
+        sheet.paste(background, (column * across, 0, (column + 1) * across, sheet.height))
+        for row, state in enumerate(get_args(State)):
+            at = column * across + 12
+            for image in icons(state, panel):
+                sheet.paste(image, (at, row * down + 12 + (48 - image.height) // 2), image)
+                at += image.width + 12
+    sheet.save(Path(FOLDER) / "tray-icons.webp", lossless=True, quality=100, method=6)

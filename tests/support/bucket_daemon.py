@@ -25,6 +25,7 @@ from torpor.daemon.local_backups import describer
 from torpor.daemon.observing import observe
 from torpor.daemon.pairing import Pairing
 from torpor.daemon.parts import Parts
+from torpor.daemon.power import Power
 from torpor.daemon.remote import RemoteSide
 from torpor.daemon.remote_settings import RemoteSettings
 from torpor.daemon.room import open_room
@@ -60,6 +61,8 @@ class BucketDaemon:
         self.home.create()
         self.catalog = compose(self.home, load_settings(), self.stack)
         self.room = open_room(self.home, load_settings(), self.catalog)
+        self.power = Power(supplies=tuple, uevents=lambda: None)
+        self.stack.callback(self.power.stop)
         self.bucket = bucket or FaultyBucket()
         self.known = RemoteIndex(self.catalog.index, describer())
         self.threads = ThreadPoolExecutor(4)
@@ -118,6 +121,7 @@ class BucketDaemon:
             imports=imports,
             search=SearchCare(self.catalog),
             pairing=Pairing(tokens, lambda: 1.0, time.monotonic),
+            power=self.power,
         )
         return api_of(parts, listening_at(7717, None), observe(self.catalog.index, parts.changes))
 

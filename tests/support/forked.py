@@ -65,6 +65,11 @@ for fd in fds:
 sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
 sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
 asked = json.loads(packet)
+if asked["terminal"]:
+    import fcntl, termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.chdir(asked["cwd"])
 os.environ.clear()
 os.environ.update(asked["environment"])
@@ -144,12 +149,15 @@ def start(
     cwd: str = "/",
     stdout: BinaryIO | int = subprocess.PIPE,
     stderr: BinaryIO,
+    terminal: BinaryIO | None = None,
 ) -> Forked:
-    """Start `torpor WORDS`. Its stdin is empty."""
-    asked = orjson.dumps({"words": list(words), "cwd": cwd, "environment": dict(environment)})
+    """Start `torpor WORDS`. Its stdin is empty, or a terminal, which becomes its controlling one."""
+    asked = orjson.dumps(
+        {"words": list(words), "cwd": cwd, "environment": dict(environment), "terminal": terminal is not None}
+    )
     status, status_theirs = os.pipe()
     out, out_theirs = os.pipe() if isinstance(stdout, int) else (None, os.dup(stdout.fileno()))
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    nothing = os.open(os.devnull, os.O_RDONLY) if terminal is None else os.dup(terminal.fileno())
     try:
         socket.send_fds(_zygote(), [asked], [nothing, out_theirs, stderr.fileno(), status_theirs])
     finally:

@@ -164,6 +164,21 @@ def test_an_open_poll_keeps_a_process_for_as_long_as_it_is(attached: Attachments
     run(test)
 
 
+def test_whoever_shows_who_is_attached_learns_that_a_process_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "HUNG_UP_S", 0.01)
+    attached, seen = Attachments(), list[int]()
+    attached.tell(lambda: seen.append(len(attached.describe())))
+
+    async def play() -> None:
+        attached.announce("A", about())
+        await attached.take("A", (), 5.0, left)  # it hangs up, since it was killed
+        while len(seen) < 2:
+            await asyncio.sleep(0.01)
+
+    run(play)
+    assert seen == [1, 0]
+
+
 def test_work_that_was_lost_on_its_way_is_handed_out_again(attached: Attachments) -> None:
     async def test() -> None:
         attached.announce("a", about("s"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from torpor.desktop import autostart
+from torpor.desktop.entry_text import command_in, exec_value
 from torpor.desktop.own_command import own_command
 
 
@@ -32,3 +34,11 @@ def test_our_own_command_is_absolute_and_needs_no_script(tmp_path: Path) -> None
     assert own_command("tray", executable=str(python)) == (str(python), "-m", "torpor.cli.entry", "tray")
     (tmp_path / "torpor").write_text("")
     assert own_command("tray", executable=str(python)) == (str(tmp_path / "torpor"), "tray")
+
+
+@pytest.mark.parametrize(
+    "words", [["/a b/c", "serve"], ['x"y', "$HOME `id` 100% \\ '"], ["env", "A=b c", "", "/usr/bin/torpor"]]
+)
+def test_a_command_comes_back_from_its_entry(words: list[str]) -> None:
+    assert command_in(exec_value(words)) == words
+    assert command_in(exec_value(words, "%F")) == words

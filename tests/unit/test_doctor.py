@@ -20,13 +20,16 @@ from torpor.daemon import doctor_files
 from torpor.daemon.checkup import Check, Patient, examine, fix_all, refuse_to_fix
 from torpor.daemon.compose import compose
 from torpor.daemon.doctor import all_looks
+from torpor.daemon.doctor_desktop import check_autostart, check_menu, check_tray, judge_service
 from torpor.daemon.doctor_index import judge_sqlite
-from torpor.daemon.doctor_machine import check_tray, judge_clock
+from torpor.daemon.doctor_machine import judge_clock
 from torpor.daemon.instance import InstanceLock, load_token
 from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import Settings, load_settings
 from torpor.daemon.trusted_time import read_clocks
 from torpor.db.damage import mark_damaged
+from torpor.desktop import autostart, registration
+from torpor.desktop.service import Service
 from torpor.state.errors import UnsafeHome
 from torpor.state.trusted_clock import judge
 from torpor.store.clock_anchor import write_anchor
@@ -69,8 +72,13 @@ def _raw() -> bytes:
     return manifest_file.dump(manifest(created_at=NOW - 5, kv_cache=None, layers=layers))
 
 
+def surroundings(home: Home) -> dict[str, str]:
+    """A user with folders of their own, and no service manager."""
+    return {"PATH": os.environ["PATH"], "HOME": str(home.root.parent), "XDG_RUNTIME_DIR": str(home.root.parent / "run")}
+
+
 def patient(home: Home, **changes: Any) -> Patient:
-    return replace(Patient(home, {"PATH": os.environ["PATH"]}, NOW), **changes)
+    return replace(Patient(home, surroundings(home), NOW), **changes)
 
 
 def found(who: Patient) -> dict[str, Check]:
@@ -87,7 +95,7 @@ def test_a_home_that_is_well_has_nothing_to_say(home: Home) -> None:
     assert {"versions", "home", "permissions", "token", "disk", "sqlite", "index", "blobs", "sidecars", "clock"} <= set(
         checks
     )
-    assert {"inotify", "keys", "tray", "settings", "second copy"} <= set(checks)
+    assert {"inotify", "keys", "service", "autostart", "menu", "tray", "settings", "second copy"} <= set(checks)
     assert troubles(patient(Home(home.root / "none"))) == {"home": "warning"}
     assert not (home.root / "none").exists()
 
@@ -238,17 +246,69 @@ def test_clocks_versions_and_trays_that_are_wrong(home: Home) -> None:
     check = found(patient(home, now=NOW + 400 * 86_400))["clock"]  # in the same boot
     assert (check.status, "--trust-clock" in check.hint) == ("warning", True)
     assert [judge_sqlite(version).status for version in ((3, 34, 9), (3, 40, 1), (3, 51, 3))] == ["error", "ok", "ok"]
-    desktop = {"DISPLAY": ":0", "PATH": os.environ["PATH"], "DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere"}
-    assert [check.status for check in check_tray(patient(home, environment=desktop))] == ["warning"]
 
 
-@pytest.mark.parametrize(("answer", "status"), [("true", "ok"), ("false", "warning")])
-def test_a_desktop_is_asked_for_its_tray(home: Home, tmp_path: Path, answer: str, status: str) -> None:
-    tool = tmp_path / "busctl"
-    tool.write_text(f"#!/bin/sh\necho b {answer}\n")
-    tool.chmod(0o755)
-    desktop = {"WAYLAND_DISPLAY": "wayland-0", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert [check.status for check in check_tray(patient(home, environment=desktop))] == [status]
+DEAD_BUS = {"DISPLAY": ":0", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere"}
+
+
+@pytest.mark.parametrize(("answer", "wanted"), [("true", "ok"), ("false", "warning"), (None, "warning")])
+def test_a_tray_that_is_not_shown_matters_to_who_asked_for_one(
+    home: Home, tmp_path: Path, answer: str | None, wanted: str
+) -> None:
+    desktop = surroundings(home) | DEAD_BUS
+    if answer is not None:
+        _program(tmp_path / "busctl", f"echo b {answer}")
+        desktop |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    who = patient(home, environment=desktop)
+    assert [check.status for check in check_tray(who)] == ["ok"]
+    autostart.enable(autostart.tray_entry(["/bin/true"]), desktop)
+    assert [check.status for check in check_tray(who)] == [wanted]
+
+
+def _program(file: Path, line: str) -> Path:
+    file.write_text(f"#!/bin/sh\n{line}\n")
+    file.chmod(0o755)
+    return file
+
+
+def test_entries_whose_program_is_gone(home: Home, tmp_path: Path) -> None:
+    desktop = surroundings(home) | DEAD_BUS | {"XDG_DATA_DIRS": str(tmp_path / "none")}
+    who = patient(home, environment=desktop)
+    assert [check.status for check in (*check_autostart(who), *check_menu(who))] == ["ok", "ok"]
+    odd = _program(tmp_path / 'a $dollar "and" 100%', "exit 0")
+    autostart.enable(autostart.daemon_entry(["env", "TORPOR_HOME=/x", str(odd), "serve"]), desktop)
+    registration.install([str(odd)], desktop)
+    well = [*check_autostart(who), *check_menu(who)]
+    assert [check.status for check in well] == ["ok", "ok"]
+    assert well[0].detail == "at login: daemon"
+    odd.unlink()
+    gone = [*check_autostart(who), *check_menu(who)]
+    assert [check.status for check in gone] == ["error", "error"]
+    assert str(odd) in gone[1].detail
+    assert "removed" in fix_all(gone)["autostart"]
+    assert [check.status for check in check_autostart(who)] == ["ok"]
+
+
+SERVICE = Service(True, "/u", "/h", enabled=True, state="active", pid=7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "answers", "status", "said"),
+    [
+        ({}, 7, "ok", "from login to logout"),
+        ({"lingers": True}, 7, "ok", "also without a login"),
+        ({"enabled": False}, 7, "ok", "off at the next login"),
+        ({}, 8, "warning", "process 8 answers"),
+        ({"current": False}, 7, "warning", "another installation"),
+        ({"state": "inactive", "pid": None}, None, "warning", "does not run"),
+        ({"state": "inactive", "pid": None}, 8, "warning", "another daemon runs"),
+        ({"state": "failed", "pid": None, "failure": "its settings are not valid"}, None, "error", "settings"),
+    ],
+)
+def test_a_service_is_judged(home: Home, changes: dict[str, Any], answers: int | None, status: str, said: str) -> None:
+    check = judge_service(replace(SERVICE, **changes), answers, patient(home))
+    assert (check.status, said in check.detail) == (status, True)
+    assert bool(check.hint) == (status != "ok")
 
 
 def test_few_inotify_watches(home: Home, tmp_path: Path) -> None:
@@ -304,7 +364,7 @@ SAID: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "denied": ({"sync": SYNC | {"state": "denied", "reason": "no"}}, {"second copy": "error"}),
     "offline": ({"sync": SYNC | {"state": "offline", "reason": "no"}}, {"second copy": "warning"}),
     "given up": ({"sync": SYNC | {"dead_count": 1, "dead": [{"error": "x"}]}}, {"given up": "error"}),
-    "plain": ({"sync": SYNC | {"encrypted": False, "readable": "by all"}}, {"encryption": "warning"}),
+    "plain": ({"sync": SYNC | {"encrypted": False, "readable": "by all"}}, {}),
     "warned": ({"sync": SYNC | {"on": False, "warnings": ["a .env counts not"]}}, {}),
     "scrub stopped": ({"scrub": SCRUB | {"trouble": "EIO"}}, {"scrub": "error"}),
     "unsure": ({"scrub": SCRUB | {"unsure": 2}}, {"scrub": "warning"}),

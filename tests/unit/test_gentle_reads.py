@@ -11,11 +11,10 @@ import pytest
 from blake3 import blake3
 from torpor.state.errors import StoreFailed
 from torpor.state.manifest import BlobRef
-from torpor.state.scrub import CATCH_UP_S, Pace, on_battery
+from torpor.state.scrub import CATCH_UP_S, Pace
 from torpor.store import gentle_reads
 from torpor.store.blobs import BlobStore
 from torpor.store.gentle_reads import READ_BYTES, GentleReader, be_idle
-from torpor.store.power import read_supplies
 from torpor.store.quarantine import Quarantine
 
 
@@ -128,24 +127,6 @@ def test_time_that_was_slept_through_is_not_made_good() -> None:
     assert pace.delay_s(1000, 0.0) == 1.0
     assert pace.delay_s(1000, 3600.0) == 0.0  # one second of it is
     assert pace.delay_s(1000, 3600.0) == pytest.approx(2.0 - CATCH_UP_S)
-
-
-def test_a_battery_counts_when_no_outlet_feeds_the_machine(tmp_path: Path) -> None:
-    battery, mouse = {"type": "Battery", "status": "Discharging"}, {"type": "Battery", "status": "Discharging"}
-    mouse["scope"] = "Device"
-    outlet = {"type": "Mains", "online": "1"}
-    assert on_battery([battery, mouse])
-    assert on_battery([battery, {"type": "Mains", "online": "0"}])
-    assert not on_battery([])
-    assert not on_battery([mouse])
-    assert not on_battery([outlet, battery])
-    assert not on_battery([{"type": "Battery", "status": "Charging"}])
-    supply = tmp_path / "BAT0"
-    supply.mkdir()
-    (supply / "type").write_text("Battery\n")
-    (supply / "status").write_text("Discharging\n")
-    assert on_battery(read_supplies(tmp_path))
-    assert read_supplies(tmp_path / "none") == []
 
 
 def test_a_thread_reads_in_the_idle_class() -> None:

@@ -18,7 +18,7 @@ MAY: dict[str, set[str]] = {
     "store": {"state", "codec"},  # files are used by SDK and daemon alike, so they know neither
     "db": {"state"},  # the index can be rebuilt; it holds no format
     "sync": {"state", "codec"},  # outbox and blobs arrive as ports
-    "daemon": {"state", "codec", "store", "db", "sync"},  # the wiring
+    "daemon": {"state", "codec", "store", "db", "sync", "desktop"},  # the wiring; its doctor looks at the desktop
     "client": {"state", "codec", "store"},  # an inference environment has no database and no boto3
     "adapters": {"client", "codec", "state"},  # engines hand tensors over through the codec's bridge
     "desktop": {"state"},  # files of the operating system: told what to write
@@ -27,7 +27,7 @@ MAY: dict[str, set[str]] = {
     "web": set(),
 }
 # These run other parts in their own process, and import them inside functions.
-LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters"}}
+LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters", "tray"}}
 # Entry points of processes of their own; nothing imports them at start-up.
 WHOLE_FILES: dict[str, set[str]] = {"cli/demo_model.py": {"adapters"}, "cli/demo_worker.py": {"adapters"}}
 # Third-party modules with one owner: importing them elsewhere would pull them into the wrong process.
@@ -51,7 +51,7 @@ OWNED = {
     "typer": {"cli"},
     "rich": {"cli"},
     "pystray": {"tray"},
-    "dbus_fast": {"tray", "daemon"},
+    "dbus_fast": {"tray", "daemon/logind.py"},
     "PIL": {"tray", "adapters", "cli/demo_model.py"},
 }
 

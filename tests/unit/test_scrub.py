@@ -153,6 +153,25 @@ def test_a_commit_of_a_damaged_blob_is_told_to_send_it_again(world: World) -> No
     assert world.catalog.index.backup(made.id).damaged_bytes == 0
 
 
+def test_on_battery_nothing_is_begun(world: World) -> None:
+    world.save(1)
+    powered, looks = threading.Event(), list[str]()
+
+    def index_faults() -> tuple[str, ...]:
+        looks.append("index")
+        return ()
+
+    scrub = world.scrub(powered=powered.is_set, index_faults=index_faults)
+    scrub.turn()
+    assert (scrub.resting, scrub.describe()["state"], looks) == (True, "resting", [])
+    assert done(scrub)["state"] == "resting"  # somebody asked for it: it begins on mains power
+    assert looks == []
+    powered.set()
+    scrub.turn()
+    until(lambda: scrub.describe()["state"] == "idle")
+    assert (scrub.resting, scrub.describe()["sound"], looks) == (False, 3, ["index"])
+
+
 def test_where_it_stopped_outlives_a_restart(world: World) -> None:
     made = world.save(1, blobs=6)
     powered = threading.Event()

@@ -56,8 +56,8 @@ def test_an_end_of_a_pause_is_a_time_of_the_day() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (-5, "just now"),
-        (44, "just now"),
+        (-5, "a moment ago"),
+        (44, "a moment ago"),
         (45, "1 min ago"),
         (5399, "90 min ago"),
         (5400, "2 h ago"),

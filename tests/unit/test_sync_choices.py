@@ -18,7 +18,7 @@ from torpor.state.fingerprint import Fingerprint
 from torpor.state.kv_policy import Budget, KVPolicy, KVUpload, decide, parse_policy
 from torpor.state.plan import TargetState
 from torpor.state.rates import FETCH_KEY, rate_key
-from torpor.state.sync_state import TELLING_AGAIN_S, next_trouble
+from torpor.state.sync_state import LONG_OFFLINE, LONG_OFFLINE_S, TELLING_AGAIN_S, later, next_trouble
 from torpor.store.machine import machine_id
 from torpor.store.sync_choices import SyncChoices, read_sync_choices, write_sync_choices
 from torpor.sync.ports import Pushed
@@ -139,6 +139,17 @@ def test_a_trouble_of_the_same_kind_goes_on_and_waits_longer() -> None:
     assert (first.since, first.retry_at, second.since, second.retry_at, second.detail) == (10, 10, 10, 15, "502")
     other = next_trouble(second, Offline("gone"), wall=30.0, steady=10.0, random=lambda: 1.0)
     assert (other.name, other.since, other.tries) == ("offline", 30.0, 0)
+
+
+def test_who_is_offline_for_long_looks_seldom() -> None:
+    trouble = next_trouble(None, Offline("gone"), wall=0.0, steady=0.0, random=lambda: 1.0)
+    at, delays = 0.0, list[float]()
+    for _ in range(LONG_OFFLINE + 2):
+        delays.append(trouble.retry_at - at)
+        at = trouble.retry_at
+        trouble = later(trouble, steady=at, random=lambda: 1.0)
+    assert delays[:5] == [3.0, 4.5, 6.75, 10.0, 10.0]
+    assert delays[-2:] == [10.0, LONG_OFFLINE_S]
 
 
 class Desk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.waiting import until
-from torpor.sync.network import SLEPT_S, NetworkWatch, asleep_s, can_connect, open_netlink
+from torpor.sync.network import SLEPT_S, NetworkWatch, asleep_s, can_connect, open_clock_jumps, open_netlink
 from torpor.sync.ports import Interrupted
 from torpor.sync.threads import DaemonPool
 from torpor.sync.turn import RunningPush
@@ -128,6 +129,28 @@ def test_a_machine_that_slept_is_noticed_while_something_waits() -> None:
     watch.nudge()
     assert not changes.acquire(blocking=False)
     assert asleep_s() >= -1
+
+
+def test_a_machine_that_wakes_up_says_so_itself() -> None:
+    """The kernel's timer stands ready; here another file becomes readable in its place, since nobody sets the clock."""
+    real = open_clock_jumps()
+    assert real is not None
+    assert select.select([real], [], [], 0) == ([], [], [])
+    os.close(real)
+    fd, changes, waits = os.eventfd(0, os.EFD_NONBLOCK), threading.Semaphore(0), threading.Semaphore(0)
+
+    def alert() -> bool:
+        waits.release()
+        return False
+
+    watch = NetworkWatch(changes.release, alert, clock_jumps=lambda: fd)
+    watch.start()
+    for _ in range(2):
+        assert waits.acquire(timeout=60)
+        os.eventfd_write(fd, 1)
+        assert changes.acquire(timeout=60)
+    watch.stop()
+    assert not changes.acquire(blocking=False)
 
 
 def test_nothing_is_looked_at_while_nothing_waits() -> None:

@@ -125,7 +125,6 @@ def test_a_stream_tells_that_something_changed_and_no_more_often_than_that(
 ) -> None:
     monkeypatch.setattr(event_feed, "LOOK_S", 0.01)
     monkeypatch.setattr(event_feed, "CHANGED_EVERY_S", 0.05)
-    monkeypatch.setattr(event_feed, "BEAT_S", 20.0)
 
     def change() -> None:
         with index.writing():
@@ -133,7 +132,7 @@ def test_a_stream_tells_that_something_changed_and_no_more_often_than_that(
 
     async def read() -> list[bytes]:
         feed, told = EventFeed(index, index.changes), []
-        stream = feed.stream(None)
+        stream = feed.stream(None, beat_s=20.0)
         assert await anext(stream) == b"retry: 1000\n\n"
         waiting = asyncio.ensure_future(anext(stream))
         for _ in range(100):

@@ -9,6 +9,7 @@ import { waitingPages } from "./pairing.js";
  * @property {string} name of the route and of the phrase `nav.<name>`
  * @property {string} icon
  * @property {() => Promise<{Page: any}>} load its module, which has a component `Page`
+ * @property {boolean} [hidden] whether it is reached by links alone
  * @property {() => number} [badge] a signal's value, read while the navigation is drawn: how many things wait there
  */
 
@@ -20,4 +21,8 @@ export const PAGES = [
   { name: "health", icon: "health", load: () => import("./health.js"), badge: () => findings.value },
   { name: "access", icon: "access", load: () => import("./access.js"), badge: waitingPages },
   { name: "settings", icon: "settings", load: () => import("./settings.js") },
+  { name: "open", icon: "upload", hidden: true, load: () => import("./open.js") },
 ];
+
+/** Those of the navigation. */
+export const LISTED = PAGES.filter((each) => !each.hidden);

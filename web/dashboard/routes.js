@@ -4,9 +4,9 @@ import { signal } from "../vendor/preact.js";
 
 /** @typedef {{page: string, parts: string[], query: URLSearchParams}} Route */
 
-/** @param {string} hash @returns {Route} */
+/** Read an address; what does not begin with `#/` (a login link) is no place. @param {string} hash @returns {Route} */
 export function parse(hash) {
-  const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
+  const [path, query = ""] = (hash.startsWith("#/") ? hash.slice(2) : "").split("?");
   const [page, ...parts] = path.split("/").filter(Boolean).map(decoded);
   return { page: page || "sessions", parts, query: new URLSearchParams(query) };
 }

@@ -1,6 +1,7 @@
 /** The dashboard's way to the daemon: a token that a login link becomes, kept for this tab alone, and calls with it. */
 
 import { signal } from "../vendor/preact.js";
+import { go } from "./routes.js";
 
 const KEPT = "torpor.token";
 
@@ -22,11 +23,11 @@ export class Problem extends Error {
   }
 }
 
-/** Take the code of a login link out of the address, and exchange it. Raises: Problem, TypeError. */
+/** Take the code of a login link out of the address, exchange it, and go where the link leads to. Raises: Problem, TypeError. */
 export async function signIn() {
-  const found = /^#login=([\w-]+)$/.exec(location.hash);
+  const found = /^#login=([\w-]+)(?:&to=([^&]*))?$/.exec(location.hash);
   if (!found) return;
-  history.replaceState(null, "", location.pathname);
+  go(place(found[2]), { instead: true });
   const answer = await fetch("/v1/login", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
@@ -35,6 +36,16 @@ export async function signIn() {
   if (!answer.ok) throw new Problem(await problemOf(answer));
   sessionStorage.setItem(KEPT, (await answer.json()).token);
   signedIn.value = true;
+}
+
+/** The address of a place that a link names, within this page. @param {string | undefined} named */
+function place(named) {
+  try {
+    const wanted = decodeURIComponent(named ?? "");
+    return wanted.startsWith("/") ? `#${wanted}` : location.pathname;
+  } catch {
+    return location.pathname;
+  }
 }
 
 /** Forget the token here. */

@@ -6,9 +6,10 @@ import { Icon, Mark } from "./icons.js";
 import { DropPlace } from "./imports.js";
 import { KeyList, listed, useKeys } from "./keys.js";
 import { link } from "./live.js";
-import { PAGES } from "./pages.js";
+import { LISTED, PAGES } from "./pages.js";
 import { go, href, route } from "./routes.js";
 import { signedIn, signOut } from "./session.js";
+import { Standing } from "./standing.js";
 import { nextTheme, theme } from "./theme.js";
 import { Toasts } from "./toasts.js";
 import { LANGUAGES, language, says, speak, t } from "./words.js";
@@ -33,13 +34,14 @@ function Frame() {
   useKeys({
     "?": () => (listed.value = true),
     t: nextTheme,
-    ...Object.fromEntries(PAGES.map((each, index) => [String(index + 1), () => go(href(each.name))])),
+    ...Object.fromEntries(LISTED.map((each, index) => [String(index + 1), () => go(href(each.name))])),
   });
   return html`<div class="frame">
     <a class="skip" href="#content" onClick=${skip}>${t("nav.skip")}</a>
     <header class="top">
       <a class="brand" href=${href("sessions")}><${Mark} /><span>Torpor</span></a>
       <${Navigation} />
+      <${Standing} />
       <${Tools} />
     </header>
     <main id="content" tabindex="-1"><${Lost} /><${Current} /></main>
@@ -55,7 +57,7 @@ function skip(event) {
 
 function Navigation() {
   return html`<nav class="pages" aria-label=${t("nav.label")}>
-    ${PAGES.map((each) => {
+    ${LISTED.map((each) => {
       const waiting = each.badge?.() ?? 0;
       return html`<a key=${each.name} href=${href(each.name)} aria-current=${each === entry() ? "page" : undefined}>
         <${Icon} name=${each.icon} /><span>${t(`nav.${each.name}`)}</span>

@@ -1,5 +1,6 @@
 /** What the daemon says in English, by its code. English has no such catalog: there the daemon is its own. */
 export default {
+  "check.autostart": "登录时自动启动",
   "check.blobs": "数据块",
   "check.clock": "时钟",
   "check.daemon": "守护进程",
@@ -12,11 +13,13 @@ export default {
   "check.inotify": "inotify 限制",
   "check.keys": "密钥",
   "check.links": "链接",
+  "check.menu": "应用菜单",
   "check.old indexes": "旧索引",
   "check.owner": "所有者",
   "check.permissions": "权限",
   "check.scrub": "巡检",
   "check.second copy": "第二副本",
+  "check.service": "系统服务",
   "check.settings": "设置",
   "check.sidecars": "标题与固定标记",
   "check.sqlite": "SQLite",
@@ -90,9 +93,11 @@ export default {
   "setting.remote_format": "“v1”还会把普通的 backups/<id>.qwnbak 对象放入存储桶",
   "setting.scrub_mib_s": "后台重新读取数据块的速度（MiB/秒）；0 表示从不",
   "setting.scrub_days": "两次巡检开始之间的天数",
+  "setting.heavy_on_battery": "使用电池时也上传 KV 缓存、巡检和回收，而不是等到接通电源",
   "setting.watch": "要监视的文件夹；在环境变量中为 JSON 列表，或以“:”分隔",
   "setting.key_storage": "存储桶密钥的存放处：系统密钥环、文件，或自动（auto）",
   "setting.client_timeout_s": "客户端发送请求头或每 10 KiB 正文可用的秒数",
+  "setting.tray_panel": "托盘图标所在面板的明暗：`auto` 由桌面决定，无法判断时在两种面板上均可辨认",
   "setting.log_format": "日志格式：每行一个 JSON 对象（json），或文本（text）",
   "setting.log_level": "记录的最低级别",
 };
