@@ -14,7 +14,7 @@ from typing import Any
 from ..client import connect
 from ..desktop import autostart, registration, service
 from ..desktop.unit import UNIT
-from ..state.errors import InvalidSettings, TorporError
+from ..state.errors import Conflict, InvalidSettings, TorporError
 from ..state.quota import in_words
 from ..store.home import Home
 from ..store.home_removal import Held, earlier_places, look
@@ -183,7 +183,7 @@ def carry_out(found: Found, environ: Mapping[str, str], *, purge: bool) -> list[
     with translated("remove", "what the desktop was given"):
         done += [name for name in (autostart.DAEMON_FILE, autostart.TRAY_FILE) if autostart.disable(name, environ)]
         done += [str(path) for path in registration.remove(environ)]
-    if found.tray is not None:
+    if found.tray is not None and _tray_of(found.home, environ) == found.tray:  # its number may be another's by now
         with suppress(ProcessLookupError):
             os.kill(found.tray, signal.SIGTERM)
         done.append("tray")
@@ -194,19 +194,27 @@ def carry_out(found: Found, environ: Mapping[str, str], *, purge: bool) -> list[
 
 
 def _purge(found: Found) -> Iterator[str]:
+    """Remove the home, then its key. Raises: Conflict while a process may be saving, UnsafeHome, StoreFailed."""
     from ..daemon.instance import InstanceLock
     from ..daemon.keys import KeyStore
     from ..store.home_removal import remove_home
+    from ..store.staging import writers
 
-    if found.keyring is not None and KeyStore(found.home.repo_key).forget(found.keyring):
-        yield "keyring"
+    staging = found.home.store / "staging"
     if found.home.root.is_dir():
         lock = InstanceLock(found.home)
         try:
+            if staging.is_dir() and (open_by := writers(staging)):
+                raise Conflict(
+                    f"process {open_by[0]} has the store open and may be saving",
+                    hint="Close its keeper or end it, then try again; no backup was removed.",
+                )
             remove_home(found.home)
         finally:
             lock.close()
         yield "home"
+    if found.keyring is not None and KeyStore(found.home.repo_key).forget(found.keyring):
+        yield "keyring"
 
 
 def as_json(things: list[Thing]) -> list[dict[str, Any]]:

@@ -215,6 +215,7 @@ def test_what_was_set_up_is_taken_away_again(machine: Machine) -> None:
         "note",
     }
     assert as_json(machine, "uninstall", "--purge", "--yes", status=2, **desktop)["code"] == "bad-input"
+    assert as_json(machine, "uninstall", "--consent", "delete 0 backups", status=2, **desktop)["code"] == "bad-input"
     with at_terminal(machine.environment | desktop, "uninstall", "--purge") as terminal:
         terminal.answer("Type `delete 0 backups`", "yes")
         assert terminal.end() == 130, terminal.shown
