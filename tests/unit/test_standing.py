@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from torpor.cli import login_entries, setting_up
 from torpor.cli.first_answers import Answers
+from torpor.cli.leaving import Found
 from torpor.cli.standing import Standing
-from torpor.desktop import autostart
+from torpor.desktop import autostart, service
 from torpor.desktop.service import Service
+from torpor.desktop.unit import unit_text
 from torpor.store.home import Home
 
 
@@ -35,6 +37,18 @@ def test_a_home_without_a_service_leaves_that_of_another(standing: Standing, mon
     as_before = replace(standing, service=replace(standing.service, enabled=False, state="inactive"))
     answers = Answers(standing.home, "20%", None, "no", tray=False)
     setting_up._arrange_login(replace(as_before, login_entry=True), answers, setting_up.Done(), {})
+
+
+def test_a_unit_knows_its_home_also_where_no_systemd_can_be_asked(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    unit = service.own_unit(environ)
+    unit.parent.mkdir(parents=True)
+    for home in (None, str(tmp_path / "a 'home' of 50% \\ more")):
+        unit.write_text(unit_text(("torpor", "serve"), home))
+        found = service.status(environ)
+        assert found.reason is not None
+        assert found.home == (home or str(tmp_path / ".local/share/torpor"))
+    assert Found.of(Home(tmp_path / "other"), environ).service.home != str(tmp_path / "other")
 
 
 def test_an_entry_knows_its_home(tmp_path: Path) -> None:
