@@ -171,27 +171,29 @@ def _standing(found: Preview) -> str:
 
 def _in_dashboard(files: list[Path], session: str | None, print_only: bool, as_json: bool, *, start: bool) -> None:
     """Open the dashboard, with files that wait there for a word."""
-    failed: list[TorporError] = []
+    failed: list[tuple[Path, TorporError]] = []
     with _running(start) as keeper:
         waiting = []
         for path in files:
             try:
                 waiting.append(hand_over(keeper.api, path, session))
             except TorporError as error:
-                failed.append(error)
+                failed.append((path, error))
         if failed and not waiting:
-            raise failed[0]
+            raise failed[0][1]
         link = login_link(keeper.api, route(PAGE, *(each["id"] for each in waiting)) if waiting else "")
     opened = not (print_only or as_json) and webbrowser.open(link["url"])
     if start and not opened:
         raise Unavailable("no browser could be opened", hint="`torpor open --print` prints the link.")
-    value = link | {"opened": opened} | ({"imports": waiting} if files else {})
     if as_json:
-        output.print_json(value)
-    else:
-        print("The dashboard opens in your browser." if opened else link["url"])  # never wrapped
+        problems = [{"path": str(path), "problem": to_problem(error)} for path, error in failed]
+        output.print_json(link | {"opened": opened} | ({"imports": waiting, "failed": problems} if files else {}))
+        if failed:  # it was told in that object
+            raise SystemExit(failed[0][1].exit_code)
+        return
+    print("The dashboard opens in your browser." if opened else link["url"])  # never wrapped
     if failed:
-        raise failed[0]
+        raise failed[0][1]
 
 
 def _running(start: bool) -> Keeper:

@@ -159,6 +159,10 @@ def test_without_a_terminal_or_a_screen_nothing_is_imported(
     found = as_json(shared_daemon.home, "inspect", path, V1 / "bad-bomb.qwnbak", "--session", "mine", status=2)["files"]
     assert found[0]["preview"]["shelf"]["standing"] == "known"
     assert found[1]["problem"]["code"] == "too-large"
+    gone = tmp_path / "gone.qwnbak"
+    both = as_json(shared_daemon.home, "open", "--dashboard", path, gone, status=2)
+    assert [each["name"] for each in both["imports"]] == ["seen.qwnbak"]
+    assert [(each["path"], each["problem"]["code"]) for each in both["failed"]] == [(str(gone), "bad-input")]
     link = run(shared_daemon.home, "open", "--print", path).strip()
     assert link.startswith(f"{shared_daemon.url}/#login=")
     assert "&to=%2Fopen%2F" in link
