@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,7 @@ import httpx
 import pytest
 from support.commands import as_json, run
 from support.daemon import Daemon
+from support.forked import TORCH, Forked, clean_environment, start
 from support.waiting import until
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client import Keeper
@@ -129,22 +130,25 @@ def test_a_page_cannot_pose_as_a_process(shared_daemon: Daemon) -> None:
 
 
 @pytest.fixture
-def worker(daemon: Daemon) -> Iterator[subprocess.Popen[str]]:
+def worker(daemon: Daemon) -> Iterator[Forked]:
     """A process of its own that is attached."""
-    command = [sys.executable, "-m", "support.attached_worker", str(daemon.home)]
-    path = str(Path(__file__).parents[1])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=path) as process:
-        assert heard(process) == "attached"
-        yield process
-        process.kill()
-
-
-def heard(process: subprocess.Popen[str]) -> str:
+    here = [str(Path(__file__).parents[1])]
+    with tempfile.TemporaryFile() as errors:
+        module, words = "support.attached_worker", [str(daemon.home)]
+        process = start(words, clean_environment(), stderr=errors, module=module, folders=here, imports=TORCH)
+    assert heard(process) == "attached"
+    yield process
+    process.send_signal(signal.SIGKILL)
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    process.stdout.close()
 
 
-def test_a_daemon_and_a_process_are_killed_in_mid_work(daemon: Daemon, worker: subprocess.Popen[str]) -> None:
+def heard(process: Forked) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode().strip()
+
+
+def test_a_daemon_and_a_process_are_killed_in_mid_work(daemon: Daemon, worker: Forked) -> None:
     """The process finds the next daemon by itself; of a process that is gone, who waits for it is told at once."""
     with ThreadPoolExecutor(1) as threads, daemon.keeper() as keeper, attaching(keeper, table("other")) as attachment:
         asked = threads.submit(ask, daemon, "create", {"session_id": "stuck"})
@@ -158,7 +162,7 @@ def test_a_daemon_and_a_process_are_killed_in_mid_work(daemon: Daemon, worker: s
             assert ask(again, "create", {"session_id": "other"}).status_code == 201
             asked = threads.submit(ask, again, "create", {"session_id": "stuck"})
             assert heard(worker) == "holding"
-            worker.kill()
+            worker.send_signal(signal.SIGKILL)
             started = time.monotonic()
             answer = asked.result(DIES_S)
             assert (answer.status_code, answer.json()["code"]) == (503, "no-process")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import orjson
 import pytest
 import torch
 from support.caches import CacheSession
 from support.commands import as_json, run
-from support.daemon import Daemon
+from support.daemon import Daemon, new_daemon
+from support.forked import TORCH, TORPOR, Forked, start
 from torpor.adapters.plain import PlainSession
 from torpor.cli import entry, transfer
 from torpor.state.errors import error_classes
@@ -20,6 +25,17 @@ from torpor.state.errors import error_classes
 
 @pytest.fixture
 def ids(daemon: Daemon) -> list[str]:
+    return fill(daemon)
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[tuple[Daemon, list[str]]]:
+    """A daemon for those who change nothing."""
+    with new_daemon() as running:
+        yield running, fill(running)
+
+
+def fill(daemon: Daemon) -> list[str]:
     session = CacheSession()
     found = []
     with daemon.keeper() as keeper:
@@ -31,14 +47,16 @@ def ids(daemon: Daemon) -> list[str]:
     return found
 
 
-def test_status(daemon: Daemon, ids: list[str]) -> None:
+def test_status(filled: tuple[Daemon, list[str]]) -> None:
+    daemon, _ = filled
     found = as_json(daemon.home, "status")
     assert (found["backups"], found["sessions"], found["pid"]) == (4, 2, daemon.listening["pid"])
     assert Path(found["log"]).read_text()
     assert "4 of 2 sessions" in run(daemon.home, "status")
 
 
-def test_ls_lists_newest_first(daemon: Daemon, ids: list[str]) -> None:
+def test_ls_lists_newest_first(filled: tuple[Daemon, list[str]]) -> None:
+    daemon, ids = filled
     rows = as_json(daemon.home, "ls")["backups"]
     assert [row["id"] for row in rows] == ids[::-1]
     for name in ("id", "session_id", "created_at", "tokens", "bytes_total", "bytes_written"):
@@ -53,7 +71,8 @@ def test_an_empty_store_lists_nothing(daemon: Daemon) -> None:
     assert "No backups yet" in run(daemon.home, "ls")
 
 
-def test_show(daemon: Daemon, ids: list[str]) -> None:
+def test_show(filled: tuple[Daemon, list[str]]) -> None:
+    daemon, ids = filled
     by_session = as_json(daemon.home, "show", "chat-42")
     assert by_session["id"] == ids[2]
     assert by_session["kv_cache"] == {"tokens": 210, "blocks": 4, "dtype": "bfloat16"}
@@ -62,7 +81,8 @@ def test_show(daemon: Daemon, ids: list[str]) -> None:
     assert "float32[3000]" in run(daemon.home, "show", "plain")
 
 
-def test_plan(daemon: Daemon, ids: list[str], tmp_path: Path) -> None:
+def test_plan(filled: tuple[Daemon, list[str]], tmp_path: Path) -> None:
+    daemon, _ = filled
     assert as_json(daemon.home, "plan", "chat-42")["mode"] == "full"
     assert as_json(daemon.home, "plan", "plain")["mode"] == "full"
     other = as_json(daemon.home, "show", "chat-42")["fingerprint"] | {"weights": "other"}
@@ -124,8 +144,9 @@ def test_without_a_daemon_every_command_says_how_to_start_it(home: Path, command
     ids=str,
 )  # fmt: skip
 def test_failures_are_problems_with_the_exit_status_of_their_class(
-    daemon: Daemon, ids: list[str], words: list[str], status: int
+    filled: tuple[Daemon, list[str]], words: list[str], status: int
 ) -> None:
+    daemon, _ = filled
     problem = as_json(daemon.home, *words, status=status)
     assert error_classes()[problem["code"]].exit_code == status
     assert problem["hint"]
@@ -180,6 +201,15 @@ def test_the_demonstration(home: Path) -> None:
     assert report["second_save"]["bytes_written"] < report["first_save"]["bytes_written"] / 4
 
 
+def forked(command: list[str], env: dict[str, str], stdout: int, stderr: BinaryIO | int) -> Forked:
+    """Start one of the demonstration's processes as `subprocess.Popen` does, off one that has its imports done."""
+    python, flag, module, *words = command
+    assert (python, flag, stdout) == (sys.executable, "-m", subprocess.PIPE)
+    with tempfile.TemporaryFile() as noise:
+        errors = noise if isinstance(stderr, int) else stderr
+        return start(words, env, stderr=errors, module=module, imports=TORCH if "worker" in module else TORPOR)
+
+
 def test_the_demonstration_on_weights_from_a_folder_and_a_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +220,7 @@ def test_the_demonstration_on_weights_from_a_folder_and_a_difference(
     loaded = small_model(seed=5)
     for part in (loaded.model, loaded.tokenizer, loaded.image_processor):
         part.save_pretrained(tmp_path)
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(Popen=forked, PIPE=subprocess.PIPE))
     real, said = demo._wait, list[dict[str, Any]]()
     monkeypatch.setattr(demo, "_wait", lambda lines, kind: said.append(real(lines, kind)) or said[-1])
     assert demo.run_demo(str(tmp_path), 8, as_json=True) == 0

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from support.commands import as_json
 from support.daemon import Daemon
+from support.forked import Forked, clean_environment, start
 from support.plain_states import restored_state, rich_state, same
 from torpor.adapters.plain import PlainSession
 from torpor.client import exporting
@@ -117,13 +119,13 @@ def test_damage_in_the_store_is_not_exported(daemon: Daemon, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def start(home: Path, *words: str | Path) -> subprocess.Popen[bytes]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")} | {"TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", *map(str, words), "--json"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def begin(home: Path, *words: str | Path) -> Forked:
+    with tempfile.TemporaryFile() as nowhere:
+        environment = clean_environment() | {"TORPOR_HOME": str(home)}
+        return start([*map(str, words), "--json"], environment, stdout=nowhere, stderr=nowhere)
 
 
-def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Any, process: Forked) -> None:
     deadline = time.monotonic() + 60
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -134,21 +136,21 @@ def test_kill_9_in_the_middle(daemon: Daemon, tmp_path: Path) -> None:
     state = {"vision_cache": {"e": torch.randn(24, 1024, 1024)}, "text_context": {"t": "x"}}
     with daemon.keeper() as keeper:
         keeper.save("s", PlainSession(state)).wait(60)
-    process = start(daemon.home, "export", "s", "-o", tmp_path / "f")
+    process = begin(daemon.home, "export", "s", "-o", tmp_path / "f")
     partial = tmp_path / "f.partial"
     wait_for(lambda: partial.exists() and partial.stat().st_size > 8 << 20, process)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert not (tmp_path / "f").exists()
     done = as_json(daemon.home, "export", "s", "-o", tmp_path / "f")
     assert done["resumed_bytes"] >= 8 << 20
     as_json(daemon.home, "rm", "--session", "s")
     for blob in daemon.blob_files():
         blob.unlink()
-    process = start(daemon.home, "import", tmp_path / "f")
+    process = begin(daemon.home, "import", tmp_path / "f")
     wait_for(lambda: len(daemon.blob_files()) > 3, process)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert as_json(daemon.home, "ls")["backups"] == []
     there = len(daemon.blob_files())
     made = as_json(daemon.home, "import", tmp_path / "f")

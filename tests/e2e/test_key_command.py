@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 import pytest
 from support.commands import as_json, run
 from support.daemon import Daemon
+from support.forked import PRINTING, clean_environment, start
 from support.s3_servers import Place
+from support.terminal import at_terminal
 
 WORDS = "correct horse battery staple"
 TYPED = "a passphrase of somebody"
@@ -88,42 +89,25 @@ def test_two_machines_and_a_rotation(machine: Daemon, moto_room: Place, words: P
             assert secret not in said(machine) + said(other)
 
 
-def at_terminal(home: Path, *words: str, typed: list[str]) -> tuple[int, str]:
-    """Run a command at a terminal, and type lines whenever it asks."""
-    pid, terminal = pty.fork()
-    if not pid:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("TORPOR_")}
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "torpor.cli.entry", *words],
-            environment | {"TORPOR_HOME": str(home), "COLUMNS": "140", "NO_COLOR": "1"},
-        )
-    shown, left, deadline = b"", list(typed), time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            piece = os.read(terminal, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
-        if left and shown.rstrip(b" ").endswith(b":"):
-            os.write(terminal, left.pop(0).encode() + b"\n")
-            shown += b"\n"
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+def typed(home: Path, *words: str, lines: list[str]) -> tuple[int, str]:
+    """Run a command at a terminal, and type a line whenever it asks."""
+    with at_terminal(clean_environment() | PRINTING | {"TORPOR_HOME": str(home)}, *words) as terminal:
+        for line in lines:
+            terminal.until(": ")
+            terminal.type(line + "\n")
+        return terminal.end(), terminal.shown
 
 
 def test_a_passphrase_comes_from_a_pipe_or_a_terminal(machine: Daemon, moto_room: Place) -> None:
     assert piped(machine, "short\n") == 2
-    status, shown = at_terminal(machine.home, "key", "init", typed=[TYPED, TYPED + "!"])
+    status, shown = typed(machine.home, "key", "init", lines=[TYPED, TYPED + "!"])
     assert (status, documents(moto_room)) == (2, [])
     assert "not the same" in shown
-    status, shown = at_terminal(machine.home, "key", "init", typed=[TYPED, TYPED])
+    status, shown = typed(machine.home, "key", "init", lines=[TYPED, TYPED])
     assert status == 0, shown
     assert "is made" in shown
     assert TYPED not in shown
-    status, shown = at_terminal(machine.home, "key", "rotate", typed=[TYPED])
+    status, shown = typed(machine.home, "key", "rotate", lines=[TYPED])
     assert status == 0, shown
     assert "used from now on" in shown
     assert piped(machine, "") == 2
@@ -142,10 +126,11 @@ def test_a_passphrase_comes_from_a_pipe_or_a_terminal(machine: Daemon, moto_room
 
 def piped(machine: Daemon, text: str) -> int:
     """Run `torpor key init` with a passphrase on stdin; return its exit status."""
-    return subprocess.run(
-        [sys.executable, "-m", "torpor.cli.entry", "key", "init"],
-        input=text.encode(), env={**os.environ, "TORPOR_HOME": str(machine.home)}, capture_output=True, cwd="/",
-    ).returncode  # fmt: skip
+    environment = clean_environment() | {"TORPOR_HOME": str(machine.home)}
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as shown:
+        given.write(text.encode())
+        given.seek(0)
+        return start(["key", "init"], environment, stdin=given, stdout=shown, stderr=shown).wait()
 
 
 def test_without_a_bucket_and_from_another_machine(shared_daemon: Daemon, words: Path) -> None:

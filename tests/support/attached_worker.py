@@ -1,7 +1,4 @@
-"""An inference process of its own, attached to the daemon of a home folder; what it is asked to save it never ends.
-
-python -m support.attached_worker HOME
-"""
+"""An inference process, attached to the daemon of a home folder (its argument); what it is asked to save it never ends."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ class Stuck(SessionTable):
             yield session
 
 
-if __name__ == "__main__":
+def main() -> None:
     table = Stuck(PlainTarget)
     table["stuck"] = PlainSession({"metadata": {}})
     with connect(home=sys.argv[1]) as keeper, keeper.attach(table, name="worker") as attachment:

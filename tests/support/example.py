@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,47 +13,41 @@ from typing import Any
 
 import httpx
 
-from support.forked import clean_environment
+from support.forked import TORCH, Forked, clean_environment, start
 from support.plain_http import PLAIN
 from support.ports import free_port
 from support.waiting import until
 
 FOLDER = Path(__file__).parents[2] / "examples" / "qwen3-vl-web"
-_ZYGOTE = """
-import json, os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import server
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        os.dup2(2, 1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        sys.argv = ["server.py", *json.loads(line)]
-        server.main()
-        os._exit(0)
-    print(pid, flush=True)
-"""
 
 
 class Example:
     """The example's server on a port of its own; `start` and `kill` it as often as you like."""
 
-    def __init__(self, zygote: subprocess.Popen[str]) -> None:
-        self._zygote, self._pid, self._pace_s = zygote, 0, 0.0
+    def __init__(self, home: Path) -> None:
+        self._environment = clean_environment() | {"TORPOR_HOME": str(home), "TRANSFORMERS_VERBOSITY": "error"}
+        self._process: Forked | None = None
+        self._pace_s = 0.0
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self, pace_s: float = 0.0) -> None:
         """Start it, unless it runs so already; each letter of an answer takes `pace_s` and a little more."""
-        if self._pid and self._pace_s == pace_s:
+        if self._process and self._pace_s == pace_s:
             return
         self.close()
         self._pace_s = pace_s
-        assert self._zygote.stdin is not None
-        assert self._zygote.stdout is not None
-        print(json.dumps(["--port", str(self.port), "--pace", str(pace_s)]), file=self._zygote.stdin, flush=True)
-        self._pid = int(self._zygote.stdout.readline())
+        words = ["--port", str(self.port), "--pace", str(pace_s)]
+        with open(os.devnull, "wb") as nowhere:
+            self._process = start(
+                words,
+                self._environment,
+                stdout=nowhere,
+                stderr=sys.__stderr__.buffer,
+                module="server",
+                folders=[str(FOLDER)],
+                imports=TORCH,
+            )
         until(self._answers, "the example's server did not start")
 
     def _answers(self) -> bool:
@@ -65,12 +58,14 @@ class Example:
 
     def kill(self) -> None:
         """End it as a crash does."""
-        os.kill(self._pid, signal.SIGKILL)
-        self._pid = 0
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = None
 
     def close(self) -> None:
         """End it if it runs."""
-        if self._pid:
+        if self._process:
             self.kill()
 
     def say(self, session_id: str, text: str, known: int, **more: Any) -> str:
@@ -82,13 +77,9 @@ class Example:
 
 @contextmanager
 def example(home: Path) -> Iterator[Example]:
-    """Load what the server needs; it is not started yet."""
-    command = [sys.executable, "-c", _ZYGOTE, str(FOLDER)]
-    environment = clean_environment() | {"TORPOR_HOME": str(home), "TRANSFORMERS_VERBOSITY": "error"}
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as zygote:
-        server = Example(zygote)
-        try:
-            yield server
-        finally:
-            server.close()
-            zygote.kill()
+    """The server, which is not started yet."""
+    server = Example(home)
+    try:
+        yield server
+    finally:
+        server.close()

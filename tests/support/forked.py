@@ -1,6 +1,7 @@
 """`torpor` as a process of its own, forked off one that has imported everything: a suite starts hundreds of them.
 
-From its arguments to its end it is what `python -m torpor.cli.entry` is; only the imports were done before.
+From its arguments to its end it is what `python -m torpor.cli.entry` is; only the imports were done before. Processes
+with torch start in the same way, off another one.
 """
 
 from __future__ import annotations
@@ -16,10 +17,25 @@ from typing import BinaryIO
 
 import orjson
 
-# Reads packets from stdin, a socket: words, folder and environment as JSON, and four descriptors: what is to be the
+# What is imported before the fork.
+TORPOR = """
+import alembic.command, alembic.config, boto3, botocore.session, pydantic.v1, uvicorn, uvicorn.lifespan.off
+import uvicorn.loops.asyncio, uvicorn.protocols.http.h11_impl
+import torpor.cli.entry, torpor.cli.main, torpor.cli.key, torpor.cli.remote, torpor.cli.sync
+import torpor.daemon.app, torpor.daemon.compose, torpor.daemon.security, torpor.daemon.server, torpor.daemon.settings
+import torpor.daemon.bring_back, torpor.daemon.importer, torpor.daemon.opening, torpor.daemon.plain_copies
+import torpor.daemon.http_protocol, torpor.daemon.logs, torpor.daemon.pages, torpor.daemon.service
+import torpor.db.migrate, torpor.store.move, torpor.sync.s3, torpor.sync.worker
+"""
+TORCH = """
+import torch, torpor.cli.demo_worker, torpor.client.asgi, uvicorn, uvicorn.loops.asyncio
+import starlette.middleware.trustedhost, uvicorn.lifespan.on, uvicorn.protocols.http.h11_impl
+"""
+
+# Gets the imports; reads packets from stdin, a socket: words, folder and environment as JSON, and four descriptors: what is to be the
 # child's stdin, stdout and stderr, and where its pid is written, and its exit status at its end.
 _ZYGOTE = """
-import atexit, gc, json, os, signal, socket, sys
+import atexit, gc, importlib, json, os, signal, socket, sys
 
 status = 1
 @atexit.register  # first, so it comes last: to take all those imports apart takes longer than most commands
@@ -28,14 +44,7 @@ def leave():
     sys.stderr.flush()
     os._exit(status)
 
-import alembic.command, alembic.config, boto3, botocore.session, pydantic.v1, uvicorn, uvicorn.lifespan.off
-import uvicorn.loops.asyncio, uvicorn.protocols.http.h11_impl
-import torpor.cli.entry, torpor.cli.main, torpor.cli.key, torpor.cli.remote, torpor.cli.sync
-import torpor.daemon.app, torpor.daemon.compose, torpor.daemon.security, torpor.daemon.server, torpor.daemon.settings
-import torpor.daemon.bring_back, torpor.daemon.importer, torpor.daemon.opening, torpor.daemon.plain_copies
-import torpor.daemon.http_protocol, torpor.daemon.logs, torpor.daemon.pages, torpor.daemon.service
-import torpor.db.migrate, torpor.store.move, torpor.sync.s3, torpor.sync.worker
-
+exec(sys.argv[1])
 channel = socket.socket(fileno=0)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 gc.freeze()
@@ -73,9 +82,10 @@ if asked["terminal"]:
 os.chdir(asked["cwd"])
 os.environ.clear()
 os.environ.update(asked["environment"])
+sys.path[:0] = asked["folders"]
 sys.argv = ["torpor", *asked["words"]]
 try:
-    torpor.cli.entry.main()
+    importlib.import_module(asked["module"]).main()
     status = 0
 except SystemExit as ended:
     status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -83,6 +93,7 @@ except SystemExit as ended:
 """
 
 _OURS = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
+_QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}  # which is looked at when transformers is imported
 PRINTING = {"COLUMNS": "140", "NO_COLOR": "1"}  # what is printed has looked at them before the fork
 _OF_THE_START = ("PYTHON", "LD_")
 _STARTED_WITH = {k: v for k, v in os.environ.items() if k.startswith(_OF_THE_START)}
@@ -102,7 +113,7 @@ class Forked:
     """A running `torpor`, with what is needed of `subprocess.Popen`."""
 
     def __init__(self, pid: int, stdout: BinaryIO | None, status: BinaryIO) -> None:
-        self.pid, self.stdout, self._status = pid, stdout, status
+        self.pid, self.stdout, self.stderr, self._status = pid, stdout, None, status
         self.returncode: int | None = None
 
     def wait(self, timeout_s: float | None = None) -> int:
@@ -130,11 +141,11 @@ class Forked:
 
 
 @functools.cache
-def _zygote() -> socket.socket:
+def _zygote(imports: str) -> socket.socket:
     """Start what is forked; it ends with this process, whose socket it reads."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        command, environment = [sys.executable, "-c", _ZYGOTE], clean_environment() | PRINTING
+        command, environment = [sys.executable, "-c", _ZYGOTE, imports], clean_environment() | PRINTING | _QUIET
         _kept.append(subprocess.Popen(command, env=environment, stdin=theirs, cwd="/", start_new_session=True))
     return ours
 
@@ -147,21 +158,36 @@ def start(
     environment: Mapping[str, str],
     *,
     cwd: str = "/",
+    stdin: BinaryIO | None = None,
     stdout: BinaryIO | int = subprocess.PIPE,
     stderr: BinaryIO,
     terminal: BinaryIO | None = None,
+    module: str = "torpor.cli.entry",
+    folders: Sequence[str] = (),
+    imports: str = TORPOR,
 ) -> Forked:
-    """Start `torpor WORDS`. Its stdin is empty, or a terminal, which becomes its controlling one."""
+    """Start `torpor WORDS`, or the `main` of another module, which may lie in one of `folders`.
+
+    Its stdin is empty, a file, or a terminal, which becomes its controlling one.
+    """
     asked = orjson.dumps(
-        {"words": list(words), "cwd": cwd, "environment": dict(environment), "terminal": terminal is not None}
+        {
+            "words": list(words),
+            "cwd": cwd,
+            "environment": dict(environment),
+            "terminal": terminal is not None,
+            "module": module,
+            "folders": list(folders),
+        }
     )
     status, status_theirs = os.pipe()
     out, out_theirs = os.pipe() if isinstance(stdout, int) else (None, os.dup(stdout.fileno()))
-    nothing = os.open(os.devnull, os.O_RDONLY) if terminal is None else os.dup(terminal.fileno())
+    source = terminal or stdin
+    reads = os.open(os.devnull, os.O_RDONLY) if source is None else os.dup(source.fileno())
     try:
-        socket.send_fds(_zygote(), [asked], [nothing, out_theirs, stderr.fileno(), status_theirs])
+        socket.send_fds(_zygote(imports), [asked], [reads, out_theirs, stderr.fileno(), status_theirs])
     finally:
-        for fd in (nothing, out_theirs, status_theirs):
+        for fd in (reads, out_theirs, status_theirs):
             os.close(fd)
     told = os.fdopen(status, "rb", buffering=0)
     pid = int(told.readline())
