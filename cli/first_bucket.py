@@ -45,8 +45,10 @@ def second_copy(
 
     Raises: InvalidSettings, KeyMissing, WrongPassphrase, and why the bucket cannot be used.
     """
-    if wanted is None and given:
+    if wanted is None and (given or (passphrase is not None and standing.s3 is not None)):
         wanted = True
+    if passphrase is not None and (wanted is False or not (wanted or asking)):
+        raise BadInput("a passphrase is for a second copy, and there is none", hint="Name its bucket: --s3-bucket.")
     if wanted is None and not asking:
         if standing.s3 is not None and standing.s3_at_home:
             return Bucket(standing.s3, None)
@@ -63,14 +65,27 @@ def _given_bucket(standing: Standing, given: Mapping[str, str], passphrase: str 
     """Take the bucket of the options. Raises: InvalidSettings, and why it cannot be used."""
     settings = standing.s3_with({**standing.s3_values, **given})
     trial = None if untested else try_bucket(settings)
-    if trial is not None and trial.encrypted and not standing.has_key(trial.repository):
-        if passphrase is None:
-            raise KeyMissing(
-                "what is in the bucket is encrypted, and this machine does not have the key",
-                hint="Give the passphrase with --passphrase-file FILE.",
-            )
-        _opens(settings, passphrase)
-    return Bucket(settings, trial, passphrase)
+    if trial is not None and trial.encrypted and passphrase is None and not standing.has_key(trial.repository):
+        raise KeyMissing(
+            "what is in the bucket is encrypted, and this machine does not have the key",
+            hint="Give the passphrase with --passphrase-file FILE.",
+        )
+    return Bucket(settings, trial, _tried_passphrase(standing, settings, trial, passphrase))
+
+
+def _tried_passphrase(
+    standing: Standing, settings: S3Settings, trial: Trial | None, passphrase: str | None
+) -> str | None:
+    """Return a given passphrase, None where this machine has what it opens. Raises: WrongPassphrase, BadInput."""
+    from ..codec.passphrase import check_passphrase
+
+    if passphrase is None:
+        return None
+    if trial is None or not trial.encrypted:
+        check_passphrase(passphrase)
+        return passphrase
+    _opens(settings, passphrase)
+    return None if standing.has_key(trial.repository) else passphrase
 
 
 def _ask_bucket(standing: Standing, passphrase: str | None) -> Bucket | None:
@@ -91,7 +106,9 @@ def _ask_bucket(standing: Standing, passphrase: str | None) -> Bucket | None:
                 case "k":
                     return Bucket(settings, None, passphrase)
             continue
-        return Bucket(settings, tried, passphrase or _ask_passphrase(standing, settings, tried))
+        if passphrase is not None:
+            return Bucket(settings, tried, _tried_passphrase(standing, settings, tried, passphrase))
+        return Bucket(settings, tried, _ask_passphrase(standing, settings, tried))
 
 
 def _ask_values(known: Mapping[str, str]) -> dict[str, str]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Console, Group
 from rich.text import Text
 
 from ..state.errors import BadInput, MissingExtra
 from ..state.quota import in_words
-from . import questions
+from . import output, questions
 from .first_answers import Answers, Options, gather
 from .first_bucket import secrets_from, trial_in_words
 from .output import duration, show, size
@@ -75,13 +74,14 @@ def init(
         tray=tray,
     )
     asking = not (yes or as_json) and questions.can_ask()
-    standing, answers = _answers(options, asking)
+    tell = output.errors if as_json else output.console  # a program that reads stdout gets JSON, or nothing
+    standing, answers = _answers(options, asking, tell)
     if asking:
         questions.say("")
     try:
         done = carry_out(standing, answers, with_sample=sample)
     except KeyboardInterrupt:
-        questions.say("Ended half way. What was done is whole; `torpor init` goes on with the rest.", "yellow")
+        _say(tell, "Ended half way. What was done is whole; `torpor init` goes on with the rest.")
         raise typer.Exit(_ENDED) from None
     show(_as_json(standing, answers, done), as_json, lambda: Group(*_lines(standing, answers, done)))
 
@@ -101,7 +101,11 @@ def _keep(service: bool | None, autostart: bool) -> Keep | None:
     return None if service is None else "service" if service else "no"
 
 
-def _answers(options: Options, asking: bool) -> tuple[Standing, Answers]:
+def _say(tell: Console, text: str) -> None:
+    tell.print(plain(text, "yellow"), soft_wrap=True)
+
+
+def _answers(options: Options, asking: bool, tell: Console) -> tuple[Standing, Answers]:
     """Ask. Whoever ends it here has changed nothing."""
     try:
         from ..daemon.remote_trial import CONNECT_S  # noqa: F401  (whether it can be imported)
@@ -114,8 +118,8 @@ def _answers(options: Options, asking: bool) -> tuple[Standing, Answers]:
         return gather(options, asking)
     except (KeyboardInterrupt, EOFError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would cut off what is said now
-        sys.stdout.write("\n")
-        questions.say("Ended; nothing was changed.", "yellow")
+        tell.print()
+        _say(tell, "Ended; nothing was changed.")
         raise typer.Exit(_ENDED) from None
 
 

@@ -14,6 +14,7 @@ from ..desktop.own_command import own_command
 from ..desktop.systemctl import why_not
 from ..state.errors import BadInput, MissingExtra, ServiceFailed
 from ..store.home import Home
+from .login_entries import command_for
 from .output import show
 from .visible import visible
 
@@ -46,11 +47,11 @@ def install(
     if at_login and why_not(environ) is None:
         raise BadInput("there is a systemd of your own here", hint="Leave --autostart out: the service does more.")
     if at_login:
-        autostart.enable(autostart.daemon_entry(own_command("serve")), environ)
+        autostart.enable(autostart.daemon_entry(command_for(home, "serve", environ)), environ)
     else:
         _install(str(home.root), environ)
     if tray:
-        autostart.enable(autostart.tray_entry(own_command("tray")), environ)
+        autostart.enable(autostart.tray_entry(command_for(home, "tray", environ)), environ)
     elif tray is False:
         autostart.disable(autostart.TRAY_FILE, environ)
     report = described(str(home.root), environ)

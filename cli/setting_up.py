@@ -10,12 +10,13 @@ from typing import Any
 
 from ..client import connect
 from ..desktop import autostart, registration, service
+from ..desktop.launch import serves
 from ..desktop.own_command import own_command
 from ..state.errors import InvalidSettings
 from ..store.files import translated
 from ..store.home import Home
 from ..store.move import lead_to
-from . import running, sample
+from . import login_entries, running, sample
 from .first_answers import Answers
 from .standing import Standing
 
@@ -125,19 +126,13 @@ def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Ma
         return
     with translated("write", "the autostart entry"):
         if answers.keep == "autostart":
-            autostart.enable(autostart.daemon_entry(_at_login(answers.home, "serve")), environ)
-        elif autostart.enabled(autostart.DAEMON_FILE, environ):
+            command = login_entries.command_for(answers.home, "serve", environ)
+            autostart.enable(autostart.daemon_entry(command), environ)
+        elif standing.login_entry:
             autostart.disable(autostart.DAEMON_FILE, environ)
-    if answers.keep != "service" and standing.service.installed and standing.service.reason is None:
+    if answers.keep != "service" and serves(standing.service, str(answers.home.root)):  # never another home's
         service.remove(environ)
     done.changed.append("login")
-
-
-def _at_login(home: Home, command: str) -> tuple[str, ...]:
-    """Return what a login runs: it knows TORPOR_HOME only from its own command line."""
-    by_itself = Home.from_environment({k: v for k, v in os.environ.items() if k != "TORPOR_HOME"})
-    named = () if by_itself.root == home.root else ("env", f"TORPOR_HOME={home.root}")
-    return (*named, *own_command(command))
 
 
 def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
@@ -145,7 +140,8 @@ def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
         return
     with translated("write", "the autostart entry"):
         if answers.tray:
-            autostart.enable(autostart.tray_entry(_at_login(answers.home, "tray")), os.environ)
+            command = login_entries.command_for(answers.home, "tray", os.environ)
+            autostart.enable(autostart.tray_entry(command), os.environ)
         else:
             autostart.disable(autostart.TRAY_FILE, os.environ)
     done.changed.append("tray")

@@ -226,6 +226,7 @@ class Imports:
             session_id=wanted.session,
             progress=told,
             preview=wanted.held,
+            digest=None if wanted.preview is None else wanted.preview["digest"],  # what was shown, and nothing else
         )
 
     def _drop(self, import_id: str) -> None:

@@ -31,7 +31,7 @@ def test_commands_are_quoted_as_the_specification_asks() -> None:
 
 def test_our_own_command_is_absolute_and_needs_no_script(tmp_path: Path) -> None:
     python = tmp_path / "python3"
-    assert own_command("tray", executable=str(python)) == (str(python), "-m", "torpor.cli.entry", "tray")
+    assert own_command("tray", executable=str(python)) == (str(python), "-P", "-m", "torpor.cli.entry", "tray")
     (tmp_path / "torpor").write_text("")
     assert own_command("tray", executable=str(python)) == (str(tmp_path / "torpor"), "tray")
 
