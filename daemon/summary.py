@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ..db.damage import damaged_bytes
 from ..db.standing import standing
-from ..state.summary import Facts, fullness, sentence, summarise
+from ..state.summary import Facts, Kind, Level, Summary, fullness, sentence, summarise
 from .parts import Parts
 from .sync_report import state_of
 
@@ -53,6 +54,21 @@ def facts_of(parts: Parts) -> Facts:
         waiting_for_power=0 if parts.power.may() else found.waiting_for_power,
         asking=tuple(request.origin for request in parts.pairing.waiting() if request.state == "pending"),
     )
+
+
+class SummaryWatch:
+    """Notes that how everything is became other by itself: a disk that others fill or free tells nobody."""
+
+    def __init__(self, summary: Callable[[], Summary], note: Callable[[], None]) -> None:
+        self._summary, self._note = summary, note
+        self._seen: tuple[Level, Kind] | None = None
+
+    def look(self) -> None:
+        """Look now. Raises: IndexDamaged, StoreFailed."""
+        found = self._summary()
+        before, self._seen = self._seen, (found.level, found.kind)
+        if self._seen != before:
+            self._note()
 
 
 def power_report(parts: Parts, waiting_uploads: int) -> dict[str, Any]:

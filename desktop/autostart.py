@@ -30,12 +30,12 @@ def place(entry_file: str, environ: Mapping[str, str]) -> Path:
 
 
 def enabled(entry_file: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether this user's entry is there and not hidden (which is how desktops turn one off)."""
+    """Tell whether this user's entry is there, can be read, and is not hidden (which is how desktops turn one off)."""
     try:
-        lines = place(entry_file, environ).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
+        text = place(entry_file, environ).read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return False
-    return "Hidden=true" not in lines and "X-GNOME-Autostart-enabled=false" not in lines
+    return not _OFF & {tuple(word.strip() for word in line.split("=", 1)) for line in text.splitlines()}
 
 
 def command_of(entry_file: str, environ: Mapping[str, str]) -> list[str] | None:
@@ -91,6 +91,7 @@ def text_of(entry: Entry) -> str:
     )
 
 
+_OFF = frozenset({("Hidden", "true"), ("X-GNOME-Autostart-enabled", "false")})
 TRAY_FILE = "torpor-tray.desktop"
 DAEMON_FILE = "torpor-daemon.desktop"
 

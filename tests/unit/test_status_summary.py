@@ -16,6 +16,7 @@ from support.kept import leaf
 from support.manifests import manifest
 from torpor.daemon.care import Care
 from torpor.daemon.settings import load_settings
+from torpor.daemon.summary import SummaryWatch
 from torpor.daemon.sync_memory import SyncMemory
 from torpor.daemon.tokens import Tokens
 from torpor.db.damage import mark_damaged
@@ -25,6 +26,7 @@ from torpor.db.standing import standing
 from torpor.state.errors import IndexDamaged
 from torpor.state.ids import parse_digest
 from torpor.state.manifest import BlobRef
+from torpor.state.summary import Facts, summarise
 from ulid import ULID
 
 ORIGIN = "https://page.example"
@@ -113,6 +115,15 @@ def test_a_stream_of_an_index_that_cannot_be_read_fails_with_its_reason(
     monkeypatch.setattr(status.daemon.catalog.index, "reading", torn)
     answer = status.client.get("/v1/events/stream", headers={"Authorization": "Bearer owner"})
     assert (answer.status_code, answer.json()["detail"]) == (500, "it is torn")
+
+
+def test_what_became_other_by_itself_is_noted_once() -> None:
+    facts, noted = [Facts()], list[int]()
+    watch = SummaryWatch(lambda: summarise(facts[0]), lambda: noted.append(1))
+    for full, times in ((False, 1), (False, 1), (True, 2), (True, 2), (False, 3)):
+        facts[0] = Facts(disk_full=full)
+        watch.look()
+        assert len(noted) == times
 
 
 def test_who_may_not_approve_hears_of_no_other_page(status: Status) -> None:
