@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import http.client
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -38,6 +39,7 @@ from support.s3_servers import new_place, running_weed
 
 SETTLE_S = 45.0  # a home that is opened is counted and read by the way
 SAVES, WAIT_S = 20, 120.0
+WATCHDOG_USEC = "60000000"  # as the unit has it
 NOT_IDLE = {"TORPOR_SCRUB_MIB_S": "0"}  # blobs of the large home hold nothing: a scrub would find them all damaged
 RSS_MIB = {"tray": 45.0, "daemon": 110.0, "daemon with S3": 150.0}
 WAKEUPS, CPU_PERCENT = 60.0, 0.2  # a minute each; of a core, daemon and tray together
@@ -79,6 +81,22 @@ def _with_tray(folder: Path, backups: int, stack: ExitStack) -> Started:
     return {"daemon, with a tray": running.pid, "tray": stack.enter_context(_tray(home))}
 
 
+def _service(folder: Path, backups: int, stack: ExitStack) -> Started:
+    """Start a daemon that tells a service manager that it is well."""
+    heard = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)))
+    name = f"torpor-bench-{os.getpid()}"
+    heard.bind(f"\0{name}")
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            while heard.recv(4096):
+                pass
+
+    threading.Thread(target=read, daemon=True).start()
+    watched = {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": WATCHDOG_USEC}
+    return {"daemon, as a service": stack.enter_context(daemon(_home(folder), watched)).pid}
+
+
 def _attached(folder: Path, backups: int, stack: ExitStack) -> Started:
     """Start a daemon with an inference process attached, which is this one, and a page that listens over TCP."""
     home = _home(folder)
@@ -116,6 +134,7 @@ def _with_s3(folder: Path, backups: int, stack: ExitStack) -> Started:
 SCENES: dict[str, Callable[[Path, int, ExitStack], Started]] = {
     "fresh": _fresh,
     "tray": _with_tray,
+    "service": _service,
     "attached": _attached,
     "large": _large,
     "s3": _with_s3,

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from command_tree import command_tree
+from command_tree import Command, command_tree
 from completions import bash, fish, zsh
 from icons import SIZES, picture
 from manual import manual
@@ -29,8 +29,8 @@ def main() -> None:
     """Run the command line."""
     usr = Path(sys.argv[1]) / "usr"
     share = usr / "share"
-    _write(share / "man/man1/torpor.1.gz", gzip.compress(_manual().encode(), 9, mtime=0))
     tree = command_tree()
+    _write(share / "man/man1/torpor.1.gz", gzip.compress(_manual(tree).encode(), 9, mtime=0))
     _write(share / "bash-completion/completions/torpor", bash(tree).encode())
     _write(share / "zsh/vendor-completions/_torpor", zsh(tree).encode())
     _write(share / "fish/vendor_completions.d/torpor.fish", fish(tree).encode())
@@ -41,10 +41,10 @@ def main() -> None:
     _icons(share / "icons/hicolor")
 
 
-def _manual() -> str:
+def _manual(tree: Command) -> str:
     """Return the manual page; its date is that of the sources."""
     day = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC).date().isoformat()
-    return manual(command_tree(), version("torpor"), day, _statuses())
+    return manual(tree, version("torpor"), day, _statuses())
 
 
 def _statuses() -> dict[int, str]:

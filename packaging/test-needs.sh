@@ -9,9 +9,11 @@ command -v update-mime-database >/dev/null || missing+=(shared-mime-info)
 command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
 command -v busctl >/dev/null || missing+=(systemd)
 command -v gio >/dev/null || missing+=(libglib2.0-bin)
-command -v chromium >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] || missing+=(chromium)
+# Half of the work of the Chromium with windows, which will do where the other cannot be had.
+command -v chromium-headless-shell >/dev/null || [ -x "${TORPOR_CHROMIUM:-}" ] ||
+    { command -v chromium && ! apt-cache show chromium-headless-shell; } >/dev/null 2>&1 ||
+    missing+=(chromium-headless-shell)
 command -v dbus-daemon >/dev/null || missing+=(dbus)
-<<<<<<< HEAD
 if [ -n "${TORPOR_PANEL:-}" ]; then # a screen, a panel, and a tray of the old kind, for pictures and `make soak`
     command -v Xvfb >/dev/null || missing+=(xvfb)
     command -v xfce4-panel >/dev/null || missing+=(xfce4-panel)
@@ -20,9 +22,6 @@ if [ -n "${TORPOR_PANEL:-}" ]; then # a screen, a panel, and a tray of the old k
     [ -n "$(find /usr/lib -name 'AyatanaAppIndicator3-0.1.typelib' -print -quit)" ] ||
         missing+=(gir1.2-ayatanaappindicator3-0.1)
 fi
-=======
-command -v systemd-analyze >/dev/null || missing+=(systemd)
->>>>>>> 297587bfe45ac84ef701cc5569e683804a83bdfa
 packages=false
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
     packages=true

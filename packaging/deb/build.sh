@@ -5,6 +5,7 @@
 # TORPOR_DEB_PYTHON   the Python of the release that it is for (3.11: Debian 12; 3.13: Debian 13); PYTHON's own unless set
 # TORPOR_DEB_VERSION  the version, where it is not that of pyproject.toml
 # TORPOR_DEB_OUT      where it goes, if not to dist
+# TORPOR_DEB_PACKED   how dpkg-deb packs it: xz unless set
 #
 # Needs binutils, dpkg-dev and, once for each set of libraries, pip's index.
 set -euo pipefail
@@ -84,5 +85,5 @@ install -m 644 packaging/deb/templates "$root/DEBIAN/templates"
 
 find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 mkdir -p "$out"
-dpkg-deb --root-owner-group -Zxz -z1 --build "$root" "$out/torpor_${version}_$architecture.deb" >&2
+dpkg-deb --root-owner-group -Z"${TORPOR_DEB_PACKED:-xz}" -z1 --build "$root" "$out/torpor_${version}_$architecture.deb" >&2
 echo "$out/torpor_${version}_$architecture.deb"

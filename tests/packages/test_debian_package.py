@@ -40,7 +40,13 @@ pytestmark = pytest.mark.skipif(why_no_clean_root() is not None, reason=why_no_c
 def packages() -> Iterator[tuple[Path, Path]]:
     """An older package and the one that is shipped, built at once, the older under an odd environment."""
     with tempfile.TemporaryDirectory(prefix="torpor-deb-") as folder:
-        odd = {"TORPOR_DEB_VERSION": OLD, "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "USER": "somebody"}
+        odd = {
+            "TORPOR_DEB_VERSION": OLD,
+            "TZ": "Asia/Tokyo",
+            "LC_ALL": "C.UTF-8",
+            "USER": "somebody",
+            "TORPOR_DEB_PACKED": "none",
+        }
         builds = [
             subprocess.Popen(
                 [ROOT / "packaging" / "deb" / "build.sh", sys.executable],

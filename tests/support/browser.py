@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from support.daemon import Daemon
 
-CHROMIUM = os.environ.get("TORPOR_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+# The build without windows does the same with a page, for half of the work.
+_INSTALLED = shutil.which("chromium-headless-shell") or shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM = os.environ.get("TORPOR_CHROMIUM") or _INSTALLED
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -19,13 +19,22 @@ import orjson
 # Reads packets from stdin, a socket: words, folder and environment as JSON, and four descriptors: what is to be the
 # child's stdin, stdout and stderr, and where its pid is written, and its exit status at its end.
 _ZYGOTE = """
-import gc, json, os, signal, socket
-import alembic.command, boto3, botocore.session, uvicorn
+import atexit, gc, json, os, signal, socket, sys
+
+status = 1
+@atexit.register  # first, so it comes last: to take all those imports apart takes longer than most commands
+def leave():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+import alembic.command, alembic.config, boto3, botocore.session, pydantic.v1, uvicorn, uvicorn.lifespan.off
+import uvicorn.loops.asyncio, uvicorn.protocols.http.h11_impl
 import torpor.cli.entry, torpor.cli.main, torpor.cli.key, torpor.cli.remote, torpor.cli.sync
 import torpor.daemon.app, torpor.daemon.compose, torpor.daemon.security, torpor.daemon.server, torpor.daemon.settings
 import torpor.daemon.bring_back, torpor.daemon.importer, torpor.daemon.opening, torpor.daemon.plain_copies
-import torpor.db.migrate, torpor.sync.s3, torpor.sync.worker
-import sys
+import torpor.daemon.http_protocol, torpor.daemon.logs, torpor.daemon.pages, torpor.daemon.service
+import torpor.db.migrate, torpor.store.move, torpor.sync.s3, torpor.sync.worker
 
 channel = socket.socket(fileno=0)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -65,7 +74,12 @@ os.chdir(asked["cwd"])
 os.environ.clear()
 os.environ.update(asked["environment"])
 sys.argv = ["torpor", *asked["words"]]
-torpor.cli.entry.main()
+try:
+    torpor.cli.entry.main()
+    status = 0
+except SystemExit as ended:
+    status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    raise
 """
 
 _OURS = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
