@@ -96,7 +96,7 @@ def _quota_in_file(home: Home) -> str:
 def _let_it_run(standing: Standing, answers: Answers, done: Done) -> None:
     home, first = answers.home, running.status_of(answers.home)
     environ = without_ours(os.environ) | {"TORPOR_HOME": str(home.root)}
-    new = bool({"quota", "s3"} & set(done.changed))
+    new = bool({"quota", "s3"} & set(done.changed)) or (first is not None and _unread(home, first["started_at"]))
     _arrange_login(standing, answers, done, environ)
     if answers.keep == "service":
         _by_service(home, new, environ)
@@ -106,6 +106,12 @@ def _let_it_run(standing: Standing, answers: Answers, done: Done) -> None:
             running.stop(home)
         done.status = running.status_of(home) or running.start(home, environ)
     done.restarted = first is not None and first["pid"] != done.status["pid"]
+
+
+def _unread(home: Home, started_at: float) -> bool:
+    """Tell whether the settings are newer than the daemon: an `init` before was killed between the two, say."""
+    files = (home.root / "config.toml", home.root / ".env")
+    return any(file.stat().st_mtime > started_at for file in files if file.is_file())
 
 
 def _by_service(home: Home, new: bool, environ: Mapping[str, str]) -> None:

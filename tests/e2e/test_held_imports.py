@@ -184,7 +184,12 @@ def test_only_the_owner_names_files_and_only_who_may_restore_sees_what_they_hold
     for path in (f"/v1/imports/{found['id']}", "/v1/imports"):
         assert '"preview":{' in shared_daemon.request("GET", path).text
         assert '"preview":{' not in shared_daemon.request("GET", path, token=made["token"]).text
-    shared_daemon.request("DELETE", f"/v1/imports/{found['id']}", token=made["token"])
+    gone = shared_daemon.request("DELETE", f"/v1/imports/{found['id']}", token=made["token"])
+    assert ('"state":"discarded"' in gone.text, '"preview":{' in gone.text) == (True, False)
+    ours = settled(shared_daemon, named(shared_daemon, V1 / "text-only.qwnbak")["id"])["id"]
+    said = shared_daemon.request("POST", f"/v1/imports/{ours}/accept", token=made["token"])
+    assert (said.status_code, said.json()["code"]) == (403, "scope-denied"), "the word for it is its owner's"
+    assert shared_daemon.request("DELETE", f"/v1/imports/{ours}").json()["state"] == "discarded"
 
 
 def test_a_file_that_the_daemon_cannot_be_told_of_is_sent(shared_daemon: Daemon, tmp_path: Path) -> None:

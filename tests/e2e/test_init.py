@@ -21,6 +21,7 @@ from support.terminal import CTRL_C, CTRL_D, Terminal, at_terminal
 from support.waiting import until
 from torpor.cli import running
 from torpor.client import connect
+from torpor.daemon.settings_files import set_in_toml
 from torpor.desktop import autostart
 from torpor.desktop.own_command import own_command
 from torpor.store.home import Home
@@ -186,6 +187,9 @@ def test_a_script_says_everything_by_options(machine: Machine, moto_room: Place,
     short.write_text("another passphrase\n")
     assert as_json(machine, "init", "--yes", "--passphrase-file", str(short), status=5)["code"] == "wrong-passphrase"
     assert doctor(machine) == {}
+    set_in_toml(machine.home.root / "config.toml", "quota", "7GB")  # and killed there, before the daemon was told
+    again = as_json(machine, "init", "--yes", "--quota", "7GB", "--no-sample")
+    assert (again["changed"], again["daemon"]["restarted"]) == ([], True)
     logs = "".join(path.read_text() for path in machine.home.logs.iterdir())
     assert WORDS not in logs
     assert moto_room.secret_key not in logs

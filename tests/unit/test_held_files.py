@@ -85,6 +85,21 @@ def test_a_file_that_nobody_decides_on_is_let_go_of_after_an_hour(waiting: Waiti
         waiting.imports.accept(early.id)
 
 
+def test_a_word_in_the_last_moment_counts(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, newest = waiting.add(), waiting.imports.newest
+    waiting.settled(late)
+
+    def and_meanwhile(limit: int) -> list[Import]:
+        found = newest(limit)
+        waiting.imports.accept(late.id)
+        return found
+
+    monkeypatch.setattr(waiting.imports, "newest", and_meanwhile)
+    waiting.now += READY_S + 1
+    waiting.imports.let_go()
+    assert waiting.settled(late) == ["done"]
+
+
 def test_the_newest_of_many_wait_and_what_ended_is_forgotten_in_the_end(waiting: Waiting) -> None:
     files = []
     for _ in range(MOST_READY + 3):
