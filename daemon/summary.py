@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..db.damage import damaged_bytes
 from ..db.standing import standing
 from ..state.summary import Facts, fullness, sentence, summarise
 from .parts import Parts
@@ -23,8 +24,10 @@ def summary_report(parts: Parts, now: float, *, with_asking: bool) -> dict[str, 
 
 def facts_of(parts: Parts) -> Facts:
     """Look everything up. Raises: IndexDamaged, StoreFailed."""
+    manifests = parts.care.manifests.damaged()
     with parts.catalog.index.reading() as connection:
         found = standing(connection)
+        torn = len(manifests - damaged_bytes(connection, sorted(manifests)).keys()) if manifests else 0
     limits, disk = parts.room.state()
     disk_full, quota_full = fullness(limits, disk)
     side, described = parts.side, parts.side.pump.describe() if parts.side.on else {}
@@ -32,12 +35,15 @@ def facts_of(parts: Parts) -> Facts:
     troubles = [watch["problem"]["detail"] for watch in parts.watches.describe() if watch["problem"]]
     return Facts(
         sessions=found.sessions,
+        staying=found.staying if side.on else 0,
         last_backup_at=found.last_backup_at,
-        damaged=found.damaged,
+        damaged=found.damaged + torn,
         sync=state_of(side),
         sync_reason=described.get("reason"),
+        looked=not side.on or side.pump.looked,
         waiting=found.waiting if side.on else 0,
         given_up=found.given_up if side.on else 0,
+        removals_given_up=found.removals_given_up if side.on else 0,
         paused_until=choices.paused_until if choices.paused_at is not None else None,
         disk_free_bytes=disk.free_bytes,
         disk_full=disk_full,

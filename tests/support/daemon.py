@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,9 @@ from torpor.client.api import Api
 from torpor.client.discover import find_endpoint
 
 from support.forked import Forked, clean_environment, start, starts_otherwise
+from support.plain_http import PLAIN
 
 READY_S = 60
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading the authorities takes longer than a request
 
 
 @contextmanager
@@ -128,7 +127,7 @@ class Daemon:
 
     def request(self, method: str, path: str, *, token: str | None = None, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token or self.token}", **options.pop("headers", {})}
-        return httpx.request(method, self.url + path, headers=headers, trust_env=False, verify=_NO_TLS, **options)
+        return httpx.request(method, self.url + path, headers=headers, **PLAIN, **options)
 
     def blob_files(self) -> list[Path]:
         return sorted(p for p in (self.home / "store" / "blobs").rglob("*") if p.is_file())

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 import httpx
 
 from support.forked import clean_environment
+from support.plain_http import PLAIN
 from support.ports import free_port
+from support.waiting import until
 
 FOLDER = Path(__file__).parents[2] / "examples" / "qwen3-vl-web"
-READY_S = 60
 _ZYGOTE = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -55,14 +55,11 @@ class Example:
         assert self._zygote.stdout is not None
         print(json.dumps(["--port", str(self.port), "--pace", str(pace_s)]), file=self._zygote.stdin, flush=True)
         self._pid = int(self._zygote.stdout.readline())
-        until = time.monotonic() + READY_S
-        while not self._answers():
-            assert time.monotonic() < until, "the example's server did not start"
-            time.sleep(0.02)
+        until(self._answers, "the example's server did not start")
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/models", trust_env=False).is_success
+            return httpx.get(f"{self.url}/models", **PLAIN).is_success
         except httpx.TransportError:
             return False
 
@@ -79,7 +76,7 @@ class Example:
     def say(self, session_id: str, text: str, known: int, **more: Any) -> str:
         """Say something without a page; return the whole answer."""
         body = {"text": text, "known": known, **more}
-        answer = httpx.post(f"{self.url}/chats/{session_id}", json=body, timeout=60, trust_env=False)
+        answer = httpx.post(f"{self.url}/chats/{session_id}", json=body, timeout=60, **PLAIN)
         return str(json.loads(answer.raise_for_status().text.splitlines()[-1])["message"]["content"])
 
 

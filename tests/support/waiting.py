@@ -11,9 +11,13 @@ _Value = TypeVar("_Value")
 
 
 def until(look: Callable[[], _Value | None], what: object = "", wait_s: float = PATIENCE_S) -> _Value:
-    """Look until there is something, and return it; `what` (or what it returns) says what was missed."""
-    deadline = time.monotonic() + wait_s
+    """Look until there is something, and return it; `what` (or what it returns) says what was missed.
+
+    The longer it takes, the less often: who looks all the time keeps a busy machine from what is waited for.
+    """
+    began = time.monotonic()
     while not (found := look()):
-        assert time.monotonic() < deadline, what() if callable(what) else what
-        time.sleep(0.01)
+        waited_s = time.monotonic() - began
+        assert waited_s < wait_s, what() if callable(what) else what
+        time.sleep(min(0.01 + waited_s / 10, 0.25))
     return found
