@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ulid import ULID
 
-from ..state.errors import BadInput, KeyMissing, Offline, Timeout, TorporError, WrongPassphrase
+from ..state.errors import BadInput, KeyMissing, Offline, StoreFailed, Timeout, TorporError, WrongPassphrase
 from ..store.files import translated
 from . import questions
 from .standing import Standing
@@ -64,7 +64,11 @@ def second_copy(
 def _given_bucket(standing: Standing, given: Mapping[str, str], passphrase: str | None, untested: bool) -> Bucket:
     """Take the bucket of the options. Raises: InvalidSettings, and why it cannot be used."""
     settings = standing.s3_with({**standing.s3_values, **given})
-    trial = None if untested else try_bucket(settings)
+    try:
+        trial = None if untested else try_bucket(settings)
+    except (Offline, Timeout) as error:  # it may be right, and not reachable from here today
+        error.hint = f"{error.hint} `--s3-untested` takes the answers all the same."
+        raise
     if trial is not None and trial.encrypted and passphrase is None and not standing.has_key(trial.repository):
         raise KeyMissing(
             "what is in the bucket is encrypted, and this machine does not have the key",
@@ -212,15 +216,18 @@ def trial_in_words(trial: Trial) -> str:
 
 def secrets_from(file: str, count: int) -> list[str]:
     """Return the first lines of a file, or of stdin for `-`. Raises: BadInput, StoreFailed."""
-    with translated("read", file):
-        try:
+    try:
+        with translated("read", file):
             if file == "-":
                 text = sys.stdin.read(MAX_SECRET_CHARS)
             else:
                 with Path(file).open(encoding="utf-8") as source:
                     text = source.read(MAX_SECRET_CHARS)
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{file} is not text in UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not text in UTF-8") from error
+    except StoreFailed as error:
+        error.hint = "Name a file that you may read."
+        raise
     lines = text.splitlines()[:count]
     if len(lines) < count or not all(lines):
         raise BadInput(f"{file} has something in fewer than its first {count} lines")

@@ -139,7 +139,7 @@ def _serves(found: Found) -> bool:
 def _data(found: Found, *, purge: bool) -> Iterator[Thing]:
     root, held = found.home.root, found.held
     if os.path.lexists(root):
-        what = f"{held.backups} backups, {in_words(held.size_bytes)}, with index, settings, tokens and logs"
+        what = f"{_backups(held.backups)}, {in_words(held.size_bytes)}, with index, settings, tokens and logs"
         yield Thing("home", str(root), purge, what if purge else f"{what}; a new installation goes on with it")
     for path in held.foreign:
         yield Thing("not ours", str(path), False, "nobody but you knows what it is")
@@ -170,7 +170,11 @@ def _installation(executable: str) -> Thing:
 
 def consent(found: Found) -> str:
     """Return what is typed by whoever means it: it says what is lost."""
-    return f"delete {found.held.backups} backups"
+    return f"delete {_backups(found.held.backups)}"
+
+
+def _backups(count: int) -> str:
+    return f"{count} backup{'s' * (count != 1)}"
 
 
 def carry_out(found: Found, environ: Mapping[str, str], *, purge: bool) -> list[str]:

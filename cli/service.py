@@ -67,7 +67,7 @@ def remove(as_json: Json = False) -> None:
         "autostart": autostart.disable(autostart.DAEMON_FILE, environ),
         "tray": autostart.disable(autostart.TRAY_FILE, environ),
     }
-    names = {"service": "the service", "autostart": "the daemon's start at login", "tray": "the tray's"}
+    names = {"service": "the service", "autostart": "the daemon's start at login", "tray": "the tray's start at login"}
     done = ", ".join(names[name] for name, there in removed.items() if there)
     said = f"removed: {done}; backups and settings stay" if done else "nothing was installed"
     show({"removed": [name for name, there in removed.items() if there]}, as_json, lambda: said)
@@ -105,7 +105,7 @@ def _lines(report: Mapping[str, Any], left_out: list[str]) -> list[str]:
     """Say it in words."""
     lines = [_state(report)]
     if report["said"] and report["runs"]:
-        lines.append(f"  {visible(report['said'])}")
+        lines.append(f"  {visible(report['said'])} (as it told systemd, once a minute)")
     if report["unit"]:
         lines.append(f"unit: {visible(report['unit'])}" + (f", home: {visible(report['home'])}" * bool(report["home"])))
         lines.append("at login: starts" if report["enabled"] else "at login: does not start")
