@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..client import connect
-from ..desktop import autostart, registration, service
+from ..desktop import autostart, login_entries, registration, service
 from ..desktop.unit import UNIT
 from ..state.errors import Conflict, InvalidSettings, TorporError
 from ..state.quota import in_words
 from ..store.home import Home
 from ..store.home_removal import Held, earlier_places, look
-from . import login_entries, running
+from . import running
 
 _ENTRIES = (autostart.DAEMON_FILE, autostart.TRAY_FILE)
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from ..desktop import autostart, service
+from ..desktop.login_entries import command_for
 from ..desktop.own_command import own_command
 from ..desktop.systemctl import why_not
 from ..state.errors import BadInput, MissingExtra, ServiceFailed
 from ..store.home import Home
-from .login_entries import command_for
 from .output import show
 from .visible import visible
 

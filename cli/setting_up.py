@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import connect
-from ..desktop import autostart, registration, service
+from ..desktop import autostart, login_entries, registration, service
 from ..desktop.launch import serves
 from ..desktop.own_command import own_command
 from ..state.errors import InvalidSettings
 from ..store.files import translated
 from ..store.home import Home
 from ..store.move import lead_to
-from . import login_entries, running, sample
+from . import running, sample
 from .first_answers import Answers
 from .standing import Standing
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..desktop import autostart, service
+from ..desktop import autostart, login_entries, service
 from ..desktop.launch import serves
 from ..state.quota import Limits, limits_of
 from ..store.home import Home
-from . import login_entries
 
 if TYPE_CHECKING:
     from ..daemon.remote_settings import S3Settings

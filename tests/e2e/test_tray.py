@@ -258,7 +258,7 @@ def test_it_starts_at_login_once_that_is_asked_for(world: World) -> None:
     until(lambda: world.menu().find("Start at login").properties.get("toggle-state") == 1)
     text = autostart.place(autostart.TRAY_FILE, world.environment).read_text()
     assert " tray\n" in text
-    assert "Exec=/" in text
+    assert f"Exec=env TORPOR_HOME={world.environment['TORPOR_HOME']} /" in text  # a login knows no other way
     world.click("Start at login")
     until(lambda: world.menu().find("Start at login").properties.get("toggle-state") == 0)
     assert not autostart.enabled(autostart.TRAY_FILE, world.environment)

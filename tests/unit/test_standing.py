@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torpor.cli import login_entries, setting_up
+from torpor.cli import setting_up
 from torpor.cli.first_answers import Answers
 from torpor.cli.leaving import Found
 from torpor.cli.standing import Standing
-from torpor.desktop import autostart, service
+from torpor.desktop import autostart, login_entries, service
 from torpor.desktop.service import Service
 from torpor.desktop.unit import unit_text
 from torpor.store.home import Home

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..desktop import autostart
-from ..desktop.own_command import own_command
 from ..state.errors import TorporError
 from ..store.home import Home
+from . import autostart
+from .own_command import own_command
 
 _NAME = "TORPOR_HOME"
 
@@ -28,6 +28,21 @@ def is_of(entry_file: str, home: Home, environ: Mapping[str, str]) -> bool:
     try:
         return (_usual(environ) if named is None else Home.at(named).root) == home.root
     except TorporError:  # of a place that leads nowhere
+        return False
+
+
+def command_here(command: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what a login runs for the home that the environment names. Raises: UnsafeHome, StoreFailed."""
+    return command_for(Home.from_environment(environ), command, environ)
+
+
+def starts_here(entry_file: str, environ: Mapping[str, str]) -> bool:
+    """Tell whether a login starts something for the home that the environment names."""
+    if not autostart.enabled(entry_file, environ):
+        return False
+    try:
+        return is_of(entry_file, Home.from_environment(environ), environ)
+    except TorporError:
         return False
 
 
