@@ -17,10 +17,9 @@ import typer
 from ..client import Keeper, TargetState, connect
 from ..codec.compare import compare
 from ..state.backup import Backup
-from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra, TorporError
+from ..state.errors import BadInput, DaemonNotRunning, InvalidManifest, ManifestDamaged, MissingExtra
 from ..state.plan import check_mode
 from ..state.power import in_words
-from ..store.files import store_error
 from . import (
     attached,
     desktop_files,
@@ -75,7 +74,6 @@ app.add_typer(pair.tokens, name="token")
 # typer brings its own copy of click from 0.24 on, and uses the installed one before.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
-_DEFECT_HINT = "This is a defect; TORPOR_DEBUG=1 shows where. Please report it."
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Ref = Annotated[str, typer.Argument(help="A backup id or the end of one, or a session id for its newest backup.")]
@@ -85,7 +83,7 @@ def run() -> None:
     """Run the command line; usage errors end with status 2, and no traceback is shown."""
     as_json = "--json" in sys.argv
     survive_encodings()
-    with saying(as_json):
+    with reporting(as_json):
         try:
             status = app(standalone_mode=False)
             if isinstance(status, int):  # an exit that typer has caught: Ctrl-C among others
@@ -97,24 +95,6 @@ def run() -> None:
             raise BadInput(error.format_message(), hint="`torpor --help` lists the commands.") from None
         except typer.Abort:
             raise SystemExit(130) from None
-
-
-@contextmanager
-def saying(as_json: bool) -> Iterator[None]:
-    """Say what goes wrong, whatever it is, and end with its exit status."""
-    with reporting(as_json):
-        try:
-            yield
-        except TorporError:
-            raise
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
-        except OSError as error:
-            raise store_error(error, "use", error.filename or "a file") from error
-        except Exception as error:  # a defect of ours: said in one line, the rest is for TORPOR_DEBUG
-            if os.environ.get("TORPOR_DEBUG"):
-                raise
-            raise TorporError(f"{type(error).__name__}: {error}", hint=_DEFECT_HINT) from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from rich.table import Table
 from ..state.backup import Backup
 from ..state.errors import TorporError
 from ..state.problems import to_problem
+from ..store.files import store_error
 from .visible import plain, visible
 
+_DEFECT_HINT = "This is a defect; TORPOR_DEBUG=1 shows where. Please report it."
 console = Console()
 errors = Console(stderr=True)
 
@@ -56,9 +59,10 @@ def _sound(value: Any) -> Any:
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Turn a failure into a message (or, with `--json`, its problem) and the exit status of its class."""
+    """Turn any failure into a message (or, with `--json`, its problem) and the exit status of its class."""
     try:
-        yield
+        with _typed():
+            yield
     except TorporError as error:
         if as_json:
             print_json(to_problem(error))
@@ -69,6 +73,23 @@ def reporting(as_json: bool) -> Iterator[None]:
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    """Turn what is no error of ours into one."""
+    try:
+        yield
+    except (TorporError, BrokenPipeError):
+        raise
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as error:
+        raise store_error(error, "use", error.filename or "a file") from error
+    except Exception as error:  # a defect of ours: said in one line, the rest is for TORPOR_DEBUG
+        if os.environ.get("TORPOR_DEBUG"):
+            raise
+        raise TorporError(f"{type(error).__name__}: {error}", hint=_DEFECT_HINT) from error
 
 
 def show(value: Any, as_json: bool, render: Callable[[], Any]) -> None:

@@ -53,9 +53,9 @@ def run(wanted: Asked) -> None:
                 stream.reconfigure(errors="backslashreplace")
         serve(wanted.port, as_json=wanted.as_json)
     except Exception:
-        from .main import saying
+        from .output import reporting
 
-        with saying(wanted.as_json):
+        with reporting(wanted.as_json):
             raise
 
 
