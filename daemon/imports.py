@@ -106,16 +106,16 @@ class Imports:
             raise NotFound("the daemon does not see that file", hint="Send its bytes: POST /v1/imports.")
         return self._add(_File(path, False, expected), path.name, session_id, expected.size_bytes, hold)
 
-    def accept(self, import_id: str, *, owner: bool = True) -> Import:
-        """Import a file that was looked at; one that lies where it is, on its owner's word alone.
+    def accept(self, import_id: str, *, sees_it: bool = True) -> Import:
+        """Import a file that was looked at; one that was named, on the word alone of somebody who sees what it holds.
 
         Raises: NotFound, Conflict, ScopeDenied.
         """
         with self._lock:
             if self.find(import_id).state != "ready":
                 raise Conflict("the file does not wait for a word", hint="Look at what became of it, or open it again.")
-            if not (owner or self._files[import_id].ours):
-                raise ScopeDenied("the file was named by the owner of this home, who decides on it")
+            if not (sees_it or self._files[import_id].ours):
+                raise ScopeDenied("the file was named by the owner of this home: who may not see it, may not import it")
             accepted = self._change(import_id, state="waiting", held=False, bytes_done=0)
             self._begin(import_id)
         return accepted

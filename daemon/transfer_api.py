@@ -89,10 +89,9 @@ def _add_imports(app: FastAPI, parts: Parts, imports: Imports) -> None:
 
     @app.post("/v1/imports/{import_id}/accept", status_code=202)
     def accept_import(request: Request, import_id: str) -> Response:
-        """Import a file that was looked at and waits; one that was named, on its owner's word alone."""
-        access = request.scope["torpor.access"]
-        told = imports.accept(import_id, owner=access.owner)
-        return private_answer(described(told, content=access.may(CONTENT)), 202)
+        """Import a file that was looked at and waits; one that was named takes `restore`, which shows what it holds."""
+        shown = request.scope["torpor.access"].may(CONTENT)
+        return private_answer(described(imports.accept(import_id, sees_it=shown), content=shown), 202)
 
     @app.delete("/v1/imports/{import_id}")
     def discard_import(request: Request, import_id: str) -> Response:

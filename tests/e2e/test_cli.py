@@ -203,8 +203,8 @@ def test_the_demonstration(home: Path) -> None:
 
 def forked(command: list[str], env: dict[str, str], stdout: int, stderr: BinaryIO | int) -> Forked:
     """Start one of the demonstration's processes as `subprocess.Popen` does, off one that has its imports done."""
-    python, flag, module, *words = command
-    assert (python, flag, stdout) == (sys.executable, "-m", subprocess.PIPE)
+    python, safely, flag, module, *words = command
+    assert (python, safely, flag, stdout) == (sys.executable, "-P", "-m", subprocess.PIPE)
     with tempfile.TemporaryFile() as noise:
         errors = noise if isinstance(stderr, int) else stderr
         return start(words, env, stderr=errors, module=module, imports=TORCH if "worker" in module else TORPOR)

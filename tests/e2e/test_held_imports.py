@@ -188,7 +188,7 @@ def test_only_the_owner_names_files_and_only_who_may_restore_sees_what_they_hold
     assert ('"state":"discarded"' in gone.text, '"preview":{' in gone.text) == (True, False)
     ours = settled(shared_daemon, named(shared_daemon, V1 / "text-only.qwnbak")["id"])["id"]
     said = shared_daemon.request("POST", f"/v1/imports/{ours}/accept", token=made["token"])
-    assert (said.status_code, said.json()["code"]) == (403, "scope-denied"), "the word for it is its owner's"
+    assert (said.status_code, said.json()["code"]) == (403, "scope-denied"), "who may not see it does not import it"
     assert shared_daemon.request("DELETE", f"/v1/imports/{ours}").json()["state"] == "discarded"
 
 
