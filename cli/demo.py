@@ -76,7 +76,7 @@ def _run(home: Path, model: str | None, tokens: int, *, quiet: bool) -> dict[str
 def _daemon(home: Path) -> Iterator[None]:
     """Run a daemon for a home; it ends by SIGKILL."""
     environment = {**os.environ, "TORPOR_HOME": str(home), "TORPOR_PORT": "0"}
-    command = [sys.executable, "-m", "torpor.cli.entry", "serve", "--json"]
+    command = [sys.executable, "-P", "-m", "torpor.cli.entry", "serve", "--json"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -96,7 +96,7 @@ def _worker(part: str, home: Path, model: str | None, tokens: int) -> Iterator[I
     """Run an inference process; yields its lines. What is left of it ends by SIGKILL."""
     environment = {**os.environ, "TORPOR_HOME": str(home), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     environment.pop("TORPOR_URL", None)
-    command = [sys.executable, "-m", "torpor.cli.demo_worker", part, model or "", str(tokens)]
+    command = [sys.executable, "-P", "-m", "torpor.cli.demo_worker", part, model or "", str(tokens)]
     with tempfile.TemporaryFile() as noise:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=noise)
         assert process.stdout is not None

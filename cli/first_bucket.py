@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ulid import ULID
 
-from ..state.errors import BadInput, KeyMissing, Offline, Timeout, TorporError, WrongPassphrase
+from ..state.errors import BadInput, KeyMissing, Offline, StoreFailed, Timeout, TorporError, WrongPassphrase
 from ..store.files import translated
 from . import questions
 from .standing import Standing
@@ -45,8 +45,10 @@ def second_copy(
 
     Raises: InvalidSettings, KeyMissing, WrongPassphrase, and why the bucket cannot be used.
     """
-    if wanted is None and given:
+    if wanted is None and (given or (passphrase is not None and standing.s3 is not None)):
         wanted = True
+    if passphrase is not None and (wanted is False or not (wanted or asking)):
+        raise BadInput("a passphrase is for a second copy, and there is none", hint="Name its bucket: --s3-bucket.")
     if wanted is None and not asking:
         if standing.s3 is not None and standing.s3_at_home:
             return Bucket(standing.s3, None)
@@ -62,15 +64,32 @@ def second_copy(
 def _given_bucket(standing: Standing, given: Mapping[str, str], passphrase: str | None, untested: bool) -> Bucket:
     """Take the bucket of the options. Raises: InvalidSettings, and why it cannot be used."""
     settings = standing.s3_with({**standing.s3_values, **given})
-    trial = None if untested else try_bucket(settings)
-    if trial is not None and trial.encrypted and not standing.has_key(trial.repository):
-        if passphrase is None:
-            raise KeyMissing(
-                "what is in the bucket is encrypted, and this machine does not have the key",
-                hint="Give the passphrase with --passphrase-file FILE.",
-            )
-        _opens(settings, passphrase)
-    return Bucket(settings, trial, passphrase)
+    try:
+        trial = None if untested else try_bucket(settings)
+    except (Offline, Timeout) as error:  # it may be right, and not reachable from here today
+        error.hint = f"{error.hint} `--s3-untested` takes the answers all the same."
+        raise
+    if trial is not None and trial.encrypted and passphrase is None and not standing.has_key(trial.repository):
+        raise KeyMissing(
+            "what is in the bucket is encrypted, and this machine does not have the key",
+            hint="Give the passphrase with --passphrase-file FILE.",
+        )
+    return Bucket(settings, trial, _tried_passphrase(standing, settings, trial, passphrase))
+
+
+def _tried_passphrase(
+    standing: Standing, settings: S3Settings, trial: Trial | None, passphrase: str | None
+) -> str | None:
+    """Return a given passphrase, None where this machine has what it opens. Raises: WrongPassphrase, BadInput."""
+    from ..codec.passphrase import check_passphrase
+
+    if passphrase is None:
+        return None
+    if trial is None or not trial.encrypted:
+        check_passphrase(passphrase)
+        return passphrase
+    _opens(settings, passphrase)
+    return None if standing.has_key(trial.repository) else passphrase
 
 
 def _ask_bucket(standing: Standing, passphrase: str | None) -> Bucket | None:
@@ -91,7 +110,9 @@ def _ask_bucket(standing: Standing, passphrase: str | None) -> Bucket | None:
                 case "k":
                     return Bucket(settings, None, passphrase)
             continue
-        return Bucket(settings, tried, passphrase or _ask_passphrase(standing, settings, tried))
+        if passphrase is not None:
+            return Bucket(settings, tried, _tried_passphrase(standing, settings, tried, passphrase))
+        return Bucket(settings, tried, _ask_passphrase(standing, settings, tried))
 
 
 def _ask_values(known: Mapping[str, str]) -> dict[str, str]:
@@ -195,15 +216,18 @@ def trial_in_words(trial: Trial) -> str:
 
 def secrets_from(file: str, count: int) -> list[str]:
     """Return the first lines of a file, or of stdin for `-`. Raises: BadInput, StoreFailed."""
-    with translated("read", file):
-        try:
+    try:
+        with translated("read", file):
             if file == "-":
                 text = sys.stdin.read(MAX_SECRET_CHARS)
             else:
                 with Path(file).open(encoding="utf-8") as source:
                     text = source.read(MAX_SECRET_CHARS)
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{file} is not text in UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not text in UTF-8") from error
+    except StoreFailed as error:
+        error.hint = "Name a file that you may read."
+        raise
     lines = text.splitlines()[:count]
     if len(lines) < count or not all(lines):
         raise BadInput(f"{file} has something in fewer than its first {count} lines")

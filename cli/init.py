@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Console, Group
+from rich.table import Table
 from rich.text import Text
 
 from ..state.errors import BadInput, MissingExtra
 from ..state.quota import in_words
-from . import questions
+from . import output, questions
 from .first_answers import Answers, Options, gather
 from .first_bucket import secrets_from, trial_in_words
-from .output import duration, show, size
+from .output import console, duration, show, size
 from .setting_up import Done, carry_out
 from .standing import Keep, Standing
 from .visible import plain
@@ -75,13 +75,14 @@ def init(
         tray=tray,
     )
     asking = not (yes or as_json) and questions.can_ask()
-    standing, answers = _answers(options, asking)
+    tell = output.errors if as_json else output.console  # a program that reads stdout gets JSON, or nothing
+    standing, answers = _answers(options, asking, tell)
     if asking:
         questions.say("")
     try:
         done = carry_out(standing, answers, with_sample=sample)
     except KeyboardInterrupt:
-        questions.say("Ended half way. What was done is whole; `torpor init` goes on with the rest.", "yellow")
+        _say(tell, "Ended half way. What was done is whole; `torpor init` goes on with the rest.")
         raise typer.Exit(_ENDED) from None
     show(_as_json(standing, answers, done), as_json, lambda: Group(*_lines(standing, answers, done)))
 
@@ -101,21 +102,27 @@ def _keep(service: bool | None, autostart: bool) -> Keep | None:
     return None if service is None else "service" if service else "no"
 
 
-def _answers(options: Options, asking: bool) -> tuple[Standing, Answers]:
+def _say(tell: Console, text: str) -> None:
+    tell.print(plain(text, "yellow"), soft_wrap=True)
+
+
+def _answers(options: Options, asking: bool, tell: Console) -> tuple[Standing, Answers]:
     """Ask. Whoever ends it here has changed nothing."""
     try:
         from ..daemon.remote_trial import CONNECT_S  # noqa: F401  (whether it can be imported)
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
     if asking:
-        questions.say("Torpor keeps your model sessions safe on this machine. Three questions; Enter takes what stands")
-        questions.say("in brackets, Ctrl-C ends it. Nothing is changed before the last answer.")
+        questions.tell(
+            "Torpor keeps your model sessions safe on this machine. Three questions; Enter takes what stands in "
+            "brackets, Ctrl-C ends it. Nothing is changed before the last answer."
+        )
     try:
         return gather(options, asking)
     except (KeyboardInterrupt, EOFError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would cut off what is said now
-        sys.stdout.write("\n")
-        questions.say("Ended; nothing was changed.", "yellow")
+        tell.print()
+        _say(tell, "Ended; nothing was changed.")
         raise typer.Exit(_ENDED) from None
 
 
@@ -167,12 +174,13 @@ def _overruled() -> list[str]:
     return [f"{prefix}{name}" for name in names for prefix in ("TORPOR_", "") if os.environ.get(f"{prefix}{name}")]
 
 
-def _lines(standing: Standing, answers: Answers, done: Done) -> Iterator[Text]:
+def _lines(standing: Standing, answers: Answers, done: Done) -> Iterator[Text | Table]:
     yield _line("home", str(answers.home.root) + ("" if "home" in done.changed else " (as it was)"))
     if "place" in done.changed:
         yield _line("", f"{standing.named} leads there: every command and program finds it")
     limits = standing.limits(answers.quota)
-    yield _line("disk", f"at most {answers.quota}, {in_words(limits.hard_bytes)}; the rest stays for others")
+    left = f"{in_words(limits.floor_bytes)} are always left to others"
+    yield _line("disk", f"at most {answers.quota}, {in_words(limits.hard_bytes)}; {left}")
     yield from _bucket_lines(answers, done)
     yield _line("daemon", f"{_WAYS[done.way]} (process {done.status['pid']}){', started again' * done.restarted}")
     yield _line("", _LOGINS[answers.keep])
@@ -197,7 +205,7 @@ _LOGINS = {
 }
 
 
-def _bucket_lines(answers: Answers, done: Done) -> Iterator[Text]:
+def _bucket_lines(answers: Answers, done: Done) -> Iterator[Table]:
     bucket = answers.bucket
     if bucket is None:
         yield _line("second copy", "none: nothing leaves this machine")
@@ -211,18 +219,31 @@ def _bucket_lines(answers: Answers, done: Done) -> Iterator[Text]:
         yield _line("", "write it down: `torpor key show --recovery`")
 
 
-def _sample_lines(done: Done) -> Iterator[Text]:
+def _sample_lines(done: Done) -> Iterator[Table]:
     sample = done.sample
     if sample is None:
         return
     what = "saved, woken, compared and read from the disk" if sample.saved_anew else "woken, compared and read again"
-    yield _line("sample", f"{what}: {size(sample.bytes_total)} in {duration(sample.seconds)}, as {sample.backup_id}")
+    yield _line("sample", f"{what}: {size(sample.bytes_total)} in {duration(sample.seconds)}")
     if sample.in_bucket:
         yield _line("", "and it is in the bucket")
     elif sample.in_bucket is False:
         yield _line("", f"not in the bucket yet: {sample.waits_for}")
 
 
-def _line(name: str, text: str) -> Text:
-    mark = plain("✓ " if name else "  ", "green")
-    return Text.assemble(mark, plain(f"{name:<12}", "bold"), plain(text))
+def _line(name: str, text: str) -> Table:
+    """Lay out one line; what does not fit goes on below its own beginning."""
+    line = Table.grid(padding=(0, 1, 0, 0))
+    line.add_column(width=1)
+    line.add_column(width=11)
+    line.add_column(overflow="fold")
+    line.add_row(plain(_mark() if name else "", "green"), plain(name, "bold"), plain(text))
+    return line
+
+
+def _mark() -> str:
+    try:
+        "✓".encode(console.encoding)
+    except UnicodeEncodeError:
+        return "+"
+    return "✓"

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..client import connect
-from ..desktop import autostart, registration, service
+from ..desktop import autostart, login_entries, registration, service
 from ..desktop.unit import UNIT
-from ..state.errors import InvalidSettings, TorporError
+from ..state.errors import Conflict, InvalidSettings, TorporError
 from ..state.quota import in_words
 from ..store.home import Home
 from ..store.home_removal import Held, earlier_places, look
 from . import running
+
+_ENTRIES = (autostart.DAEMON_FILE, autostart.TRAY_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,7 @@ class Found:
         """Look at everything; nothing is changed. Raises: StoreFailed, ServiceFailed."""
         daemon = running.status_of(home)
         waiting, keyring = (0, None) if daemon is None else _asked(home, daemon)
-        names = (autostart.DAEMON_FILE, autostart.TRAY_FILE)
-        entries = (autostart.place(name, environ) for name in names)
+        names = (name for name in _ENTRIES if login_entries.is_of(name, home, environ))
         return cls(
             home=home,
             held=look(home),
@@ -62,7 +63,7 @@ class Found:
             daemon=daemon,
             service=service.status(environ),
             tray=_tray_of(home, environ),
-            entries=tuple(path for path in entries if path.is_file()),
+            entries=tuple(autostart.place(name, environ) for name in names),
             files=tuple(registration.installed(environ)),
             bucket=_bucket(home, environ),
             waiting=waiting,
@@ -138,7 +139,7 @@ def _serves(found: Found) -> bool:
 def _data(found: Found, *, purge: bool) -> Iterator[Thing]:
     root, held = found.home.root, found.held
     if os.path.lexists(root):
-        what = f"{held.backups} backups, {in_words(held.size_bytes)}, with index, settings, tokens and logs"
+        what = f"{_backups(held.backups)}, {in_words(held.size_bytes)}, with index, settings, tokens and logs"
         yield Thing("home", str(root), purge, what if purge else f"{what}; a new installation goes on with it")
     for path in held.foreign:
         yield Thing("not ours", str(path), False, "nobody but you knows what it is")
@@ -169,7 +170,11 @@ def _installation(executable: str) -> Thing:
 
 def consent(found: Found) -> str:
     """Return what is typed by whoever means it: it says what is lost."""
-    return f"delete {found.held.backups} backups"
+    return f"delete {_backups(found.held.backups)}"
+
+
+def _backups(count: int) -> str:
+    return f"{count} backup{'s' * (count != 1)}"
 
 
 def carry_out(found: Found, environ: Mapping[str, str], *, purge: bool) -> list[str]:
@@ -181,9 +186,9 @@ def carry_out(found: Found, environ: Mapping[str, str], *, purge: bool) -> list[
         with translated("remove", "the service's unit"):
             done += ["service"] * service.remove(environ)
     with translated("remove", "what the desktop was given"):
-        done += [name for name in (autostart.DAEMON_FILE, autostart.TRAY_FILE) if autostart.disable(name, environ)]
+        done += [path.name for path in found.entries if autostart.disable(path.name, environ)]
         done += [str(path) for path in registration.remove(environ)]
-    if found.tray is not None:
+    if found.tray is not None and _tray_of(found.home, environ) == found.tray:  # its number may be another's by now
         with suppress(ProcessLookupError):
             os.kill(found.tray, signal.SIGTERM)
         done.append("tray")
@@ -194,19 +199,27 @@ def carry_out(found: Found, environ: Mapping[str, str], *, purge: bool) -> list[
 
 
 def _purge(found: Found) -> Iterator[str]:
+    """Remove the home, then its key. Raises: Conflict while a process may be saving, UnsafeHome, StoreFailed."""
     from ..daemon.instance import InstanceLock
     from ..daemon.keys import KeyStore
     from ..store.home_removal import remove_home
+    from ..store.staging import writers
 
-    if found.keyring is not None and KeyStore(found.home.repo_key).forget(found.keyring):
-        yield "keyring"
+    staging = found.home.store / "staging"
     if found.home.root.is_dir():
         lock = InstanceLock(found.home)
         try:
+            if staging.is_dir() and (open_by := writers(staging)):
+                raise Conflict(
+                    f"process {open_by[0]} has the store open and may be saving",
+                    hint="Close its keeper or end it, then try again; no backup was removed.",
+                )
             remove_home(found.home)
         finally:
             lock.close()
         yield "home"
+    if found.keyring is not None and KeyStore(found.home.repo_key).forget(found.keyring):
+        yield "keyring"
 
 
 def as_json(things: list[Thing]) -> list[dict[str, Any]]:

@@ -61,6 +61,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+app.command("init")(init.init)  # what a new user looks for comes first
 app.add_typer(watch.app, name="watch")
 app.add_typer(remote.app, name="index")
 app.add_typer(home_folder.app, name="home")
@@ -329,7 +330,6 @@ def demo(
     raise SystemExit(run_demo(model, tokens, as_json))
 
 
-app.command("init")(init.init)
 app.command("uninstall")(uninstall.uninstall)
 app.command()(fingerprint)
 app.command("events")(events.events)

@@ -39,7 +39,7 @@ def inspect(files: Files, session: Session = None, as_json: Json = False) -> Non
     """Say what files hold, and whether they are sound; nothing is imported. Works without the daemon, too."""
     keeper = _keeper_if_running()
     try:
-        _each(files, as_json, lambda path: _looked_at(keeper, path, session, as_json))
+        _each(files, as_json, lambda path: _told(_looked_at(keeper, path, session, as_json)))
     finally:
         if keeper is not None:
             keeper.close()
@@ -100,7 +100,7 @@ def _each(files: list[Path], as_json: bool, act: Any) -> None:
         raise SystemExit(failed[0].exit_code)
 
 
-def _looked_at(keeper: Keeper | None, path: Path, session: str | None, as_json: bool) -> dict[str, Any]:
+def _looked_at(keeper: Keeper | None, path: Path, session: str | None, as_json: bool) -> Preview:
     """Look at a file and show what it holds."""
     look = Previewer().look if keeper is None else keeper.preview_file
     with bar(f"reading {visible(path.name)}", as_json) as told:
@@ -108,27 +108,31 @@ def _looked_at(keeper: Keeper | None, path: Path, session: str | None, as_json: 
     if not as_json:
         output.console.print(plain(str(path), "bold"))
         output.console.print(rendered(found), crop=False)
+    return found
+
+
+def _told(found: Preview) -> dict[str, Any]:
     return {"preview": asdict(found)}
 
 
 def _asked(
     keeper: Keeper, path: Path, session: str | None, as_json: bool, yes: bool, asks_here: bool
 ) -> dict[str, Any]:
-    """Show what a file holds, and import it if that is what is wanted."""
-    value = _looked_at(keeper, path, session, as_json)
-    preview, here = value["preview"], value["preview"]["shelf"]["standing"] == "known"
+    """Show what a file holds, and import just that if it is what is wanted."""
+    found = _looked_at(keeper, path, session, as_json)
+    here = found.shelf is not None and found.shelf.standing == "known"
     wanted = yes or (not here and not as_json and asks_here and agree("Import it?", proposed=False))
     if not wanted:
         if not as_json:
             note = "It is here already." if here else "Not imported. `torpor open --yes FILE` imports without asking."
             output.console.print(plain(f"  {note}", "dim"))
-        return value | {"imported": None}
+        return _told(found) | {"imported": None}
     with bar(f"importing {visible(path.name)}", as_json) as told:
-        done = keeper.import_file(path, session, told)
+        done = keeper.import_file(path, session, told, expected=found.seen, digest=found.digest)
     if not as_json:
         words = "was there before" if done.known else "is imported"
-        output.console.print(plain(f"  {done.backup.id} of session {preview['session_id']} {words}"))
-    return value | {"imported": asdict(done.backup) | {"known": done.known}}
+        output.console.print(plain(f"  {done.backup.id} of session {found.session_id} {words}"))
+    return _told(found) | {"imported": asdict(done.backup) | {"known": done.known}}
 
 
 def rendered(found: Preview) -> Any:
@@ -167,27 +171,29 @@ def _standing(found: Preview) -> str:
 
 def _in_dashboard(files: list[Path], session: str | None, print_only: bool, as_json: bool, *, start: bool) -> None:
     """Open the dashboard, with files that wait there for a word."""
-    failed: list[TorporError] = []
+    failed: list[tuple[Path, TorporError]] = []
     with _running(start) as keeper:
         waiting = []
         for path in files:
             try:
                 waiting.append(hand_over(keeper.api, path, session))
             except TorporError as error:
-                failed.append(error)
+                failed.append((path, error))
         if failed and not waiting:
-            raise failed[0]
+            raise failed[0][1]
         link = login_link(keeper.api, route(PAGE, *(each["id"] for each in waiting)) if waiting else "")
     opened = not (print_only or as_json) and webbrowser.open(link["url"])
     if start and not opened:
         raise Unavailable("no browser could be opened", hint="`torpor open --print` prints the link.")
-    value = link | {"opened": opened} | ({"imports": waiting} if files else {})
     if as_json:
-        output.print_json(value)
-    else:
-        print("The dashboard opens in your browser." if opened else link["url"])  # never wrapped
+        problems = [{"path": str(path), "problem": to_problem(error)} for path, error in failed]
+        output.print_json(link | {"opened": opened} | ({"imports": waiting, "failed": problems} if files else {}))
+        if failed:  # it was told in that object
+            raise SystemExit(failed[0][1].exit_code)
+        return
+    print("The dashboard opens in your browser." if opened else link["url"])  # never wrapped
     if failed:
-        raise failed[0]
+        raise failed[0][1]
 
 
 def _running(start: bool) -> Keeper:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from getpass import getpass
+from textwrap import wrap
 from typing import TypeVar
 
 from ..state.errors import TorporError
@@ -13,6 +14,7 @@ from .visible import plain
 
 T = TypeVar("T")
 _INDENT = "     "
+_WIDEST = 120  # columns
 
 
 def can_ask() -> bool:
@@ -25,11 +27,19 @@ def say(text: str, style: str = "") -> None:
     output.console.print(plain(text, style), soft_wrap=True)
 
 
+def tell(text: str, style: str = "", indent: str = "") -> None:
+    """Print sentences, broken between words."""
+    for line in wrap(
+        text, max(min(output.console.width, _WIDEST), 40), initial_indent=indent, subsequent_indent=indent
+    ):
+        say(line, style)
+
+
 def head(number: int, question: str, about: str) -> None:
     """Begin one of the three questions."""
     say("")
     say(f"{number} of 3  {question}", "bold")
-    say(f"{_INDENT}{about}", "dim")
+    tell(about, "dim", _INDENT)
 
 
 def ask(words: str, proposed: str, check: Callable[[str], T]) -> T:
@@ -72,6 +82,6 @@ def choose(words: str, choices: dict[str, str], proposed: str) -> str:
 
 def trouble(error: TorporError) -> None:
     """Say what is wrong with an answer, and what helps."""
-    say(f"{_INDENT}{error.detail}", "red")
+    tell(error.detail, "red", _INDENT)
     if error.hint:
-        say(f"{_INDENT}{error.hint}", "dim")
+        tell(error.hint, "dim", _INDENT)

@@ -69,7 +69,7 @@ def stop(home: Home) -> bool:
     """Ask a running daemon to end, and wait until it has; return whether there was one. Raises: Conflict."""
     from ..daemon.instance import InstanceLock
 
-    if not home.root.is_dir():
+    if not home.lock.is_file():  # no daemon ever was here: nothing is put into a folder that may be somebody's else
         return False
     asked, until = False, time.monotonic() + STOP_S
     while True:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..desktop import autostart, service
+from ..desktop.login_entries import command_for
 from ..desktop.own_command import own_command
 from ..desktop.systemctl import why_not
 from ..state.errors import BadInput, MissingExtra, ServiceFailed
@@ -46,11 +47,11 @@ def install(
     if at_login and why_not(environ) is None:
         raise BadInput("there is a systemd of your own here", hint="Leave --autostart out: the service does more.")
     if at_login:
-        autostart.enable(autostart.daemon_entry(own_command("serve")), environ)
+        autostart.enable(autostart.daemon_entry(command_for(home, "serve", environ)), environ)
     else:
         _install(str(home.root), environ)
     if tray:
-        autostart.enable(autostart.tray_entry(own_command("tray")), environ)
+        autostart.enable(autostart.tray_entry(command_for(home, "tray", environ)), environ)
     elif tray is False:
         autostart.disable(autostart.TRAY_FILE, environ)
     report = described(str(home.root), environ)
@@ -66,7 +67,7 @@ def remove(as_json: Json = False) -> None:
         "autostart": autostart.disable(autostart.DAEMON_FILE, environ),
         "tray": autostart.disable(autostart.TRAY_FILE, environ),
     }
-    names = {"service": "the service", "autostart": "the daemon's start at login", "tray": "the tray's"}
+    names = {"service": "the service", "autostart": "the daemon's start at login", "tray": "the tray's start at login"}
     done = ", ".join(names[name] for name, there in removed.items() if there)
     said = f"removed: {done}; backups and settings stay" if done else "nothing was installed"
     show({"removed": [name for name, there in removed.items() if there]}, as_json, lambda: said)
@@ -104,7 +105,7 @@ def _lines(report: Mapping[str, Any], left_out: list[str]) -> list[str]:
     """Say it in words."""
     lines = [_state(report)]
     if report["said"] and report["runs"]:
-        lines.append(f"  {visible(report['said'])}")
+        lines.append(f"  {visible(report['said'])} (as it told systemd, once a minute)")
     if report["unit"]:
         lines.append(f"unit: {visible(report['unit'])}" + (f", home: {visible(report['home'])}" * bool(report["home"])))
         lines.append("at login: starts" if report["enabled"] else "at login: does not start")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import connect
-from ..desktop import autostart, registration, service
+from ..desktop import autostart, login_entries, registration, service
+from ..desktop.launch import serves
 from ..desktop.own_command import own_command
 from ..state.errors import InvalidSettings
 from ..store.files import translated
@@ -95,7 +96,7 @@ def _quota_in_file(home: Home) -> str:
 def _let_it_run(standing: Standing, answers: Answers, done: Done) -> None:
     home, first = answers.home, running.status_of(answers.home)
     environ = without_ours(os.environ) | {"TORPOR_HOME": str(home.root)}
-    new = bool({"quota", "s3"} & set(done.changed))
+    new = bool({"quota", "s3"} & set(done.changed)) or (first is not None and _unread(home, first["started_at"]))
     _arrange_login(standing, answers, done, environ)
     if answers.keep == "service":
         _by_service(home, new, environ)
@@ -105,6 +106,12 @@ def _let_it_run(standing: Standing, answers: Answers, done: Done) -> None:
             running.stop(home)
         done.status = running.status_of(home) or running.start(home, environ)
     done.restarted = first is not None and first["pid"] != done.status["pid"]
+
+
+def _unread(home: Home, started_at: float) -> bool:
+    """Tell whether the settings are newer than the daemon: an `init` before was killed between the two, say."""
+    files = (home.root / "config.toml", home.root / ".env")
+    return any(file.stat().st_mtime > started_at for file in files if file.is_file())
 
 
 def _by_service(home: Home, new: bool, environ: Mapping[str, str]) -> None:
@@ -125,19 +132,13 @@ def _arrange_login(standing: Standing, answers: Answers, done: Done, environ: Ma
         return
     with translated("write", "the autostart entry"):
         if answers.keep == "autostart":
-            autostart.enable(autostart.daemon_entry(_at_login(answers.home, "serve")), environ)
-        elif autostart.enabled(autostart.DAEMON_FILE, environ):
+            command = login_entries.command_for(answers.home, "serve", environ)
+            autostart.enable(autostart.daemon_entry(command), environ)
+        elif standing.login_entry:
             autostart.disable(autostart.DAEMON_FILE, environ)
-    if answers.keep != "service" and standing.service.installed and standing.service.reason is None:
+    if answers.keep != "service" and serves(standing.service, str(answers.home.root)):  # never another home's
         service.remove(environ)
     done.changed.append("login")
-
-
-def _at_login(home: Home, command: str) -> tuple[str, ...]:
-    """Return what a login runs: it knows TORPOR_HOME only from its own command line."""
-    by_itself = Home.from_environment({k: v for k, v in os.environ.items() if k != "TORPOR_HOME"})
-    named = () if by_itself.root == home.root else ("env", f"TORPOR_HOME={home.root}")
-    return (*named, *own_command(command))
 
 
 def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
@@ -145,7 +146,8 @@ def _arrange_tray(standing: Standing, answers: Answers, done: Done) -> None:
         return
     with translated("write", "the autostart entry"):
         if answers.tray:
-            autostart.enable(autostart.tray_entry(_at_login(answers.home, "tray")), os.environ)
+            command = login_entries.command_for(answers.home, "tray", os.environ)
+            autostart.enable(autostart.tray_entry(command), os.environ)
         else:
             autostart.disable(autostart.TRAY_FILE, os.environ)
     done.changed.append("tray")

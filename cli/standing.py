@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..desktop import autostart, service
+from ..desktop import autostart, login_entries, service
 from ..desktop.launch import serves
 from ..state.quota import Limits, limits_of
 from ..store.home import Home
@@ -61,8 +61,8 @@ class Standing:
             s3_at_home=load_remote_settings({}, None, home.root).s3 is not None,
             s3_values=known_values(environ, home.root),
             service=service.status(environ),
-            login_entry=autostart.enabled(autostart.DAEMON_FILE, environ),
-            tray=autostart.enabled(autostart.TRAY_FILE, environ),
+            login_entry=_starts(autostart.DAEMON_FILE, home, environ),
+            tray=_starts(autostart.TRAY_FILE, home, environ),
             desktop=bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")),
         )
 
@@ -73,9 +73,15 @@ class Standing:
             return "service"
         if self.login_entry:
             return "autostart"
-        if self.is_home or self.service.reason is not None:
+        if self.is_home or self.service.reason is not None or self._serves_another:
             return "no"
         return "service"
+
+    @property
+    def _serves_another(self) -> bool:
+        """Whether the service, of which there is one a user, is that of another home."""
+        found = self.service
+        return (found.enabled or found.runs) and not serves(found, str(self.home.root))
 
     @property
     def no_service(self) -> str | None:
@@ -100,3 +106,7 @@ class Standing:
         if repository is None:
             return False
         return KeyStore(self.home.repo_key, load_settings().key_storage).find(repository)[0] is not None
+
+
+def _starts(entry_file: str, home: Home, environ: Mapping[str, str]) -> bool:
+    return autostart.enabled(entry_file, environ) and login_entries.is_of(entry_file, home, environ)

@@ -28,7 +28,7 @@ def tray(
     if missing:
         raise MissingExtra(f"{missing[0]} is not installed: pip install 'torpor[tray]'")
     options = ["--check"] * check + ["--json"] * as_json
-    command = [sys.executable, "-m", "torpor.tray", *options]
+    command = [sys.executable, "-P", "-m", "torpor.tray", *options]
     environ = SMALL | dict(os.environ)
     if sys.platform == "win32":  # where a replaced process counts as ended
         raise typer.Exit(subprocess.run(command, env=environ, check=False).returncode)

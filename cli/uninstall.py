@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..state.errors import BadInput, MissingExtra
 from ..store.home import Home
+from ..store.home_removal import refuse_what_is_no_home
 from . import questions
 from .leaving import Found, Thing, as_json, carry_out, consent, plan
 from .output import console, show
@@ -35,7 +36,11 @@ def uninstall(
         from ..daemon.remote_settings import load_remote_settings  # noqa: F401  (whether it can be imported)
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'torpor[daemon]'") from error
+    if agreed is not None and not purge:
+        raise BadInput("--consent is for --purge", hint="Add --purge, or --yes alone; nothing was changed.")
     found = Found.of(Home.from_environment(os.environ), os.environ)
+    if purge and os.path.lexists(found.home.root):
+        refuse_what_is_no_home(found.home)
     things = plan(found, purge=purge)
     if not as_json_:
         console.print(Group(*_lines(things, done=False)), soft_wrap=True)

@@ -66,12 +66,14 @@ class Api:
     def open(self, path: str, silence_s: float, **options: Any) -> httpx.Response:
         """Get an answer that is read as it comes, and closed by the caller; silence for so many seconds breaks it off.
 
-        Raises: as `call`.
+        How it begins is waited for no longer than for any other answer. Raises: as `call`.
         """
-        timeout = httpx.Timeout(TIMEOUT.connect, read=silence_s)
 
         def send(http: httpx.Client) -> httpx.Response:
-            return http.send(http.build_request("GET", path, timeout=timeout, **options), stream=True)
+            request = http.build_request("GET", path, timeout=TIMEOUT, **options)
+            answer = http.send(request, stream=True)
+            request.extensions["timeout"]["read"] = silence_s  # httpx asks it again for what comes behind the head
+            return answer
 
         return self._sent(f"GET {path}", send)
 
@@ -114,9 +116,9 @@ class Api:
         value: dict[str, Any] = orjson.loads(self.call(method, path, **options).content)
         return value
 
-    def status(self) -> dict[str, Any]:
+    def status(self, **options: Any) -> dict[str, Any]:
         """Return the daemon's status. Raises: VersionMismatch."""
-        status = self.json("GET", "/v1/status")
+        status = self.json("GET", "/v1/status", **options)
         if status.get("api_version") != API_VERSION:
             raise VersionMismatch(
                 f"this SDK speaks API version {API_VERSION}, the daemon version {status.get('api_version')}"

@@ -76,7 +76,8 @@ def _import(keeper: Keeper, request: dict[str, Any]) -> dict[str, Any]:
         if request.get("preview"):
             found = asdict(keeper.preview_file(path, given, told, follow=False, expected=wanted, name=name))
             return {"outcome": "previewed", "seen": found.pop("seen"), "preview": found}
-        done = keeper.import_file(path, given, told, follow=False, expected=wanted, name=name)
+        digest = request.get("digest")
+        done = keeper.import_file(path, given, told, follow=False, expected=wanted, digest=digest, name=name)
     except FileChanged as error:
         return {"outcome": "busy", "detail": error.detail}
     except OSError as error:

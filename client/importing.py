@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Importer:
         *,
         follow: bool = True,
         expected: Signature | None = None,
+        digest: str | None = None,
         name: str | None = None,
     ) -> Imported:
         """Import one file. The arguments are those of `opened`.
@@ -62,21 +63,14 @@ class Importer:
         """
         if session_id is not None:
             parse_session_id(session_id)
+        how: dict[str, Any] = {"follow": follow, "expected": expected, "digest": digest, "name": name}
         for _ in range(MAX_ATTEMPTS - 1):
             with suppress(MissingBlobs):  # somebody's import that failed took back what this one counted on
-                return self._run(path, session_id, progress, follow, expected, name)
-        return self._run(path, session_id, progress, follow, expected, name)
+                return self._run(session_id, opened(path, progress, **how))
+        return self._run(session_id, opened(path, progress, **how))
 
-    def _run(
-        self,
-        path: str | Path,
-        session_id: str | None,
-        progress: Progress,
-        follow: bool,
-        expected: Signature | None,
-        name: str | None,
-    ) -> Imported:
-        with opened(path, progress, follow=follow, expected=expected, name=name) as file:
+    def _run(self, session_id: str | None, opening: AbstractContextManager[Opened]) -> Imported:
+        with opening as file:
             made = _Import(self._api, self._blobs, self._desk, file, self._clock())
             backup, known = made.run(session_id)
         return Imported(backup, known, file.kind, file.seen)

@@ -379,18 +379,20 @@ class Keeper:
         *,
         follow: bool = True,
         expected: Signature | None = None,
+        digest: str | None = None,
         name: str | None = None,
     ) -> Imported:
         """Make a backup of a state file: v1, bundle, safetensors or .pt; the same file again gives the same backup.
 
-        Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise. `name` is what it
-        was called before, where it lies under another name now.
+        Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise; with `digest` (of a
+        preview), one that holds other bytes. `name` is what it was called before, where it lies under another name now.
 
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, FileChanged, TooLarge, UnsupportedState,
         MissingExtra.
         """
         importer = Importer(self.api, self.blobs, self.desk, self._clock)
-        return importer.run(path, session_id, progress, follow=follow, expected=expected, name=name)
+        how: dict[str, Any] = {"follow": follow, "expected": expected, "digest": digest, "name": name}
+        return importer.run(path, session_id, progress, **how)
 
     def preview_file(
         self,

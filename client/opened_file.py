@@ -42,22 +42,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file. `path` is what it is called, `seen` what it looked like."""
+    """An open file. `path` is what it is called, `seen` what it looked like, `ctime_ns` when anything of it changed."""
 
     path: Path
     file: BinaryIO
     kind: FileFormat
     source: Source
     seen: Signature
+    ctime_ns: int
     digest: str
 
-    def look_again(self) -> Signature:
-        """Return what it looks like now."""
-        return signature_of(os.fstat(self.file.fileno()))
-
     def check_unchanged(self) -> None:
-        """Make sure that nobody wrote to it. Raises: FileChanged."""
-        if self.look_again() != self.seen:
+        """Make sure that nobody wrote to it, nor to it and then to its time. Raises: FileChanged."""
+        now = os.fstat(self.file.fileno())
+        if (signature_of(now), now.st_ctime_ns) != (self.seen, self.ctime_ns):
             raise FileChanged(f"{self.path} was written to while it was read")
 
     def own_time(self) -> float:
@@ -85,19 +83,21 @@ def opened(
     *,
     follow: bool = True,
     expected: Signature | None = None,
+    digest: str | None = None,
     name: str | None = None,
 ) -> Iterator[Opened]:
     """Open a file and read its structure. Nobody is blamed for what is wrong with one that was written to meanwhile.
 
-    Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise. `name` is what the file
-    was called before it came to lie under `path`.
+    Without `follow`, a symbolic link is refused; with `expected`, a file that looks otherwise; with `digest`, one that
+    holds other bytes, whatever it looks like. `name` is what the file was called before it came to lie under `path`.
 
     Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, TooLarge, UnsupportedState, MissingExtra, FileChanged.
     """
     named = Path(name if name is not None else path)
     with ExitStack() as stack, reading(path):
         file = stack.enter_context(_open(path, follow))
-        seen = signature_of(os.fstat(file.fileno()))
+        status = os.fstat(file.fileno())
+        seen = signature_of(status)
         if expected is not None and not seen.matches(expected):
             raise FileChanged(f"{path} is not the file that was to be read")
         stack.enter_context(_unless_changed(path, file, seen))
@@ -106,7 +106,10 @@ def opened(
         counted: Any = Counted(file, _PASSES[kind] * seen.size_bytes, progress)
         # The structure comes before the digest: a few bytes refuse what is no such file.
         source = open_source(kind, counted, seen.size_bytes, stack)
-        yield Opened(named, file, kind, source, seen, _digest(counted))
+        found = _digest(counted)
+        if digest not in (None, found):
+            raise FileChanged(f"{path} holds other bytes than when it was looked at")
+        yield Opened(named, file, kind, source, seen, status.st_ctime_ns, found)
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class Preview:
     lines: tuple[Line, ...]
     shelf: Shelf | None
     seen: Signature
+    digest: str  # of the file's bytes: what is imported on a word is this, and nothing else
 
 
 class Previewer:
@@ -149,6 +150,7 @@ def _preview(file: Opened, place: Place, manifest: Manifest, shelf: Shelf | None
         lines=tuple(Line(each.role, one_line(each.text)) for each in found.messages[-LINES_SHOWN:]),
         shelf=shelf,
         seen=file.seen,
+        digest=file.digest,
     )
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..db.index import Index
@@ -49,6 +49,15 @@ def _in_words(small: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
         {problem["problem"]["detail"] for problem in (*small["failed"], *whole["failed"])} if not complete else set()
     )
     return ", ".join(parts + sorted(failed)[:1]) or "no session to save"
+
+
+@contextmanager
+def _despite_defects(lacking: str) -> Iterator[None]:
+    """Log whatever fails, also what a process answers that nobody expects: the next time is another one."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s", lacking)
 
 
 class BeforeSleep:
@@ -95,18 +104,24 @@ class BeforeSleep:
                     return
                 if again_s == FIRST_AGAIN_S:  # once for each time that it went
                     log.info("until logind is back, nothing is saved before the machine sleeps: %s", error.detail)
+            except Exception:  # a defect of ours, or of what answers there: the daemon goes on, and ends well
+                log.exception("nothing is saved before the machine sleeps or ends")
+                if not was_there:
+                    return
             await asyncio.sleep(again_s)
             again_s = min(again_s * 2, LAST_AGAIN_S)
 
     async def _on_news(self, logind: Logind, news: News) -> None:
         if news == "on":
             await logind.take()
-            await asyncio.to_thread(self._woken)
+            with _despite_defects("the bucket is not looked at"):
+                await asyncio.to_thread(self._woken)
             return
         try:
-            said = await save_attached(self._attached, max(await logind.delay_s() - MARGIN_S, MARGIN_S))
-            if said:
-                await asyncio.to_thread(self._note, f"before the {news}: {said}")
+            within_s = max(await logind.delay_s() - MARGIN_S, MARGIN_S)
+            with _despite_defects(f"nothing was saved before the {news}"):
+                if said := await save_attached(self._attached, within_s):
+                    await asyncio.to_thread(self._note, f"before the {news}: {said}")
         finally:
             logind.let_go()
 

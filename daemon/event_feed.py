@@ -53,6 +53,11 @@ class EventFeed:
         with self._index.reading() as connection:
             return recent_events(connection, limit)
 
+    def newest(self) -> int:
+        """Return the id of the newest event."""
+        with self._index.reading() as connection:
+            return newest_event_id(connection)
+
     def after(self, event_id: int, limit: int) -> tuple[list[dict[str, Any]], int]:
         """Return the events behind one, oldest first, and the id to ask for next.
 
@@ -114,21 +119,22 @@ class EventFeed:
         number = self._changes.number
         if self._look is None or self._look[0] != number:
             self._looked_at = asyncio.get_running_loop().time()
-            self._look = number, asyncio.ensure_future(run_in_threadpool(self._newest_id))
+            self._look = number, asyncio.ensure_future(run_in_threadpool(self.newest))
         return await asyncio.shield(self._look[1])
 
-    async def stream(
-        self, after: int | None, still: Callable[[], bool] = lambda: True, beat_s: float = BEAT_S
+    def stream(
+        self, after: int, still: Callable[[], bool] = lambda: True, beat_s: float = BEAT_S
     ) -> AsyncIterator[bytes]:
-        """Yield server-sent events behind an id, or from now on, until the daemon stops or `still` says no.
+        """Yield server-sent events behind an id, until the daemon stops or `still` says no.
 
-        Between them, that something changed: backups came or went, were sent, or a page asks for access. Such an event
-        is not kept, and has the id of the last one that is.
+        Between them, that something changed since this was called: backups came or went, were sent, or a page asks for
+        access. Such an event is not kept, and has the id of the last one that is.
         """
-        if after is None:
-            after = await run_in_threadpool(self._newest_id)
+        return self._streamed(after, still, beat_s, self._changes.number)
+
+    async def _streamed(self, after: int, still: Callable[[], bool], beat_s: float, told: int) -> AsyncIterator[bytes]:
         now = asyncio.get_running_loop().time
-        told, told_at = self._changes.number, now()
+        told_at = now()
 
         yield b"retry: 1000\n\n"
         while not self._closing.is_set():
@@ -148,10 +154,6 @@ class EventFeed:
 
     def _is_more_than(self, seen: int, still: Callable[[], bool]) -> bool:
         return self._changes.number != seen or not still()
-
-    def _newest_id(self) -> int:
-        with self._index.reading() as connection:
-            return newest_event_id(connection)
 
 
 def add_events(app: FastAPI, feed: EventFeed) -> None:
@@ -186,5 +188,7 @@ def add_events(app: FastAPI, feed: EventFeed) -> None:
         It comes so many seconds apart: on a Unix socket nobody needs it often. The stream ends when the token does.
         """
         since, still = last_event_id if last_event_id is not None else after, request.scope[STILL]
+        if since is None:  # before the answer begins: a reader asks for all else then, and a failure can be told
+            since = await run_in_threadpool(feed.newest)
         beats = feed.stream(since, still, beat_s)
         return StreamingResponse(beats, media_type="text/event-stream", headers=PRIVATE)

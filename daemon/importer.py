@@ -56,11 +56,12 @@ class Importer:
         session_id: str | None = None,
         progress: Progress | None = None,
         preview: bool = False,
+        digest: str | None = None,
     ) -> Answer:
         """Have a file imported, unless another one has its name by then: a folder on the way may be a link now.
 
         `name` is what it was called before it was put there; `progress` is told the bytes done and the bytes there are.
-        With `preview` it is read as far, and nothing is imported.
+        With `preview` it is read as far, and nothing is imported; with the `digest` of a preview, no other bytes.
         Whatever the file does to the worker is an answer. Raises: Stopped.
         """
         if not is_utf8(path):
@@ -71,6 +72,7 @@ class Importer:
         try:
             self._check()
             more = {"session_id": session_id, "name": name, "progress": progress is not None, "preview": preview}
+            more["digest"] = digest
             return self._exchange(path, expected, more, progress or _unheard)
         except TorporError as error:
             self._kill()

@@ -16,11 +16,12 @@ import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from ..state.errors import Conflict, NotFound, TorporError, Unavailable
+from ..state.errors import Conflict, NotFound, ScopeDenied, TorporError, Unavailable
 from ..state.problems import to_problem
 from ..state.quota import on_disk
 from ..state.watching import Answer, Signature, printable
@@ -105,11 +106,16 @@ class Imports:
             raise NotFound("the daemon does not see that file", hint="Send its bytes: POST /v1/imports.")
         return self._add(_File(path, False, expected), path.name, session_id, expected.size_bytes, hold)
 
-    def accept(self, import_id: str) -> Import:
-        """Import a file that was looked at. Raises: NotFound, Conflict."""
+    def accept(self, import_id: str, *, owner: bool = True) -> Import:
+        """Import a file that was looked at; one that lies where it is, on its owner's word alone.
+
+        Raises: NotFound, Conflict, ScopeDenied.
+        """
         with self._lock:
             if self.find(import_id).state != "ready":
                 raise Conflict("the file does not wait for a word", hint="Look at what became of it, or open it again.")
+            if not (owner or self._files[import_id].ours):
+                raise ScopeDenied("the file was named by the owner of this home, who decides on it")
             accepted = self._change(import_id, state="waiting", held=False, bytes_done=0)
             self._begin(import_id)
         return accepted
@@ -135,7 +141,8 @@ class Imports:
         late = self._catalog.now() - READY_S
         for each in self.newest(KEPT + MOST_READY):
             if each.state == "ready" and each.began_at < late:
-                self.discard(each.id)
+                with suppress(Conflict, NotFound):  # the word came just now
+                    self.discard(each.id)
 
     def find(self, import_id: str) -> Import:
         """Tell how an import is. Raises: NotFound."""
@@ -226,6 +233,7 @@ class Imports:
             session_id=wanted.session,
             progress=told,
             preview=wanted.held,
+            digest=None if wanted.preview is None else wanted.preview["digest"],  # what was shown, and nothing else
         )
 
     def _drop(self, import_id: str) -> None:

@@ -21,6 +21,10 @@ class ManifestCare:
         self._catalog, self._from_bucket = catalog, from_bucket
         self._told: set[str] = set()
 
+    def damaged(self) -> set[str]:
+        """Return the backups whose manifest was found to be damaged, and could not be healed so far."""
+        return {each for each in tuple(self._told) if self._catalog.index.has_backup(each)}
+
     def look(self, backup_id: str) -> Found:
         """Read a manifest, and heal it if need be. Raises: StoreFull, StoreFailed."""
         try:

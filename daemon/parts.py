@@ -47,7 +47,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         """Let every part tell of what changes in it."""
-        for part in (self.catalog.index, self.tokens, self.side, self.pairing, self.attached):
+        for part in (self.catalog.index, self.tokens, self.side, self.pairing, self.attached, self.watches):
             part.tell(self.changes.note)
         self.power.listen(self.side.power_changed)
         self.power.listen(self.changes.note)

@@ -94,7 +94,7 @@ class RemoteSide:
         )
         self._choosing, self._collecting = threading.Lock(), threading.Lock()
         self._told: Callable[[], None] = lambda: None
-        self._state_told = ""
+        self._state_told: tuple[str, bool] | None = None
         self.opening = Opening(
             settings.s3,
             machine=self.machine,
@@ -278,7 +278,7 @@ class RemoteSide:
     def _changed(self) -> None:
         if self._network is not None:
             self._network.nudge()
-        if (state := self.pump.state) != self._state_told:
+        if (state := (self.pump.state, self.pump.looked)) != self._state_told:
             self._state_told = state
             self._told()
 

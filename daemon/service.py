@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ulid import ULID
 
 from ..state.api import API_VERSION
+from ..state.summary import summarise
 from ..store import staging as staging_folders
 from ..store.home import Home
 from ..store.move import settle
@@ -47,7 +48,7 @@ from .remote_settings import load_remote_settings, working_directory
 from .room import Room, open_room
 from .search_care import SearchCare
 from .settings import Settings
-from .summary import summary_report
+from .summary import SummaryWatch, facts_of, summary_report
 from .supervision import Supervision
 from .sync_report import state_of
 from .tokens import Tokens
@@ -300,7 +301,9 @@ def _chores(parts: Parts, metrics: Metrics) -> list[Chore]:
         metrics.freed("retention", done.freed_bytes - done.evicted_bytes)
         metrics.freed("eviction", done.evicted_bytes)
 
+    summary = SummaryWatch(lambda: summarise(facts_of(parts)), parts.changes.note)
     return [
+        Chore("summary", CLOCK_S, summary.look, first_s=CLOCK_S),
         Chore("staging", HOUSEKEEPING_S, sweep),
         Chore("retention", HOUSEKEEPING_S, retain),
         Chore("clock", CLOCK_S, parts.retention.time.now, first_s=CLOCK_S),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ..db.damage import damaged_bytes
 from ..db.standing import standing
-from ..state.summary import Facts, fullness, sentence, summarise
+from ..state.summary import Facts, Kind, Level, Summary, fullness, sentence, summarise
 from .parts import Parts
 from .sync_report import state_of
 
@@ -23,8 +25,10 @@ def summary_report(parts: Parts, now: float, *, with_asking: bool) -> dict[str, 
 
 def facts_of(parts: Parts) -> Facts:
     """Look everything up. Raises: IndexDamaged, StoreFailed."""
+    manifests = parts.care.manifests.damaged()
     with parts.catalog.index.reading() as connection:
         found = standing(connection)
+        torn = len(manifests - damaged_bytes(connection, sorted(manifests)).keys()) if manifests else 0
     limits, disk = parts.room.state()
     disk_full, quota_full = fullness(limits, disk)
     side, described = parts.side, parts.side.pump.describe() if parts.side.on else {}
@@ -32,12 +36,15 @@ def facts_of(parts: Parts) -> Facts:
     troubles = [watch["problem"]["detail"] for watch in parts.watches.describe() if watch["problem"]]
     return Facts(
         sessions=found.sessions,
+        staying=found.staying if side.on else 0,
         last_backup_at=found.last_backup_at,
-        damaged=found.damaged,
+        damaged=found.damaged + torn,
         sync=state_of(side),
         sync_reason=described.get("reason"),
+        looked=not side.on or side.pump.looked,
         waiting=found.waiting if side.on else 0,
         given_up=found.given_up if side.on else 0,
+        removals_given_up=found.removals_given_up if side.on else 0,
         paused_until=choices.paused_until if choices.paused_at is not None else None,
         disk_free_bytes=disk.free_bytes,
         disk_full=disk_full,
@@ -47,6 +54,21 @@ def facts_of(parts: Parts) -> Facts:
         waiting_for_power=0 if parts.power.may() else found.waiting_for_power,
         asking=tuple(request.origin for request in parts.pairing.waiting() if request.state == "pending"),
     )
+
+
+class SummaryWatch:
+    """Notes that how everything is became other by itself: a disk that others fill or free tells nobody."""
+
+    def __init__(self, summary: Callable[[], Summary], note: Callable[[], None]) -> None:
+        self._summary, self._note = summary, note
+        self._seen: tuple[Level, Kind] | None = None
+
+    def look(self) -> None:
+        """Look now. Raises: IndexDamaged, StoreFailed."""
+        found = self._summary()
+        before, self._seen = self._seen, (found.level, found.kind)
+        if self._seen != before:
+            self._note()
 
 
 def power_report(parts: Parts, waiting_uploads: int) -> dict[str, Any]:

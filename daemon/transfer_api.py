@@ -88,11 +88,14 @@ def _add_imports(app: FastAPI, parts: Parts, imports: Imports) -> None:
         return private_answer(described(imports.find(import_id), content=request.scope["torpor.access"].may(CONTENT)))
 
     @app.post("/v1/imports/{import_id}/accept", status_code=202)
-    def accept_import(import_id: str) -> Response:
-        """Import a file that was looked at and waits."""
-        return private_answer(described(imports.accept(import_id)), 202)
+    def accept_import(request: Request, import_id: str) -> Response:
+        """Import a file that was looked at and waits; one that was named, on its owner's word alone."""
+        access = request.scope["torpor.access"]
+        told = imports.accept(import_id, owner=access.owner)
+        return private_answer(described(told, content=access.may(CONTENT)), 202)
 
     @app.delete("/v1/imports/{import_id}")
-    def discard_import(import_id: str) -> Response:
+    def discard_import(request: Request, import_id: str) -> Response:
         """Forget a file that waits; nothing was imported. A file that was named stays where it is."""
-        return private_answer(described(imports.discard(import_id)))
+        shown = request.scope["torpor.access"].may(CONTENT)
+        return private_answer(described(imports.discard(import_id), content=shown))

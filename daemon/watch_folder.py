@@ -70,8 +70,10 @@ class FolderWatch:
         pace: Pace,
         polling: bool = False,
         wall: Callable[[], float] = time.time,
+        told: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.source = folder, source
+        """`told` is called when something is wrong with the folder, and when nothing is any more."""
+        self.folder, self.source, self._told = folder, source, told
         self._files, self._importer, self._pace, self._wall = files, importer, pace, wall
         self._tree, self._subscription = Tree(folder), Subscription(notifier, self._on_change)
         self._known: dict[str, WatchedFile] = {}
@@ -295,7 +297,10 @@ class FolderWatch:
     def _report(self, problem: TorporError | None) -> None:
         """Keep what is wrong with the folder; an event tells of it once."""
         before, self._problem = self._problem, problem
-        if problem is None or (before is not None and before.code == problem.code):
+        if (problem and problem.code) == (before and before.code):
+            return
+        self._told()
+        if problem is None:
             return
         detail = f"{problem.detail}. {problem.hint}"
         try:

@@ -59,6 +59,11 @@ class Watches:
         self._lock, self._turn, self._notifier = threading.Lock(), threading.Lock(), Notifier()
         self._folders: dict[str, FolderWatch] = {}
         self._refused: dict[str, RefusedFolder] = {}
+        self._told: Callable[[], None] = lambda: None
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call a function when a folder cannot be read, or can be again, in the thread that noticed."""
+        self._told = told
 
     @property
     def turn(self) -> threading.Lock:
@@ -167,6 +172,7 @@ class Watches:
             pace=self._pace,
             polling=self._polling,
             wall=self._wall,
+            told=lambda: self._told(),
         )
 
     def _refuse(self, folder: str) -> None:

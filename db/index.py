@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -42,14 +43,19 @@ from .staying import note_removed, stayed
 from .words import remake_words
 
 EVENTS_KEPT = 10_000
+PROOF_S = 20.0  # for the lock of a proof; then it matters for how long somebody has been writing
+LONGEST_WRITE_S = 900.0  # a slow disk, a large purge: who writes for longer hangs
 _BATCH = 500  # keys of one statement
 
 
 class Index:
     """The open index. Reads may run beside the one writer. Raises on opening: IndexDamaged, StoreFull, StoreFailed."""
 
-    def __init__(self, path: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
-        self._checkpoint, self._write_lock = checkpoint, threading.Lock()
+    def __init__(
+        self, path: Path, checkpoint: Checkpoint = no_checkpoint, steady: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._checkpoint, self._steady = checkpoint, steady
+        self._write_lock, self._writing_since = threading.Lock(), steady()
         self.generation = 0  # counts what was committed since the start: it tells that something changed
         self._told: Callable[[], None] = lambda: None
         self._writer, self._reader = writer_engine(path), reader_engine(path)
@@ -68,7 +74,7 @@ class Index:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
-        with self._write_lock, _translated():
+        with self._locked(), _translated():
             with self._writer.begin() as connection:
                 yield connection
             self.generation += 1
@@ -88,7 +94,7 @@ class Index:
         finally:
             with self.writing() as connection:
                 connection.exec_driver_sql("PRAGMA secure_delete = OFF")
-            with self._write_lock, _translated(), closing(self._writer.raw_connection()) as raw:
+            with self._locked(), _translated(), closing(self._writer.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
@@ -97,12 +103,29 @@ class Index:
         with _translated(), self._reader.begin() as connection:
             yield connection
 
-    def prove(self) -> None:
-        """Show that it can be read and written, changing nothing. Raises: IndexDamaged, StoreFull, StoreFailed."""
+    def prove(self, patience_s: float = PROOF_S) -> None:
+        """Show that it can be read and written, changing nothing; a write that goes on shows it as well.
+
+        One that never ends is waited for. Raises: IndexDamaged, StoreFull, StoreFailed.
+        """
         with self.reading() as connection:
             connection.scalar(select(func.count()).select_from(sessions))
-        with self._write_lock, _translated(), self._writer.connect() as connection:
-            connection.begin().rollback()  # a lock that is never let go is waited for here
+        if not self._write_lock.acquire(timeout=patience_s):
+            if self._steady() - self._writing_since < LONGEST_WRITE_S:
+                return
+            self._write_lock.acquire()
+        try:
+            with _translated(), self._writer.connect() as connection:
+                connection.begin().rollback()
+        finally:
+            self._write_lock.release()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the one who writes."""
+        with self._write_lock:
+            self._writing_since = self._steady()
+            yield
 
     def commit_backup(
         self, record: Backup, blob_sizes: dict[str, tuple[int, str]], *, now: float, enqueue: bool

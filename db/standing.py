@@ -12,13 +12,15 @@ from .schema import backup_blobs, backups, blobs, outbox, sessions
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Counts of sessions, of backups that are damaged, wait to be sent or for mains power, and of given up uploads."""
+    """Counts of sessions, of backups that are damaged, wait to be sent or for mains power, and of what was given up."""
 
     sessions: int
+    staying: int  # of them: never leave this machine
     last_backup_at: float | None
     damaged: int
     waiting: int
-    given_up: int
+    given_up: int  # uploads
+    removals_given_up: int
     waiting_for_power: int
 
 
@@ -27,7 +29,8 @@ def standing(connection: Connection) -> Standing:
     waiting = select(func.count(outbox.c.backup_id.distinct())).where(
         outbox.c.kind == "push", outbox.c.state.in_(("pending", "leased"))
     )
-    given_up = select(func.count()).select_from(outbox).where(outbox.c.state == "dead")
+    by_kind = select(outbox.c.kind, func.count().label("dead")).where(outbox.c.state == "dead").group_by(outbox.c.kind)
+    given_up = {row.kind: row.dead for row in connection.execute(by_kind)}
     for_power = select(func.count(outbox.c.backup_id.distinct())).where(
         outbox.c.state == "held", outbox.c.error == ON_BATTERY
     )
@@ -38,9 +41,11 @@ def standing(connection: Connection) -> Standing:
     )
     return Standing(
         sessions=connection.scalar(select(func.count()).select_from(sessions)) or 0,
+        staying=connection.scalar(select(func.count()).select_from(sessions).where(sessions.c.no_sync)) or 0,
         last_backup_at=connection.scalar(select(func.max(backups.c.created_at))),
         damaged=connection.scalar(damaged) or 0,
         waiting=connection.scalar(waiting) or 0,
-        given_up=connection.scalar(given_up) or 0,
+        given_up=given_up.get("push", 0),
+        removals_given_up=given_up.get("remove", 0),
         waiting_for_power=connection.scalar(for_power) or 0,
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .entry_text import exec_value, string_value
+from .entry_text import command_in, exec_value, string_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,21 @@ def place(entry_file: str, environ: Mapping[str, str]) -> Path:
 
 
 def enabled(entry_file: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether this user's entry is there and not hidden (which is how desktops turn one off)."""
+    """Tell whether this user's entry is there, can be read, and is not hidden (which is how desktops turn one off)."""
     try:
-        lines = place(entry_file, environ).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
+        text = place(entry_file, environ).read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return False
-    return "Hidden=true" not in lines and "X-GNOME-Autostart-enabled=false" not in lines
+    return not _OFF & {tuple(word.strip() for word in line.split("=", 1)) for line in text.splitlines()}
+
+
+def command_of(entry_file: str, environ: Mapping[str, str]) -> list[str] | None:
+    """Return the command line of this user's entry, on or off; None where there is none."""
+    try:
+        lines = place(entry_file, environ).read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return command_in(next((line.removeprefix("Exec=") for line in lines if line.startswith("Exec=")), ""))
 
 
 def enable(entry: Entry, environ: Mapping[str, str]) -> Path:
@@ -82,6 +91,7 @@ def text_of(entry: Entry) -> str:
     )
 
 
+_OFF = frozenset({("Hidden", "true"), ("X-GNOME-Autostart-enabled", "false")})
 TRAY_FILE = "torpor-tray.desktop"
 DAEMON_FILE = "torpor-daemon.desktop"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -164,6 +165,7 @@ def status(environ: Mapping[str, str], command: Sequence[str] = (), home: str = 
         return Service(
             installed=unit is not None,
             unit=None if unit is None else str(unit),
+            home=None if text is None else _home_written(text, environ),
             enabled=os.path.lexists(_wanted_by(environ)),
             isolated=isolated,
             current=current,
@@ -280,6 +282,14 @@ def _home_in(environment: str) -> str | None:
             if name == "TORPOR_HOME":
                 return value
     return None
+
+
+def _home_written(text: str, environ: Mapping[str, str]) -> str | None:
+    """Return the home that a unit's text names, as systemd would read it."""
+    line = next((each for each in text.splitlines() if each.startswith("Environment=")), "")
+    specifiers = {"%%": "%", "%h": environ.get("HOME") or os.path.expanduser("~")}
+    value = re.sub("%.", lambda found: specifiers.get(found[0], found[0]), line.removeprefix("Environment="))
+    return _home_in(value)
 
 
 def _user(environ: Mapping[str, str]) -> str:

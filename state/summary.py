@@ -24,13 +24,15 @@ Kind = Literal[
     "paused",
     "offline",
     "storage-trouble",  # heals by itself
+    "looking",  # what the bucket has is not known yet
     "sending",
     "empty",
-    "safe",  # everything is in the second copy
+    "safe",  # everything is in the second copy, but for what is to stay here
     "local",  # everything is on this machine, and nowhere else
 ]
 REFUSED = frozenset({"denied", "key-missing", "unusable", "clock-skew", "disk-full"})  # states of sync
 TROUBLED = frozenset({"throttled", "failing"})
+AHEAD_S = 120.0  # by which a backup may seem to be of the future
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,15 @@ class Facts:
     """What is to be known. Counts are of backups where nothing else is said; times in seconds since the epoch."""
 
     sessions: int = 0
+    staying: int = 0  # of them: never leave this machine, as the user says
     last_backup_at: float | None = None
     damaged: int = 0
     sync: str = "off"  # its state, as `torpor sync status` says it
     sync_reason: str | None = None
+    looked: bool = True  # at the bucket, since the start: before, nothing is known of the second copy
     waiting: int = 0
     given_up: int = 0  # uploads
+    removals_given_up: int = 0  # of what was removed here, from the bucket
     paused_until: float | None = None
     disk_free_bytes: int = 0
     disk_full: bool = False
@@ -80,20 +85,21 @@ def summarise(facts: Facts) -> Summary:
     for level, kind, holds in _ORDER:
         if holds(facts):
             return Summary(level, kind, facts)
-    return Summary("ok", "local" if facts.sync == "off" else "safe", facts)
+    return Summary("ok", "local" if facts.sync == "off" or facts.staying >= facts.sessions else "safe", facts)
 
 
 _ORDER: tuple[tuple[Level, Kind, Callable[[Facts], bool]], ...] = (
     ("attention", "damaged", lambda facts: facts.damaged > 0),
     ("attention", "disk-full", lambda facts: facts.disk_full),
     ("attention", "quota-full", lambda facts: facts.quota_full),
-    ("attention", "given-up", lambda facts: facts.given_up > 0),
+    ("attention", "given-up", lambda facts: facts.given_up + facts.removals_given_up > 0),
     ("attention", "refused", lambda facts: facts.sync in REFUSED),
     ("attention", "watch", lambda facts: facts.watch_trouble is not None),
     ("attention", "pairing", lambda facts: len(facts.asking) > 0),
     ("paused", "paused", lambda facts: facts.sync == "paused"),
     ("offline", "offline", lambda facts: facts.sync == "offline"),
     ("offline", "storage-trouble", lambda facts: facts.sync in TROUBLED),
+    ("busy", "looking", lambda facts: facts.sync == "idle" and not facts.looked),
     ("busy", "sending", lambda facts: facts.sync == "busy" or facts.waiting > 0),
     ("ok", "empty", lambda facts: facts.sessions == 0),
 )
@@ -116,7 +122,7 @@ def sentence(summary: Summary, now: float) -> str:
         case "quota-full":
             return "The quota is used up: old KV caches make room for new ones"
         case "given-up":
-            return f"{_count(facts.given_up, 'upload')} {_be(facts.given_up)} given up{_waiting(facts)}"
+            return f"{_given_up(facts)} given up{_waiting(facts)}"
         case "refused":
             return f"{_REFUSED.get(facts.sync, 'The second copy needs you')}{_waiting(facts)}"
         case "watch":
@@ -130,13 +136,16 @@ def sentence(summary: Summary, now: float) -> str:
             return f"Offline{_waiting(facts)}"
         case "storage-trouble":
             return f"The storage is in trouble{_waiting(facts)}"
+        case "looking":
+            return f"Looking at the bucket{_waiting(facts)}"
+        case "sending" if facts.sync != "busy":  # before its turn, or before it is tried again
+            return f"{_count(facts.waiting, 'backup')} {_wait(facts.waiting)} to be sent"
         case "sending":
             return f"Sending {_count(facts.waiting, 'backup')}" if facts.waiting else "Sending"
         case "empty":
             return "Nothing sleeps here yet"
         case "safe":
-            every = "The one session is" if facts.sessions == 1 else f"All {facts.sessions} sessions are"
-            return f"{every} safe{_last(facts, now)}{_for_power(facts)}"
+            return f"{_safe(facts)}{_last(facts, now)}{_for_power(facts)}"
     return f"{_count(facts.sessions, 'session')} saved on this machine{_last(facts, now)}"
 
 
@@ -159,8 +168,26 @@ def ago(seconds: float) -> str:
     return f"{round(seconds / 86_400)} days ago"
 
 
+def _safe(facts: Facts) -> str:
+    safe, staying = facts.sessions - facts.staying, facts.staying
+    if staying:
+        stay = "stays" if staying == 1 else "stay"
+        return f"{_count(safe, 'session')} {_be(safe)} safe, {staying:,} {stay} on this machine"
+    return "The one session is safe" if safe == 1 else f"All {safe} sessions are safe"
+
+
 def _last(facts: Facts, now: float) -> str:
-    return "" if facts.last_backup_at is None else f", last {ago(now - facts.last_backup_at)}"
+    """Say when the last backup was made; one of the future was made before the clock was set back."""
+    if facts.last_backup_at is None or facts.last_backup_at - now > AHEAD_S:
+        return ""
+    return f", last {ago(now - facts.last_backup_at)}"
+
+
+def _given_up(facts: Facts) -> str:
+    if many := facts.given_up:
+        return f"{_count(many, 'upload')} {_be(many)}"
+    many = facts.removals_given_up
+    return f"{_count(many, 'removal')} from the bucket {_be(many)}"
 
 
 def _until(at: float | None, now: float) -> str:
@@ -171,16 +198,20 @@ def _until(at: float | None, now: float) -> str:
 
 
 def _waiting(facts: Facts) -> str:
-    return f", {_count(facts.waiting, 'backup')} {'waits' if facts.waiting == 1 else 'wait'}" if facts.waiting else ""
+    return f", {_count(facts.waiting, 'backup')} {_wait(facts.waiting)}" if facts.waiting else ""
 
 
 def _for_power(facts: Facts) -> str:
     many = facts.waiting_for_power
-    return f"; {_count(many, 'KV cache')} {'waits' if many == 1 else 'wait'} for mains power" if many else ""
+    return f"; {_count(many, 'KV cache')} {_wait(many)} for mains power" if many else ""
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _wait(number: int) -> str:
+    return "waits" if number == 1 else "wait"
 
 
 def _be(number: int) -> str:

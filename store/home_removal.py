@@ -21,6 +21,7 @@ from .move import MARK, PLACES
 from .moved import NOTE, read_note
 
 _FOLDERS = ("store", "logs")
+_IN_STORE = ("manifests", "blobs", "sessions", "groups", "staging", "outgoing", "quarantine", "trash")  # in that order
 _OURS = re.compile(
     r"token|daemon\.json|torpor\.sock|index\.sqlite.*|index\.damaged-.*|index\.rebuilding|config\.toml|\.env|watch\.json"
     r"|sync\.json|clock\.json|tokens\.json|machine-id|repo\.key|start\.log|.*\.damaged|\..*\.\d+\.tmp|daemon\.lock"
@@ -45,8 +46,29 @@ def look(home: Home) -> Held:
         if not home.root.is_dir():
             return Held(0, 0, ())
         backups = sum(name.endswith(".qwnbak") for name in os.listdir(manifests)) if manifests.is_dir() else 0
-        foreign = tuple(sorted(Path(entry.path) for entry in os.scandir(home.root) if not _is_ours(entry)))
-        return Held(backups, sum(_sizes(home.root)), foreign)
+        return Held(backups, sum(_sizes(home.root)), tuple(sorted(_foreign(home))))
+
+
+def refuse_what_is_no_home(home: Home) -> None:
+    """Make sure that a folder is a home, or what a removal that was cut short has left of one.
+
+    `store`, `logs` and `.env` are names that other programs give, too. Raises: UnsafeHome, StoreFailed.
+    """
+    with translated("look into", home.root):
+        status = os.lstat(home.root)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise UnsafeHome(f"{home.root} is a link, no folder, or not yours: nothing in it is removed")
+        if home.store.is_symlink():
+            raise UnsafeHome(f"{home.store} is a link: nothing in {home.root} is removed")
+        known = any((home.store / name).is_dir() for name in _IN_STORE[:2])
+        if not known and not home.lock.is_file():
+            raise UnsafeHome(f"{home.root} is no home of Torpor: nothing in it is removed", hint="Check TORPOR_HOME.")
+
+
+def _foreign(home: Home) -> Iterator[Path]:
+    yield from (Path(entry.path) for entry in os.scandir(home.root) if not _is_ours(entry))
+    if home.store.is_dir() and not home.store.is_symlink():
+        yield from (home.store / name for name in os.listdir(home.store) if name not in _IN_STORE)
 
 
 def earlier_places(home: Home) -> list[Path]:
@@ -68,18 +90,16 @@ def remove_home(home: Home) -> Held:
 
     Durability: on return it is gone for good. Raises: UnsafeHome for a folder that is no home of ours, StoreFailed.
     """
-    with translated("look at", home.root):
-        status = os.lstat(home.root)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise UnsafeHome(f"{home.root} is a link, no folder, or not yours: nothing in it is removed")
+    refuse_what_is_no_home(home)
     held = look(home)
     places = earlier_places(home)
     with translated("remove", home.root):
-        for folder in (home.store / "manifests", *(home.root / name for name in _FOLDERS)):
+        for folder in (*(home.store / name for name in _IN_STORE), home.logs):
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
+        _remove_if_empty(home.store)
         for entry in sorted(os.scandir(home.root), key=lambda entry: entry.name == "daemon.lock"):
-            if _is_ours(entry):
+            if _is_ours(entry) and entry.name not in _FOLDERS:
                 os.unlink(entry.path)
         sync_folder(home.root)
         for place in places:

@@ -158,6 +158,11 @@ class Pump:
         return "busy" if self._running is not None else "idle"
 
     @property
+    def looked(self) -> bool:
+        """Tell whether what the remote side has is known, and what it lacks is queued."""
+        return self._pusher is not None
+
+    @property
     def waits(self) -> bool:
         """Tell whether something is to be noticed soon: a transfer runs, or the remote side is in trouble."""
         return self._running is not None or (self._trouble is not None and not self._is_paused())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # playwright takes a while to import, and few tests need it
 
 # Torch's threads wait for each other; on cores that several workers share, that costs more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A run in the background of a shell has Ctrl-C ignored, and so would have every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 SOAK = bool(os.environ.get("TORPOR_SOAK"))
 settings.register_profile(
     "torpor",
@@ -42,10 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _no_torpor_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
     for name in [n for n in os.environ if n.startswith(ours) and n != "TORPOR_SOAK"]:
         monkeypatch.delenv(name)
+    os.umask(0o022)  # commands that run in this process close theirs
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..client.api import Api
 from ..client.discover import find_endpoint, home_folder
-from ..desktop import autostart
+from ..desktop import autostart, login_entries
 from ..state.errors import TorporError
 from .instance import Instance
 
@@ -19,7 +19,7 @@ def check(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         **_way(environ),
         "running": _running(environ),
-        "at_login": autostart.enabled(autostart.TRAY_FILE, environ),
+        "at_login": login_entries.starts_here(autostart.TRAY_FILE, environ),
         **_daemon(environ),
     }
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from ..client.api import Api
 from ..client.places import dashboard_link
-from ..desktop import autostart
-from ..desktop.own_command import own_command
+from ..desktop import autostart, login_entries
 from ..state.errors import DaemonNotRunning, TorporError
 from .model import Model
 from .notices import Notice
@@ -40,7 +39,9 @@ class World:
 
     def at_login(self) -> bool | None:
         """Tell whether the tray starts at login; None where desktops do not read XDG's files."""
-        return None if self.platform in ("win32", "darwin") else autostart.enabled(autostart.TRAY_FILE, self.environ)
+        if self.platform in ("win32", "darwin"):
+            return None
+        return login_entries.starts_here(autostart.TRAY_FILE, self.environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,9 @@ def _open(scene: Scene, place: str) -> None:
 
 def _at_login(scene: Scene, wanted: str) -> None:
     if wanted == "on":
-        autostart.enable(autostart.tray_entry(own_command("tray")), scene.world.environ)
+        autostart.enable(
+            autostart.tray_entry(login_entries.command_here("tray", scene.world.environ)), scene.world.environ
+        )
     else:
         autostart.disable(autostart.TRAY_FILE, scene.world.environ)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from ..client.event_stream import EventStream
 from ..state.errors import DaemonNotRunning, TorporError
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+STEADY_S = 10.0  # a stream that held so long was one
+STOP_S = 2.0  # a daemon that hangs is not waited for
 _log = logging.getLogger(__name__)
 
 
@@ -43,8 +46,13 @@ Word = There | Happened | Away
 class Link:
     """Listens in a thread of its own, and tells what it hears in that thread."""
 
-    def __init__(self, connect: Callable[[], Api], tell: Callable[[Word], None]) -> None:
-        self._connect, self._tell = connect, tell
+    def __init__(
+        self,
+        connect: Callable[[], Api],
+        tell: Callable[[Word], None],
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect, self._tell, self._steady = connect, tell, steady
         self._lock, self._stopped, self._again = threading.Lock(), False, threading.Event()
         self._stream: EventStream | None = None
         self._thread = threading.Thread(target=self._listen, name="link", daemon=True)
@@ -58,22 +66,22 @@ class Link:
         self._again.set()
 
     def stop(self) -> None:
-        """End, whatever it waits for."""
+        """End, whatever it waits for; what a daemon that hangs keeps waiting is left behind."""
         with self._lock:
             self._stopped = True
             if self._stream is not None:
                 self._stream.close()
         self._again.set()
-        self._thread.join()
+        self._thread.join(STOP_S)
 
     def _listen(self) -> None:
         api, after, pause_s = None, None, FIRST_PAUSE_S
         while not self._stopped:
+            opened_at = float("inf")
             try:
                 if api is None:
                     api = self._connect()
-                stream = self._open(api, after)
-                pause_s = FIRST_PAUSE_S
+                stream, opened_at = self._open(api, after), self._steady()
                 for event in stream:
                     after = event["id"]
                     self._tell(Happened(event))
@@ -85,7 +93,7 @@ class Link:
                 error = TorporError(f"a defect of ours: {type(found).__name__}")
             if not self._stopped:
                 self._tell(Away(error))
-                pause_s = self._rest(pause_s)
+                pause_s = self._rest(FIRST_PAUSE_S if self._steady() - opened_at > STEADY_S else pause_s)
         if api is not None:
             api.close()
 

@@ -18,7 +18,7 @@ OWN_S = 3.0  # how long the word of a restore that this tray asked for may be on
 
 _TITLES: dict[Kind, tuple[str, Urgency]] = {
     "damaged": ("Backups are damaged", "critical"),
-    "given-up": ("Uploads were given up", "normal"),
+    "given-up": ("Something for the bucket was given up", "normal"),
     "refused": ("The second copy needs you", "normal"),
     "disk-full": ("The disk is nearly full", "critical"),
     "quota-full": ("The quota is used up", "normal"),
@@ -99,7 +99,7 @@ class Notices:
 def _amounts(facts: Facts) -> Iterator[tuple[str, int]]:
     """Say how bad each trouble is: told again when it gets worse."""
     yield "damaged", facts.damaged
-    yield "given-up", facts.given_up
+    yield "given-up", facts.given_up + facts.removals_given_up
     yield "disk-full", int(facts.disk_full)
     yield "quota-full", int(facts.quota_full)
     yield "watch", int(facts.watch_trouble is not None)

@@ -126,3 +126,28 @@ def test_a_bus_that_is_not_there_is_said(address: str) -> None:
 def test_a_daemon_without_a_bus_says_so_once() -> None:
     with new_daemon(settings={"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path=/nowhere/{os.getpid()}"}) as running:
         assert until(lambda: log_of(running).count("nothing is saved before the machine sleeps")) == 1
+
+
+def test_a_process_that_answers_nonsense_ends_no_watch_and_no_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nonsense(*_: object) -> str:
+        raise KeyError("session_id")
+
+    async def test() -> None:
+        before = BeforeSleep(Attachments(), index, lambda: None, machine.environment)
+        before.start()
+        await asyncio.to_thread(until, lambda: machine.held() == 1)
+        for _ in range(2):
+            await asyncio.to_thread(machine.say, "PrepareForSleep", True)
+            await asyncio.to_thread(until, lambda: machine.held() == 0, "let go", 20)
+            await asyncio.to_thread(machine.say, "PrepareForSleep", False)
+            await asyncio.to_thread(until, lambda: machine.held() == 1, "taken again", 20)
+        await before.stop()
+
+    monkeypatch.setattr(before_sleep, "save_attached", nonsense)
+    index = Index(tmp_path / "index.sqlite")
+    with logind() as machine:
+        asyncio.run(test())
+    index.close()
+    assert "nothing was saved before the sleep" in caplog.text

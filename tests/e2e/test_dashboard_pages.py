@@ -15,6 +15,7 @@ from support.browser import axe_violations, layout_shift, signed_in
 from support.daemon import Daemon
 from support.lived_in import STORIES, live_in
 from support.s3_servers import Moto, Place, new_place, remove_place
+from support.waiting import until
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client.provider import SessionTable
 from torpor.state.quota import GIB
@@ -335,8 +336,6 @@ def sentences(page: Page, summaries: list[Summary], language: str) -> list[str]:
 
 
 def test_the_page_says_of_everything_what_the_daemon_says(page: Page, lived: Daemon) -> None:
-    from playwright.sync_api import expect
-
     now = time.time()
     well = Facts(sessions=14, last_backup_at=now - 130, sync="idle")
     facts = [
@@ -357,6 +356,12 @@ def test_the_page_says_of_everything_what_the_daemon_says(page: Page, lived: Dae
         replace(well, sync="failing", waiting=1),
         replace(well, sync="busy"),
         replace(well, sync="busy", waiting=2),
+        replace(well, waiting=2),
+        replace(well, looked=False),
+        replace(well, looked=False, waiting=1),
+        replace(well, staying=2, waiting_for_power=1),
+        replace(well, staying=13, last_backup_at=now + 9000, waiting_for_power=1),
+        replace(well, removals_given_up=1),
         *(replace(well, sync=state, waiting=2) for state in sorted(REFUSED)),
     ]
     summaries = [summarise(each) for each in facts]
@@ -372,6 +377,5 @@ def test_the_page_says_of_everything_what_the_daemon_says(page: Page, lived: Dae
     assert not [each for each in chinese if not re.search("[\u4e00-\u9fff]", each) or "{" in each]
     newer = "import('/dashboard/standing.js').then(({ said }) => said({ kind: 'newer', sentence: 'Well' }))"
     assert page.evaluate(newer) == "Well"
-    expect(page.locator(".standing span")).to_have_text(
-        lived.request("GET", "/v1/status").json()["summary"]["sentence"]
-    )
+    shown = page.locator(".standing span")
+    until(lambda: shown.inner_text() == lived.request("GET", "/v1/status").json()["summary"]["sentence"])

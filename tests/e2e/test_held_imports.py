@@ -12,7 +12,7 @@ from support.daemon import Daemon
 from support.waiting import until
 from torpor.client.handing_over import hand_over
 from torpor.client.preview import Previewer
-from torpor.state.errors import BadInput, TorporError
+from torpor.state.errors import BadInput, FileChanged, TorporError
 
 V1 = Path(__file__).parents[1] / "fixtures" / "v1"
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -144,6 +144,39 @@ def test_what_is_imported_is_what_was_looked_at(shared_daemon: Daemon, tmp_path:
     named(shared_daemon, path, 422, path="relative.qwnbak")
 
 
+def tensors(content: bytes) -> bytes:
+    header = b'{"t":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(content), len(content))
+    return len(header).to_bytes(8, "little") + header + content
+
+
+def rewritten(path: Path, content: bytes) -> None:
+    """Write into a file that looks as before, which its owner can always do."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_who_turns_back_the_clock_of_a_file_has_nothing_else_imported(shared_daemon: Daemon, tmp_path: Path) -> None:
+    path, before = tmp_path / "forged.safetensors", listed(shared_daemon)
+    path.write_bytes(tensors(b"good"))
+    with shared_daemon.keeper() as keeper:
+        found, seen = settled(shared_daemon, named(shared_daemon, path)["id"]), keeper.preview_file(path)
+        rewritten(path, tensors(b"evil"))
+        shared_daemon.request("POST", f"/v1/imports/{found['id']}/accept")
+        assert settled(shared_daemon, found["id"])["problem"]["code"] == "unavailable"
+        with pytest.raises(FileChanged):
+            keeper.import_file(path, expected=seen.seen, digest=seen.digest)
+
+        def while_it_is_read(done_bytes: int, total_bytes: int) -> None:
+            if path.read_bytes().endswith(b"evil"):
+                rewritten(path, tensors(b"good"))
+
+        with pytest.raises(FileChanged):
+            keeper.import_file(path, progress=while_it_is_read)
+    assert listed(shared_daemon) == before
+
+
 def test_only_the_owner_names_files_and_only_who_may_restore_sees_what_they_hold(shared_daemon: Daemon) -> None:
     found = settled(shared_daemon, sent(shared_daemon, V1 / "text-only.qwnbak"))
     made = shared_daemon.request("POST", "/v1/tokens", json={"label": "t", "scopes": ["read", "manage"]}).json()
@@ -151,7 +184,12 @@ def test_only_the_owner_names_files_and_only_who_may_restore_sees_what_they_hold
     for path in (f"/v1/imports/{found['id']}", "/v1/imports"):
         assert '"preview":{' in shared_daemon.request("GET", path).text
         assert '"preview":{' not in shared_daemon.request("GET", path, token=made["token"]).text
-    shared_daemon.request("DELETE", f"/v1/imports/{found['id']}", token=made["token"])
+    gone = shared_daemon.request("DELETE", f"/v1/imports/{found['id']}", token=made["token"])
+    assert ('"state":"discarded"' in gone.text, '"preview":{' in gone.text) == (True, False)
+    ours = settled(shared_daemon, named(shared_daemon, V1 / "text-only.qwnbak")["id"])["id"]
+    said = shared_daemon.request("POST", f"/v1/imports/{ours}/accept", token=made["token"])
+    assert (said.status_code, said.json()["code"]) == (403, "scope-denied"), "the word for it is its owner's"
+    assert shared_daemon.request("DELETE", f"/v1/imports/{ours}").json()["state"] == "discarded"
 
 
 def test_a_file_that_the_daemon_cannot_be_told_of_is_sent(shared_daemon: Daemon, tmp_path: Path) -> None:

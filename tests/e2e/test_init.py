@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +14,16 @@ from typing import Any
 import orjson
 import pytest
 from support import user_systemd
-from support.forked import PRINTING, clean_environment
+from support.forked import PRINTING, clean_environment, start
 from support.ports import free_port
 from support.s3_servers import Place
 from support.terminal import CTRL_C, CTRL_D, Terminal, at_terminal
+from support.waiting import until
 from torpor.cli import running
 from torpor.client import connect
+from torpor.daemon.settings_files import set_in_toml
+from torpor.desktop import autostart
+from torpor.desktop.own_command import own_command
 from torpor.store.home import Home
 
 WORDS = "a passphrase of somebody"
@@ -155,9 +162,16 @@ def test_a_script_says_everything_by_options(machine: Machine, moto_room: Place,
     assert (refused["code"], "refuses connections" in refused["detail"]) == ("offline", True)
     assert as_json(machine, "init", status=2)["code"] == "bad-input"
     assert as_json(machine, "init", "--yes", "--quota", "none", status=2)["code"] == "invalid-settings"
+    assert as_json(machine, "init", "--yes", "--passphrase-file", str(words), status=2)["code"] == "bad-input"
+    short = tmp_path / "short"
+    short.write_text("short\n")
+    s3 += ["--s3-endpoint", moto_room.endpoint]
+    assert as_json(machine, "init", "--yes", *s3, "--passphrase-file", str(short), status=2)["code"] == "bad-input"
     assert machine.files() == before
-    made = as_json(machine, "init", "--yes", *s3, "--s3-endpoint", moto_room.endpoint, "--passphrase-file", str(words))
-    assert made["changed"] == ["home", "s3", "key"]
+    plain = as_json(machine, "init", "--yes", *s3, "--no-sample")
+    assert (plain["changed"], plain["s3"]["encrypted"]) == (["home", "s3"], False)
+    made = as_json(machine, "init", "--yes", "--passphrase-file", str(words))
+    assert made["changed"] == ["key"]
     assert made["s3"] | {"repository": None} == {
         "endpoint": moto_room.endpoint,
         "bucket": moto_room.bucket,
@@ -169,13 +183,57 @@ def test_a_script_says_everything_by_options(machine: Machine, moto_room: Place,
         "key_kept_in": "file",
     }
     assert made["sample"]["in_bucket"] is True
+    assert as_json(machine, "init", "--yes", "--passphrase-file", str(words), "--no-sample")["changed"] == []
+    short.write_text("another passphrase\n")
+    assert as_json(machine, "init", "--yes", "--passphrase-file", str(short), status=5)["code"] == "wrong-passphrase"
     assert doctor(machine) == {}
+    set_in_toml(machine.home.root / "config.toml", "quota", "7GB")  # and killed there, before the daemon was told
+    again = as_json(machine, "init", "--yes", "--quota", "7GB", "--no-sample")
+    assert (again["changed"], again["daemon"]["restarted"]) == ([], True)
     logs = "".join(path.read_text() for path in machine.home.logs.iterdir())
     assert WORDS not in logs
     assert moto_room.secret_key not in logs
     elsewhere = as_json(machine, "init", "--yes", "--home", str(machine.folder / "other"), status=4)
     assert "torpor home move" in elsewhere["hint"]
     assert not (machine.folder / "other").exists()
+
+
+def test_a_program_reads_one_json_object_also_at_its_end(machine: Machine) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        tempfile.TemporaryFile() as said,
+        open(os.devnull, "wb") as no,
+    ):
+        keys = {"S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "b"}
+        words = [
+            "init",
+            "--yes",
+            "--json",
+            "--s3-bucket",
+            "b",
+            "--s3-endpoint",
+            f"http://127.0.0.1:{silent.getsockname()[1]}",
+        ]
+        command = start(words, machine.environment | keys, stdout=said, stderr=no)
+        silent.accept()[0].close()
+        until(lambda: command.poll() is not None or command.send_signal(signal.SIGINT), "its end")
+        assert command.wait(60) == 130
+        said.seek(0)
+        assert orjson.loads(said.read() or b"{}") == {}
+
+
+def test_a_second_home_takes_nothing_from_the_first(machine: Machine) -> None:
+    """What starts the first one at login stays, at `init` and at `uninstall`."""
+    entries = machine.folder / ".config/autostart"
+    for name, command in ((autostart.DAEMON_FILE, "serve"), (autostart.TRAY_FILE, "tray")):
+        autostart.enable(autostart.Entry(name, "Torpor", "", own_command(command)), machine.environment)
+    before = {path.name: path.read_text() for path in entries.iterdir()}
+    other = {"TORPOR_HOME": str(machine.folder / "second"), "DISPLAY": ":99"}
+    for more in ([], ["--no-service", "--no-tray"]):
+        made = as_json(machine, "init", "--yes", "--no-sample", *more, **other)
+        assert made["daemon"]["at_login"] == "no"
+        as_json(machine, "uninstall", "--purge", "--consent", "delete 0 backups", **other)
+        assert {path.name: path.read_text() for path in entries.iterdir()} == before
 
 
 def test_settings_that_are_links_and_folders_of_others_are_refused(machine: Machine) -> None:
@@ -215,6 +273,7 @@ def test_what_was_set_up_is_taken_away_again(machine: Machine) -> None:
         "note",
     }
     assert as_json(machine, "uninstall", "--purge", "--yes", status=2, **desktop)["code"] == "bad-input"
+    assert as_json(machine, "uninstall", "--consent", "delete 0 backups", status=2, **desktop)["code"] == "bad-input"
     with at_terminal(machine.environment | desktop, "uninstall", "--purge") as terminal:
         terminal.answer("Type `delete 0 backups`", "yes")
         assert terminal.end() == 130, terminal.shown

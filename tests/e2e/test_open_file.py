@@ -22,6 +22,7 @@ from support.forked import clean_environment, start
 from support.waiting import until
 from torpor.client import connect
 from torpor.desktop import registration
+from torpor.state.errors import FileChanged
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -158,6 +159,10 @@ def test_without_a_terminal_or_a_screen_nothing_is_imported(
     found = as_json(shared_daemon.home, "inspect", path, V1 / "bad-bomb.qwnbak", "--session", "mine", status=2)["files"]
     assert found[0]["preview"]["shelf"]["standing"] == "known"
     assert found[1]["problem"]["code"] == "too-large"
+    gone = tmp_path / "gone.qwnbak"
+    both = as_json(shared_daemon.home, "open", "--dashboard", path, gone, status=2)
+    assert [each["name"] for each in both["imports"]] == ["seen.qwnbak"]
+    assert [(each["path"], each["problem"]["code"]) for each in both["failed"]] == [(str(gone), "bad-input")]
     link = run(shared_daemon.home, "open", "--print", path).strip()
     assert link.startswith(f"{shared_daemon.url}/#login=")
     assert "&to=%2Fopen%2F" in link
@@ -171,7 +176,7 @@ def test_files_are_inspected_without_a_daemon(home: Path) -> None:
 
 
 def test_a_terminal_is_asked_of_each_file(shared_daemon: Daemon, tmp_path: Path) -> None:
-    paths = [tmp_path / "refused.qwnbak", tmp_path / "wanted.qwnbak"]
+    paths = [tmp_path / "refused.qwnbak", tmp_path / "changed.qwnbak", tmp_path / "wanted.qwnbak"]
     for path in paths:
         path.write_bytes((V1 / "text-only.qwnbak").read_bytes())
     ours, theirs = pty.openpty()
@@ -179,17 +184,19 @@ def test_a_terminal_is_asked_of_each_file(shared_daemon: Daemon, tmp_path: Path)
     command = subprocess.Popen([*TORPOR, "open", *paths], env=environ, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     said = b""
-    for answer in (b"n", b"y"):
-        while said.count(b"[y/N]") < 1 + (answer == b"y"):
+    for number, answer in enumerate((b"n", b"y", b"y")):
+        while said.count(b"[y/N]") < 1 + number:
             said += os.read(ours, 4096)
+        if number == 1:  # the answer is for what was shown
+            paths[1].write_bytes((V1 / "spec-8b.qwnbak").read_bytes())
         os.write(ours, answer + b"\n")
     with contextlib.suppress(OSError):  # Linux says so that the last writer has gone
         while data := os.read(ours, 4096):
             said += data
     os.close(ours)
-    assert command.wait(60) == 0, said
+    assert command.wait(60) == FileChanged.exit_code, said
     found = shared_daemon.request("GET", "/v1/backups", params={"limit": 1000}).json()["backups"]
-    assert {"refused", "wanted"} & {each["session_id"] for each in found} == {"wanted"}
+    assert {"refused", "changed", "wanted"} & {each["session_id"] for each in found} == {"wanted"}
 
 
 def test_what_nobody_sees_in_a_terminal_is_a_notification(desk: Desk) -> None:

@@ -258,7 +258,7 @@ def test_it_starts_at_login_once_that_is_asked_for(world: World) -> None:
     until(lambda: world.menu().find("Start at login").properties.get("toggle-state") == 1)
     text = autostart.place(autostart.TRAY_FILE, world.environment).read_text()
     assert " tray\n" in text
-    assert "Exec=/" in text
+    assert f"Exec=env TORPOR_HOME={world.environment['TORPOR_HOME']} /" in text  # a login knows no other way
     world.click("Start at login")
     until(lambda: world.menu().find("Start at login").properties.get("toggle-state") == 0)
     assert not autostart.enabled(autostart.TRAY_FILE, world.environment)
@@ -270,10 +270,12 @@ def test_there_is_one_icon_a_home(world: World) -> None:
     assert again.stdout == f"The tray icon is there already (process {world.process.pid}).\n"
 
 
-def test_check_says_what_an_icon_would_find(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_says_what_an_icon_would_find(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, world.environment[name])
-    found = as_json(world.daemon.home, "tray", "--check")
+    (tmp_path / "torpor").mkdir()
+    (tmp_path / "torpor" / "__init__.py").write_text("raise SystemExit('what lies in a folder is not run there')")
+    found = as_json(world.daemon.home, "tray", "--check", cwd=tmp_path)
     status = world.daemon.request("GET", "/v1/status").json()
     assert found == {
         "backend": "bus",

@@ -287,6 +287,8 @@ def test_a_jump_of_the_clock_is_a_reason_to_look(tmp_path: Path) -> None:
 def test_a_folder_that_disappears_is_told_and_found_again(watching: Watching) -> None:
     (watching.drop / "a.pt").write_bytes(whole(1))
     watching.outcomes(1)
+    told: list[int] = []
+    watching.watches.tell(lambda: told.append(1))
     os.rename(watching.drop, watching.drop.with_name("away"))
     problem = until(lambda: watching.status()["problem"], "the report")
     assert problem["code"] == "unavailable"
@@ -297,6 +299,7 @@ def test_a_folder_that_disappears_is_told_and_found_again(watching: Watching) ->
     (watching.drop.with_name("away") / "b.pt").write_bytes(whole(2))
     os.rename(watching.drop.with_name("away"), watching.drop)
     until(lambda: watching.status()["problem"] is None, "the folder is back")
+    until(lambda: len(told) == 2, "who shows the trouble hears that it came, and that it is over")
     assert watching.outcomes(2) == [("a.pt", "imported"), ("b.pt", "imported")]
     (watching.drop / "c.pt").write_bytes(whole(3))
     assert watching.outcomes(3)[2] == ("c.pt", "imported")

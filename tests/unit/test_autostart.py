@@ -31,7 +31,7 @@ def test_commands_are_quoted_as_the_specification_asks() -> None:
 
 def test_our_own_command_is_absolute_and_needs_no_script(tmp_path: Path) -> None:
     python = tmp_path / "python3"
-    assert own_command("tray", executable=str(python)) == (str(python), "-m", "torpor.cli.entry", "tray")
+    assert own_command("tray", executable=str(python)) == (str(python), "-P", "-m", "torpor.cli.entry", "tray")
     (tmp_path / "torpor").write_text("")
     assert own_command("tray", executable=str(python)) == (str(tmp_path / "torpor"), "tray")
 
@@ -42,3 +42,16 @@ def test_our_own_command_is_absolute_and_needs_no_script(tmp_path: Path) -> None
 def test_a_command_comes_back_from_its_entry(words: list[str]) -> None:
     assert command_in(exec_value(words)) == words
     assert command_in(exec_value(words, "%F")) == words
+
+
+def test_an_entry_that_cannot_be_read_as_text_starts_nothing_and_breaks_nobody(tmp_path: Path) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    entry = autostart.place(autostart.TRAY_FILE, environ)
+    entry.parent.mkdir()
+    entry.write_bytes(b"[Desktop Entry]\nName=\xff\nExec=torpor tray\n")
+    assert autostart.enabled(autostart.TRAY_FILE, environ)
+    entry.write_text("[Desktop Entry]\nHidden = true\n")
+    assert not autostart.enabled(autostart.TRAY_FILE, environ)
+    entry.unlink()
+    entry.mkdir()
+    assert not autostart.enabled(autostart.TRAY_FILE, environ)

@@ -28,7 +28,7 @@ class Worker:
     def ask(self, path: str, expected: Signature, *, preview: bool, **more: Any) -> Answer:
         self.going.wait(60)
         if preview:
-            return Answer("previewed", expected, preview={"path": path})
+            return Answer("previewed", expected, preview={"path": path, "digest": ""})
         return Answer("imported", expected, "B" * 26, "s")
 
     def close(self) -> None: ...
@@ -61,7 +61,7 @@ class Waiting:
         return found
 
     def staged(self) -> int:
-        return len([path for path in (self.daemon.home.store / "staging").rglob("*.tmp") if path.stat().st_size])
+        return len(list((self.daemon.home.store / "staging").rglob("*.tmp")))
 
 
 @pytest.fixture
@@ -83,6 +83,21 @@ def test_a_file_that_nobody_decides_on_is_let_go_of_after_an_hour(waiting: Waiti
     assert waiting.staged() == 1
     with pytest.raises(Conflict):
         waiting.imports.accept(early.id)
+
+
+def test_a_word_in_the_last_moment_counts(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, newest = waiting.add(), waiting.imports.newest
+    waiting.settled(late)
+
+    def and_meanwhile(limit: int) -> list[Import]:
+        found = newest(limit)
+        waiting.imports.accept(late.id)
+        return found
+
+    monkeypatch.setattr(waiting.imports, "newest", and_meanwhile)
+    waiting.now += READY_S + 1
+    waiting.imports.let_go()
+    assert waiting.settled(late) == ["done"]
 
 
 def test_the_newest_of_many_wait_and_what_ended_is_forgotten_in_the_end(waiting: Waiting) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from torpor.cli.leaving import Found, consent, plan
+from torpor.cli import running
+from torpor.cli.leaving import Found, carry_out, consent, plan
 from torpor.desktop.service import Service
 from torpor.state.errors import Conflict, UnsafeHome
 from torpor.store.home import Home
 from torpor.store.home_removal import Held, earlier_places, look, remove_home
 from torpor.store.move import lead_to
+from torpor.store.staging import Staging
 
 
 @pytest.fixture
@@ -64,6 +68,35 @@ def test_a_link_is_no_home(home: Home, tmp_path: Path) -> None:
     with pytest.raises(UnsafeHome):
         remove_home(Home(link))
     assert home.token.exists()
+
+
+def test_a_folder_of_another_program_is_no_home(home: Home, tmp_path: Path) -> None:
+    """TORPOR_HOME may name the wrong folder; `store`, `logs` and `.env` are names of other programs, too."""
+    project = tmp_path / "project"
+    for name in ("store/index.js", "logs/today", ".env", "config.toml"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("theirs")
+    with pytest.raises(UnsafeHome):
+        remove_home(Home(project))
+    assert not running.stop(Home(project))
+    assert len(list(project.rglob("*"))) == 6
+    registry = tmp_path / "registry"
+    (registry / "manifests").mkdir(parents=True)
+    (registry / "manifests" / "app.json").write_text("theirs")
+    home.store.rename(tmp_path / "store")
+    home.store.symlink_to(registry)
+    with pytest.raises(UnsafeHome):
+        remove_home(home)
+    assert (registry / "manifests" / "app.json").exists()
+    assert home.token.exists()
+
+
+def test_a_removal_that_was_cut_short_goes_on(home: Home, tmp_path: Path) -> None:
+    shutil.rmtree(home.store / "manifests")
+    shutil.rmtree(home.store / "blobs")
+    (home.store / "of-mine").write_text("years")
+    assert remove_home(home).foreign == (home.store / "of-mine",)
+    assert sorted(path.name for path in home.root.rglob("*")) == ["of-mine", "store"]
 
 
 def test_a_note_that_leads_elsewhere_by_now_stays(home: Home, tmp_path: Path) -> None:
@@ -131,3 +164,32 @@ def test_a_service_of_another_home_is_left_alone(home: Home) -> None:
     (service,) = [each for each in plan(found(home, service=package), purge=False) if each.name == "service"]
     assert service.goes
     assert "stays with the package" in service.about
+
+
+def leave(home: Home, environ: dict[str, str], **changes: object) -> list[str]:
+    nothing = {"service": Service(False), "tray": None, "daemon": None, "keyring": None}
+    return carry_out(found(home, **nothing | changes), environ, purge=True)
+
+
+def test_a_number_that_was_of_an_icon_is_nobodys_to_end(home: Home, tmp_path: Path) -> None:
+    """While somebody reads the plan, the icon may end, and another process get its number."""
+    environ = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        assert leave(home, environ, tray=bystander.pid) == ["home"]
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_process_that_may_be_saving_keeps_the_home(home: Home, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    staging = Staging(home.store / "staging")
+    try:
+        with pytest.raises(Conflict, match="may be saving"):
+            leave(home, environ)
+        assert look(home).backups == 1
+    finally:
+        staging.close()
+    assert leave(home, environ) == ["home"]

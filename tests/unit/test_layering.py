@@ -21,7 +21,7 @@ MAY: dict[str, set[str]] = {
     "daemon": {"state", "codec", "store", "db", "sync", "desktop"},  # the wiring; its doctor looks at the desktop
     "client": {"state", "codec", "store"},  # an inference environment has no database and no boto3
     "adapters": {"client", "codec", "state"},  # engines hand tensors over through the codec's bridge
-    "desktop": {"state"},  # files of the operating system: told what to write
+    "desktop": {"state", "store"},  # files of the operating system, which name the home
     "tray": {"client", "desktop", "state"},  # a client of the API
     "cli": {"client", "desktop", "state", "codec", "store"},  # formats and paths for what it shows
     "web": set(),

@@ -77,6 +77,9 @@ def test_backups_that_are_refused_one_after_the_other_are_a_state(bench: Bench) 
     for _ in range(5):
         bench.times.pass_s(bench.settle() or 60)
     assert (bench.pump.state, list(bench.rest()), len(bench.remote.pushed)) == ("idle", [], 5)
+    assert bench.pump.looked
+    bench.pump.look_again()
+    assert (bench.pump.state, bench.pump.looked) == ("idle", False), "what the bucket has is to be learnt anew"
 
 
 def test_two_poison_items_do_not_hold_up_a_third(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 from support.waiting import PATIENCE_S
@@ -126,6 +126,33 @@ def test_an_index_that_hangs_gives_no_sign(manager: Manager, tmp_path: Path) -> 
     generation = index.generation
     asyncio.run(test())
     assert index.generation == generation + 1, "a proof changes nothing"
+    index.close()
+
+
+def test_a_long_write_is_no_hang(tmp_path: Path) -> None:
+    """A purge on a slow disk that others keep busy: whoever writes is at work, for a quarter of an hour at most."""
+    now, proved = [0.0], Event()
+    index = Index(tmp_path / "index.sqlite", steady=lambda: now[0])
+
+    def prove() -> None:
+        index.prove(0.01)
+        proved.set()
+
+    with index.writing():
+        now[0] = 800.0
+        working = Thread(target=prove, daemon=True)
+        working.start()
+        assert proved.wait(20)
+        working.join()
+        proved.clear()
+        now[0] = 1000.0
+        hanging = Thread(target=prove, daemon=True)
+        hanging.start()
+        assert not proved.wait(0.3)
+    hanging.join(PATIENCE_S)
+    assert proved.is_set()
+    with index.writing():  # another one, that has just begun
+        index.prove(0.01)
     index.close()
 
 

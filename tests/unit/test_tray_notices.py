@@ -42,7 +42,7 @@ def told(notices: Notices, *models: Model) -> list[str]:
     ("facts", "title", "urgency", "place"),
     [
         ({"damaged": 2}, "Backups are damaged", "critical", "/health"),
-        ({"given_up": 1}, "Uploads were given up", "normal", "/sync"),
+        ({"given_up": 1}, "Something for the bucket was given up", "normal", "/sync"),
         ({"disk_full": True, "disk_free_bytes": 1 << 30}, "The disk is nearly full", "critical", "/storage"),
         ({"quota_full": True}, "The quota is used up", "normal", "/storage"),
         ({"sync": "denied"}, "The second copy needs you", "normal", "/sync"),

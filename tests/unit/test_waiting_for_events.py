@@ -91,7 +91,7 @@ def test_who_may_wait_no_longer_is_told_at_once(index: Counting) -> None:
         told = []
 
         async def follow() -> None:
-            async for each in feed.stream(None, lambda: may[0]):
+            async for each in feed.stream(0, lambda: may[0]):
                 told.append(each)
 
         following = asyncio.create_task(follow())
@@ -132,7 +132,7 @@ def test_a_stream_tells_that_something_changed_and_no_more_often_than_that(
 
     async def read() -> list[bytes]:
         feed, told = EventFeed(index, index.changes), []
-        stream = feed.stream(None, beat_s=20.0)
+        stream = feed.stream(0, beat_s=20.0)
         assert await anext(stream) == b"retry: 1000\n\n"
         waiting = asyncio.ensure_future(anext(stream))
         for _ in range(100):
@@ -153,3 +153,22 @@ def test_a_stream_tells_that_something_changed_and_no_more_often_than_that(
     for each, after in zip((told[0], told[-1]), (0, 1), strict=True):
         said = orjson.loads(each.partition(b"data: ")[2])
         assert (said["kind"], said["id"]) == ("changed", after)
+
+
+def test_what_changes_between_the_answers_head_and_its_body_is_told(index: Counting) -> None:
+    """Whoever hears the head asks at once how everything is: what changes behind that is news."""
+    feed = EventFeed(index, index.changes)
+
+    async def read() -> list[bytes]:
+        stream = feed.stream(0)
+        add(index, "meanwhile")
+        told: list[bytes] = []
+        async with asyncio.timeout(20):
+            async for each in stream:
+                told.append(each)
+                if b"event: changed" in each:
+                    return told
+        return told
+
+    told = asyncio.run(read())
+    assert [b"meanwhile" in each for each in told] == [False, True, False]

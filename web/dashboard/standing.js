@@ -16,10 +16,12 @@ import { says, t } from "./words.js";
  * @property {string} kind
  * @property {number} sessions
  * @property {number | null} last_backup_at
+ * @property {number} staying
  * @property {number} damaged
  * @property {string} sync
  * @property {number} waiting
  * @property {number} given_up
+ * @property {number} removals_given_up
  * @property {number | null} paused_until
  * @property {number} disk_free_bytes
  * @property {number} waiting_for_power
@@ -30,7 +32,7 @@ import { says, t } from "./words.js";
 const LOOKS = { ok: "check", busy: "upload", paused: "pause", offline: "cloud", attention: "alert" };
 /** @type {Record<string, string>} the page that has more of it, by kind */
 const PAGES = { damaged: "health", "disk-full": "storage", "quota-full": "storage", watch: "settings", pairing: "access", empty: "sessions", local: "sessions" };
-const A_DAY_S = 20 * 3600;
+const A_DAY_S = 20 * 3600, AHEAD_S = 120;
 
 /** The sentence with its sign, as a link to where more of it stands. */
 export function Standing() {
@@ -52,16 +54,17 @@ const WORDS = {
   damaged: (found) => [t("all.damaged", { n: found.damaged })],
   "disk-full": (found) => [t("all.disk-full", { free: size(found.disk_free_bytes) })],
   "quota-full": () => [t("all.quota-full")],
-  "given-up": (found) => [t("all.given-up", { n: found.given_up }), waiting(found)],
+  "given-up": (found) => [found.given_up ? t("all.given-up", { n: found.given_up }) : t("all.removals-given-up", { n: found.removals_given_up }), waiting(found)],
   refused: (found) => [t(says(`all.refused.${found.sync}`) ? `all.refused.${found.sync}` : "all.refused"), waiting(found)],
   watch: () => [t("all.watch")],
   pairing: ({ asking: [first, ...others] }) => [t("all.pairing", { origin: first }), others.length > 0 && t("all.others", { n: others.length })],
   paused: (found) => [found.paused_until === null ? t("all.paused") : t("all.paused_until", { time: until(found.paused_until) }), waiting(found)],
   offline: (found) => [t("all.offline"), waiting(found)],
   "storage-trouble": (found) => [t("all.storage-trouble"), waiting(found)],
-  sending: (found) => [found.waiting ? t("all.sending", { n: found.waiting }) : t("all.sending_now")],
+  looking: (found) => [t("all.looking"), waiting(found)],
+  sending: (found) => [found.sync !== "busy" ? t("all.to_send", { n: found.waiting }) : found.waiting ? t("all.sending", { n: found.waiting }) : t("all.sending_now")],
   empty: () => [t("all.empty")],
-  safe: (found) => [t("all.safe", { n: found.sessions }), `${last(found) || ""}${power(found)}`],
+  safe: (found) => [...safe(found), last(found)].filter(Boolean).map((part, at, { length }) => at === length - 1 ? `${part}${power(found)}` : part),
   local: (found) => [t("all.local", { n: found.sessions }), last(found)],
 };
 
@@ -71,8 +74,14 @@ function waiting(found) {
 }
 
 /** @param {Summary} found */
+function safe({ sessions, staying }) {
+  if (!staying) return [t("all.safe", { n: sessions })];
+  return [t("all.safe_some", { n: sessions - staying }), t("all.staying", { n: staying })];
+}
+
+/** Nothing where the clock was set back since. @param {Summary} found */
 function last(found) {
-  return found.last_backup_at !== null && t("all.last", { ago: passed(now.value - found.last_backup_at) });
+  return found.last_backup_at !== null && found.last_backup_at - now.value <= AHEAD_S && t("all.last", { ago: passed(now.value - found.last_backup_at) });
 }
 
 /** @param {Summary} found */
