@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
 
+from .outbox_rows import remove_pushes
 from .schema import backups, sessions
 
 OF_SESSION = ("title", "no_sync", "ttl_s", "keep_newest")
@@ -29,10 +30,15 @@ class Choices:
 
 
 def apply_choices(connection: Connection, said: Choices) -> int:
-    """Make the rows of a session say what its sidecar says; return how many rows changed."""
+    """Make the rows of a session say what its sidecar says; return how many rows changed.
+
+    What waits of a session that stays here leaves the queue, too: a crash may have come before it did.
+    """
     differs = or_(*(sessions.c[name].is_distinct_from(value) for name, value in said.of_session.items()))
     mine = (sessions.c.id == said.session_id, differs)
     changed = connection.execute(update(sessions).where(*mine).values(**said.of_session)).rowcount
+    if said.of_session["no_sync"]:
+        changed += remove_pushes(connection, said.session_id)
     theirs = backups.c.session_id == said.session_id
     were = set(connection.scalars(select(backups.c.id).where(theirs, backups.c.pinned)))
     for wanted, ids in ((True, set(said.pinned) - were), (False, were - set(said.pinned))):

@@ -33,7 +33,7 @@ from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
 from .events import recent_events
 from .migrate import migrate
-from .outbox_rows import insert_pushes, insert_removal
+from .outbox_rows import insert_pushes, insert_removal, remove_pushes
 from .presence import absent_of, note_present
 from .previews import insert_preview
 from .records import NewBackup, Sharing, Timeline, Totals
@@ -207,8 +207,7 @@ class Index:
             mine = update(sessions).where(sessions.c.id == session_id)
             known = connection.execute(mine.values(no_sync=no_sync)).rowcount > 0
             if no_sync:
-                waits = (outbox.c.session_id == session_id, outbox.c.kind == "push")
-                connection.execute(delete(outbox).where(*waits))
+                remove_pushes(connection, session_id)
         return known
 
     def that_may_leave(self) -> list[Backup]:

@@ -32,6 +32,12 @@ def insert_removal(connection: Connection, backup_id: str, session_id: str, now:
     connection.execute(insert(outbox).values(_row("remove", backup_id, session_id, None, 0, now)))
 
 
+def remove_pushes(connection: Connection, session_id: str) -> int:
+    """Take out what waits of a session that is to stay on this machine; return how many items that were."""
+    waits = (outbox.c.session_id == session_id, outbox.c.kind == "push")
+    return connection.execute(delete(outbox).where(*waits)).rowcount
+
+
 def _row(
     kind: str, backup_id: str, session_id: str, stage: Stage | None, size_bytes: int, now: float
 ) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 set -uo pipefail
 python=$1
 shift
+unset PYTHONDONTWRITEBYTECODE # or every interpreter that a test starts compiles all that it imports
 cache=$(mktemp -d)
 trap 'rm -rf "$cache"' EXIT
 "$python" -m pytest -q -n "${WORKERS:-3}" --dist worksteal -o cache_dir="$cache" "$@"

@@ -80,7 +80,7 @@ def crash_point(rng: random.Random, names: tuple[str, ...]) -> str:
 def kill(workers: list[tuple[BaseProcess, Connection]], ledger: Ledger) -> None:
     for process, pipe in workers:
         process.kill()
-        said = messages(pipe, process, 30)
+        said = messages(pipe, process, 60)
         assert process.exitcode == -9, said
         ledger.note(said)
 
@@ -93,7 +93,7 @@ def test_killed_at_random_times(home: Path) -> None:
         with Daemon(home, crash_at=crash_point(rng, points) if victim != "sdk" else "") as daemon:
             workers = [start_mixed(home, crash_point(rng, SDK_POINTS), number * 2 + turn) for turn in range(2)]
             pipes = [pipe for _, pipe in workers]
-            assert wait(pipes, 30)  # the first save has begun: the kill falls among the work
+            assert wait(pipes, 60)  # the first save has begun: the kill falls among the work
             time.sleep(rng.uniform(0, 0.3))
             ledger.counts[f"kills of {victim}"] += 1
             if victim != "sdk":

@@ -1,6 +1,6 @@
 """`torpor` as a process of its own, forked off one that has imported everything: a suite starts hundreds of them.
 
-From its arguments to its end it is what `python -m torpor.cli.entry` is; only the imports were done before. Processes
+From its arguments to its end it is what `python -m torpor.cli.entry` is; only what it imports is there already. Processes
 with torch start in the same way, off another one.
 """
 
@@ -19,20 +19,25 @@ import orjson
 
 # What is imported before the fork.
 TORPOR = """
-import alembic.command, alembic.config, boto3, botocore.session, pydantic.v1, uvicorn, uvicorn.lifespan.off
+import alembic.command, alembic.config, boto3, botocore.session, httpcore, pydantic.v1, typer.rich_utils
+import torpor.web, uvicorn, uvicorn.lifespan.off
 import uvicorn.loops.asyncio, uvicorn.protocols.http.h11_impl
 import torpor.cli.entry, torpor.cli.main, torpor.cli.key, torpor.cli.remote, torpor.cli.sync
 import torpor.daemon.app, torpor.daemon.compose, torpor.daemon.security, torpor.daemon.server, torpor.daemon.settings
 import torpor.daemon.bring_back, torpor.daemon.importer, torpor.daemon.opening, torpor.daemon.plain_copies
 import torpor.daemon.http_protocol, torpor.daemon.logs, torpor.daemon.pages, torpor.daemon.service
 import torpor.db.migrate, torpor.store.move, torpor.sync.s3, torpor.sync.worker
+
+# What typer reads off the signatures of all commands, at each start again.
+commands = typer.main.get_command(torpor.cli.main.app)
+typer.main.get_command = lambda app: commands
 """
 TORCH = """
-import torch, torpor.cli.demo_worker, torpor.client.asgi, uvicorn, uvicorn.loops.asyncio
+import httpcore, torch, torpor.cli.demo_worker, torpor.client.asgi, uvicorn, uvicorn.loops.asyncio
 import starlette.middleware.trustedhost, uvicorn.lifespan.on, uvicorn.protocols.http.h11_impl
 """
 
-# Gets the imports; reads packets from stdin, a socket: words, folder and environment as JSON, and four descriptors: what is to be the
+# Gets the imports; reads packets from stdin, a socket: what to run as JSON, and four descriptors: what is to be the
 # child's stdin, stdout and stderr, and where its pid is written, and its exit status at its end.
 _ZYGOTE = """
 import atexit, gc, importlib, json, os, signal, socket, sys

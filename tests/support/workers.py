@@ -17,8 +17,10 @@ _context.set_forkserver_preload(
     [
         "torch",  # by its own name: until Python 3.13 the server does not see where `support` lies
         "transformers.cache_utils",
-        "torpor.client",
+        "torpor.client.keeper",  # torpor.client alone imports nothing until it is asked
+        "torpor.adapters.dynamic_cache",
         "torpor.adapters.plain",
+        "httpcore",
         "torpor.daemon.groups",
         "torpor.daemon.compose",
         "torpor.sync.s3",

@@ -13,10 +13,13 @@ from support.manifests import manifest
 from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
+from torpor.daemon.index_care import settle_index
+from torpor.daemon.reconcile import reconcile
 from torpor.daemon.settings import load_settings
 from torpor.db.derive import Derived, derive
 from torpor.db.outbox import OutboxTable
 from torpor.store.home import Home
+from torpor.store.sidecars import Sidecar
 
 
 @pytest.fixture
@@ -121,3 +124,13 @@ def test_a_sidecar_that_cannot_be_read_sends_nothing_away(home: Home, catalog: C
     commit(catalog, 3, "fork", first)
     assert queued(catalog) == []
     assert derive(catalog.index, None, 1.0) == Derived(0, 0)
+
+
+def test_a_crash_behind_the_sidecar_leaves_nothing_in_the_queue(catalog: Catalog) -> None:
+    """The index did not hear of it: the next start takes out what waits, and no other session's."""
+    commit(catalog, 1, "private")
+    commit(catalog, 2, "other")
+    catalog.sidecars.write(Sidecar("private", no_sync=True))
+    settle_index(catalog, None, reconcile(catalog))
+    assert catalog.index.stays_here("private")
+    assert queued(catalog) == ["other"]
