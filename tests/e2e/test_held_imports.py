@@ -56,7 +56,7 @@ def staged(daemon: Daemon) -> list[Path]:
 def bundle(shared_daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup with a KV cache as a file, and gone from the store."""
     session = CacheSession(note={"text_context": {"messages": [{"role": "user", "content": "the way to the station"}]}})
-    session.grow(200, 1)
+    session.grow(200, 77_003)  # like no other test's, which would keep what is purged here
     path = tmp_path_factory.mktemp("open") / "walk.bundle.qwnbak"
     with shared_daemon.keeper() as keeper:
         backup = keeper.save("walk", session).wait(60)
