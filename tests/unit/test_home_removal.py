@@ -48,6 +48,17 @@ def test_all_of_ours_goes_and_the_note_that_led_there(home: Home, tmp_path: Path
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_that_is_a_link_keeps_nothing_else_from_going(home: Home, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "letter").write_text("dear")
+    (home.store / "groups").rmdir()
+    (home.store / "groups").symlink_to(outside)
+    remove_home(home)
+    assert os.listdir(outside) == ["letter"]
+    assert [path.name for path in home.root.rglob("*")] == ["store", "groups"]
+
+
 def test_what_is_not_ours_stays_and_links_are_not_followed(home: Home, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

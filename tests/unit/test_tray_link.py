@@ -101,18 +101,21 @@ def test_an_open_stream_may_be_silent_for_longer_than_an_answer(
 
 
 def test_streams_that_end_at_once_are_opened_ever_more_seldom(tmp_path: Path) -> None:
-    rests, heard = list[float](), list[Word]()
+    rests, heard = list[float | None](), list[Word]()
 
-    class Impatient(Link):
-        def _rest(self, pause_s: float) -> float:
-            rests.append(pause_s)
-            self._stopped = len(rests) == 5
-            return min(pause_s * 2, 60.0)
+    class Hurried(threading.Event):
+        """Waits for no time, and notes for how long it was to be."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            rests.append(timeout)
+            link._stopped = len(rests) == 9
+            return False
 
     with server(tmp_path / "socket", ended_stream) as ending:
-        link = Impatient(ending.api, heard.append)
+        link = Link(ending.api, heard.append)
+        link._again = Hurried()
         link.start()
-        until(lambda: len(rests) == 5, lambda: str(heard))
+        until(lambda: len(rests) == 9, lambda: str(heard))
         link.stop()
     assert [type(each) for each in heard[:4]] == [There, Away] * 2
-    assert rests == [0.5, 1.0, 2.0, 4.0, 8.0]
+    assert rests == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
