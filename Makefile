@@ -8,7 +8,7 @@ FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_f
 FUZZ_SECONDS ?= 60
 # Of the tests: more than two cores, since many wait for other processes.
 WORKERS ?= 3
-PACKAGES := adapters cli client codec daemon db desktop state store sync tray web
+PACKAGES := adapters cli client codec daemon db desktop measure state store sync tray web
 
 .PHONY: demo example test lint type bench desktop-cost soak schema fuzz pictures vendor web-types check wheel deb clean
 

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from figures import Figure
-from rig import daemon, scratch
-from rounds import console
-from torpor.cli.demo_model import Loaded
+from torpor.adapters.demo_model import Loaded
 from torpor.client import connect
-from workload import fresh_session
+from torpor.measure.figures import Figure
+from torpor.measure.rig import daemon, scratch
+from torpor.measure.rounds import console
+from torpor.measure.workload import fresh_session
 
 SAVES, TOKENS = 3, 1_000
 SETTLE_S = 3.0  # after the last request, before idleness is measured

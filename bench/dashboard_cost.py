@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import large_home
-from rig import daemon, scratch
 from torpor.client import Keeper, connect
 from torpor.daemon.compose import compose
 from torpor.daemon.search_care import SearchCare
 from torpor.daemon.settings import load_settings
+from torpor.measure.rig import daemon, scratch
 from torpor.store.home import Home
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

@@ -25,12 +25,12 @@ import at_rest
 import large_home
 import orjson
 from at_rest import Rest
-from rig import daemon, scratch
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.client import Keeper, SessionTable, connect
 from torpor.daemon.compose import compose
 from torpor.daemon.search_care import SearchCare
 from torpor.daemon.settings import load_settings
+from torpor.measure.rig import daemon, scratch
 from torpor.store.home import Home
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # desktop and server are those of the tests

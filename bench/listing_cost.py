@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import large_home
-from rig import median_s, scratch, timed_s
 from sqlalchemy import Connection
 from torpor.codec import manifest_file
 from torpor.daemon.catalog import Catalog
@@ -27,6 +26,7 @@ from torpor.daemon.settings import load_settings
 from torpor.db.drawing import details, draw_session
 from torpor.db.search import search
 from torpor.db.sessions import list_sessions
+from torpor.measure.rig import median_s, scratch, timed_s
 from torpor.state.lanes import in_lanes
 from torpor.store.home import Home
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 from blake3 import blake3
-from rig import daemon, scratch
 from torpor.codec import manifest_file
+from torpor.measure.rig import daemon, scratch
 from torpor.state.manifest import BlobRef, KVCache, KVLayer, KVLayout, Manifest
 from ulid import ULID
 

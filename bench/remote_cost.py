@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from figures import Figure
 from remote_rig import (
     BLOB_BYTES,
     Boto,
@@ -25,13 +24,14 @@ from remote_rig import (
     ours,
     place,
 )
-from rig import scratch
-from rounds import interleave
-from torpor.cli.demo_model import Loaded
+from torpor.adapters.demo_model import Loaded
 from torpor.client import Keeper, connect
 from torpor.codec.keys import new_ring
+from torpor.measure.figures import Figure
+from torpor.measure.rig import scratch
+from torpor.measure.rounds import interleave
+from torpor.measure.workload import TOKEN_BYTES, fresh_session
 from torpor.state.manifest import BlobRef
-from workload import TOKEN_BYTES, fresh_session
 
 KINDS = {"noise": "noise", "kv": "KV cache (bf16)"}
 SPEED_AT_LEAST = 0.9  # of boto3's

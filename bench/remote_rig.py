@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rig import Daemon, daemon
 from torpor.client import Keeper
 from torpor.codec.keys import KeyRing
+from torpor.measure.rig import Daemon, daemon
 from torpor.state.manifest import BlobRef
 from torpor.state.remote import RemoteObject
 from torpor.store.arriving import StoreBlobs

@@ -21,25 +21,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import daemon_cost
-import growth_cost
-import load_cost
-import machine
 import orjson
 import remote_cost
-import restore_cost
-import save_cost
 import switch_cost
 import torch
-import workload
-from figures import Figure, required, table
-from rounds import console
+from torpor.measure import growth, load, machine, restore, save, workload
+from torpor.measure.figures import Figure, required, table
+from torpor.measure.rounds import console
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TITLES = {
     "save": "full save: from `save` to committed and durable",
     "restore": "verified restore, files in the page cache",
     "cold": "verified restore, nothing in the page cache",
-    "growth": f"a growing session: {growth_cost.TOKENS:,} tokens, {growth_cost.MORE_TOKENS} more before each later one",
+    "growth": f"a growing session: {growth.TOKENS:,} tokens, {growth.MORE_TOKENS} more before each later one",
     "switch": "a switch of the model, and back",
     "daemon": "the daemon: its start, and at rest",
     "load": "many clients at once: each save timed from the moment at which it was due",
@@ -90,13 +85,13 @@ def _names(text: str) -> list[str]:
 def _groups(loaded: Any, folder: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
     rounds, long_rounds, starts, idle_s = (3, 2, 2, 10.0) if quick else (9, 5, 5, 30.0)
     return {
-        "save": lambda: save_cost.measure(loaded, folder, rounds),
-        "restore": lambda: restore_cost.measure_warm(loaded, folder, rounds),
-        "cold": lambda: restore_cost.measure_cold(loaded, folder, rounds),
-        "growth": lambda: growth_cost.measure(loaded, folder, long_rounds),
+        "save": lambda: save.measure(loaded, folder, rounds),
+        "restore": lambda: restore.measure_warm(loaded, folder, rounds),
+        "cold": lambda: restore.measure_cold(loaded, folder, rounds),
+        "growth": lambda: growth.measure(loaded, folder, long_rounds),
         "switch": lambda: switch_cost.measure(folder, long_rounds),
         "daemon": lambda: daemon_cost.measure(loaded, folder, starts, idle_s),
-        "load": lambda: load_cost.measure(folder, 10.0 if quick else 60.0),
+        "load": lambda: load.measure(folder, 10.0 if quick else 60.0),
         "remote": lambda: remote_cost.measure(loaded, folder, rounds=2 if quick else 5, quick=quick),
     }
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import large_home
 import orjson
-from rig import daemon, median_s, scratch, timed_s
 from sqlalchemy import Connection
 from torpor.client import connect
 from torpor.codec import manifest_file
@@ -32,6 +31,7 @@ from torpor.daemon.settings import load_settings
 from torpor.db.activity import quarters
 from torpor.db.index import Index
 from torpor.db.storage import largest_sessions
+from torpor.measure.rig import daemon, median_s, scratch, timed_s
 from torpor.store.home import Home
 
 ROUNDS = 15

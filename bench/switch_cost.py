@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from figures import Figure
-from rig import keeper_in, scratch
-from rounds import console
+from torpor.adapters.demo_model import Loaded, other_model, picture, small_model
 from torpor.adapters.transformers import Media, TransformersSession, TransformersTarget, start_chat
-from torpor.cli.demo_model import Loaded, other_model, picture, small_model
 from torpor.client import Keeper
+from torpor.measure.figures import Figure
+from torpor.measure.rig import keeper_in, scratch
+from torpor.measure.rounds import console
 
 WORDS = 6_000  # bytes of text before the switch: as many tokens, for the vocabulary is of bytes
 SHAPE: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}

@@ -10,12 +10,12 @@ import orjson
 import torch
 from blake3 import blake3
 
+from ..adapters.demo_model import Loaded, load, start_session
 from ..adapters.transformers import TransformersSession, TransformersTarget
 from ..client import connect
 from ..codec.torch_bridge import tensor_leaf
 from ..state.errors import TorporError
 from ..state.problems import to_problem
-from .demo_model import Loaded, load, start_session
 
 SESSION = "demo"
 SEED = 20_26

@@ -10,8 +10,8 @@ from typing import Any
 
 from answer import Answer
 from torpor.adapters.chat import progress
+from torpor.adapters.demo_model import Loaded
 from torpor.adapters.transformers import Media, TransformersSession, TransformersTarget, start_chat
-from torpor.cli.demo_model import Loaded
 from torpor.client import Restored
 from torpor.state.answer import message_of
 from torpor.state.errors import BadInput, Conflict, NotFound, SessionNotFound, TorporError

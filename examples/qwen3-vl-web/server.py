@@ -24,8 +24,8 @@ from pydantic import Base64Bytes, BaseModel, Field
 from small_talk import SmallTalk
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from torpor.adapters.demo_model import Loaded, load, other_model, small_model
 from torpor.adapters.transformers import Media, TransformersSession
-from torpor.cli.demo_model import Loaded, load, other_model, small_model
 from torpor.client import LateKeeper
 from torpor.client.asgi import backup_app
 from torpor.state.errors import TorporError

@@ -16,9 +16,9 @@ import torch
 from fastapi import FastAPI
 from support.daemon import Daemon
 from support.switching import ASK, chat, model_a, model_b, options, target_of, write
+from torpor.adapters.demo_model import picture
 from torpor.adapters.plain import PlainSession, PlainTarget
 from torpor.adapters.transformers import TransformersSession
-from torpor.cli.demo_model import picture
 from torpor.client import Keeper
 from torpor.client.asgi import backup_app
 from torpor.client.backup_desk import BackupDesk

@@ -13,9 +13,9 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.forging import forged, read_kv
+from torpor.adapters.demo_model import Loaded, small_model, start_session
 from torpor.adapters.plain import PlainTarget
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model, start_session
 from torpor.client import CanaryResult, Keeper, Restored, TargetState, Woken
 from torpor.state.backup import Backup
 from torpor.state.errors import RestoreRefused, UnsupportedState

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.switching import ASK, TOOLS, ZOOM, chat, fed, model_a, model_b, options, shown, write
 from torpor.adapters.chat_form import ChatForm
+from torpor.adapters.demo_model import Loaded, byte_tokenizer, picture
 from torpor.adapters.transformers import Media, TransformersSession, start_chat
-from torpor.cli.demo_model import Loaded, byte_tokenizer, picture
 from torpor.state.answer import Begun
 from torpor.state.errors import BadInput, UnsuitableTemplate, UntrackedSession
 from transformers import Qwen3Config, Qwen3ForCausalLM

@@ -214,8 +214,8 @@ def test_the_demonstration_on_weights_from_a_folder_and_a_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It succeeds; and it fails as soon as one of the lines that its processes have said is another."""
+    from torpor.adapters.demo_model import small_model
     from torpor.cli import demo
-    from torpor.cli.demo_model import small_model
 
     loaded = small_model(seed=5)
     for part in (loaded.model, loaded.tokenizer, loaded.image_processor):

@@ -12,10 +12,10 @@ import pytest
 from support.commands import as_json
 from support.daemon import Daemon
 from support.model_folders import copied, describe, load_folder, rewrite, save_folder, shards, zeros_like
+from torpor.adapters.demo_model import Loaded, small_model, start_session
 from torpor.adapters.shards import shard_lines, shard_paths
 from torpor.adapters.transformers import TransformersTarget
 from torpor.cli import entry
-from torpor.cli.demo_model import Loaded, small_model, start_session
 from torpor.state.remembered import MAX_VALUE_BYTES
 
 

@@ -335,8 +335,8 @@ def test_a_backup_that_only_claims_to_be_of_a_group_is_not_restored_with_it(shar
 def test_agents_on_one_model(shared_daemon: Daemon) -> None:
     """Two sessions of one model object, woken together, each go on as before."""
     from support.pictures import mixed_session, png, text
+    from torpor.adapters.demo_model import small_model
     from torpor.adapters.transformers import TransformersTarget
-    from torpor.cli.demo_model import small_model
 
     settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     threads = torch.get_num_threads()

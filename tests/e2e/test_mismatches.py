@@ -16,9 +16,9 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.model_folders import load_folder, save_folder, shards
+from torpor.adapters.demo_model import Loaded, small_model, start_session
 from torpor.adapters.model_folder import describe_folder
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model, start_session
 from torpor.client import Keeper
 from torpor.state.errors import ManifestDamaged
 from torpor.state.fingerprint import Fingerprint

@@ -9,8 +9,8 @@ import torch
 from support.daemon import Daemon
 from support.pictures import png
 from support.switching import ASK, TOOLS, chat, fed, kv, model_a, model_b, options, shown, target_of, write
+from torpor.adapters.demo_model import Loaded, picture, small_model
 from torpor.adapters.transformers import Media, TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, picture, small_model
 from torpor.client import Keeper
 from torpor.state.errors import ContextTooLong, RestoreRefused
 from torpor.state.manifest import layer_blobs

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from support.pictures import film_session, mixed_session, png, text
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.transformers import TransformersSession
 from torpor.adapters.vision import unfed_outputs
-from torpor.cli.demo_model import Loaded, small_model
 from torpor.state.errors import UnsupportedState
 from transformers import DynamicCache
 

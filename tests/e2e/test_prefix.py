@@ -11,8 +11,8 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.pictures import film_session, mixed_session, png, text
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model
 from torpor.client import Keeper, medium
 from torpor.state.errors import BackupNotFound, BadInput, BlobDamaged, RestoreRefused
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.pictures import mixed_session, png, text
+from torpor.adapters.demo_model import Loaded, other_model, small_model
 from torpor.adapters.transformers import Media, TransformersSession, TransformersTarget, start_chat
-from torpor.cli.demo_model import Loaded, other_model, small_model
 from torpor.client import Keeper, Restored, connect
 from torpor.state.errors import BlobDamaged, RestoreRefused
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from support.daemon import Daemon
+from torpor.adapters.demo_model import Loaded, small_model, start_session
 from torpor.adapters.plain import PlainTarget
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model, start_session
 from torpor.state.errors import RestoreRefused, UnsupportedState
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 

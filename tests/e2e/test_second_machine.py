@@ -16,8 +16,8 @@ from support.daemon import Daemon
 from support.s3_servers import Place
 from support.second_copy import in_bucket, machine
 from support.waiting import until
+from torpor.adapters.demo_model import Loaded, small_model, start_session
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model, start_session
 from torpor.state.errors import KeyMissing, Offline, WrongPassphrase
 
 

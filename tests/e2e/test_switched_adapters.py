@@ -10,8 +10,8 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.pictures import mixed_session, text
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model
 from torpor.client import Keeper
 
 SETTINGS: dict[str, Any] = {

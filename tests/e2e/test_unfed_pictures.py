@@ -9,9 +9,9 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.pictures import film_session, mixed_session, png, text
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
 from torpor.adapters.vision import _output
-from torpor.cli.demo_model import Loaded, small_model
 from torpor.client import Keeper
 from torpor.client.capture import Woken
 from torpor.state.errors import UnsupportedState

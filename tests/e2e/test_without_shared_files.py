@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
+from torpor.adapters.demo_model import small_model, start_session
 from torpor.adapters.transformers import TransformersTarget
-from torpor.cli.demo_model import small_model, start_session
 from torpor.client import Keeper, connect
 from torpor.state.errors import BlobDamaged, RestoreRefused
 

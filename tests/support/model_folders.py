@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.model_identity import Identified, describe_model
-from torpor.cli.demo_model import Loaded, small_model
 
 
 def save_folder(loaded: Loaded, path: Path, shard: str = "2MB") -> Path:

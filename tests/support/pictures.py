@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import torch
 from PIL import Image
+from torpor.adapters.demo_model import Loaded
 from torpor.adapters.transformers import Media, TransformersSession, encode_images
-from torpor.cli.demo_model import Loaded
 
 
 @lru_cache

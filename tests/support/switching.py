@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 import torch
+from torpor.adapters.demo_model import Loaded, other_model, picture, small_model
 from torpor.adapters.transformers import Media, TransformersSession, TransformersTarget, start_chat
-from torpor.cli.demo_model import Loaded, other_model, picture, small_model
 
 ASK = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is on the picture?"}]}
 ZOOM = {"type": "function", "function": {"name": "zoom", "arguments": {"x": 3, "deep": [1.5, "ü"]}}}

@@ -21,10 +21,10 @@ from support.model_folders import (
     tied_model,
 )
 from torch import nn
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.model_folder import describe_folder
 from torpor.adapters.model_identity import describe_model, fingerprint_of
 from torpor.adapters.shards import shard_lines, shard_paths
-from torpor.cli.demo_model import Loaded, small_model
 from torpor.client.remembered import InProcess
 from torpor.state.errors import FileDamaged, InvalidFile, NotFound, TorporError, UnknownFormat
 

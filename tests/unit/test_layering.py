@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ["adapters", "cli", "client", "codec", "daemon", "db", "desktop", "state", "store", "sync", "tray", "web"]
+FOLDERS = [
+    "adapters",
+    "cli",
+    "client",
+    "codec",
+    "daemon",
+    "db",
+    "desktop",
+    "measure",
+    "state",
+    "store",
+    "sync",
+    "tray",
+    "web",
+]
 
 # folder -> folders it may import
 MAY: dict[str, set[str]] = {
@@ -22,19 +36,20 @@ MAY: dict[str, set[str]] = {
     "client": {"state", "codec", "store"},  # an inference environment has no database and no boto3
     "adapters": {"client", "codec", "state"},  # engines hand tensors over through the codec's bridge
     "desktop": {"state", "store"},  # files of the operating system, which name the home
+    "measure": {"adapters", "client", "codec", "state", "store"},  # what users run: the SDK, and what lies under it
     "tray": {"client", "desktop", "state"},  # a client of the API
     "cli": {"client", "desktop", "state", "codec", "store"},  # formats and paths for what it shows
     "web": set(),
 }
 # These run other parts in their own process, and import them inside functions.
-LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters", "tray"}}
+LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters", "measure", "tray"}}
 # Entry points of processes of their own; nothing imports them at start-up.
-WHOLE_FILES: dict[str, set[str]] = {"cli/demo_model.py": {"adapters"}, "cli/demo_worker.py": {"adapters"}}
+WHOLE_FILES: dict[str, set[str]] = {"cli/demo_worker.py": {"adapters"}}
 # Third-party modules with one owner: importing them elsewhere would pull them into the wrong process.
 OWNED = {
-    "torch": {"codec/torch_bridge.py", "codec/pt_worker.py", "adapters", "cli/demo_model.py", "cli/demo_worker.py"},
-    "numpy": {"codec/torch_bridge.py", "adapters"},
-    "transformers": {"adapters", "cli/demo_model.py"},
+    "torch": {"codec/torch_bridge.py", "codec/pt_worker.py", "adapters", "cli/demo_worker.py", "measure"},
+    "numpy": {"codec/torch_bridge.py", "adapters", "measure"},
+    "transformers": {"adapters", "measure"},
     "sqlalchemy": {"db"},
     "alembic": {"db"},
     "fastapi": {"daemon"},
@@ -49,10 +64,10 @@ OWNED = {
     "keyring": {"daemon"},
     "httpx": {"client"},
     "typer": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "measure"},
     "pystray": {"tray"},
     "dbus_fast": {"tray", "daemon/logind.py"},
-    "PIL": {"tray", "adapters", "cli/demo_model.py"},
+    "PIL": {"tray", "adapters"},
 }
 
 

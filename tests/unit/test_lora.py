@@ -10,9 +10,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from support.model_folders import copied, describe, flip, rewrite, save_folder
+from torpor.adapters.demo_model import small_model
 from torpor.adapters.model_folder import describe_folder
 from torpor.adapters.model_identity import describe_model, fingerprint_of, weights_stamp
-from torpor.cli.demo_model import small_model
 from torpor.state.fingerprint import KV_PARTS
 
 # What the two libraries say of each other, and of several adapters on one model.

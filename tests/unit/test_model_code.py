@@ -11,9 +11,9 @@ import pytest
 import torch
 from support.model_folders import load_folder, save_folder
 from torch import nn
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.model_folder import describe_folder
 from torpor.adapters.model_identity import describe_model
-from torpor.cli.demo_model import Loaded, small_model
 from torpor.state.fingerprint import Fingerprint
 
 

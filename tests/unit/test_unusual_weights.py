@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.model_identity import describe_model, fingerprint_of
 from torpor.adapters.weight_bytes import pieces
-from torpor.cli.demo_model import Loaded, small_model
 from torpor.state.errors import UnsupportedState
 
 

@@ -20,9 +20,9 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from ..adapters.transformers import Media, TransformersSession, start_chat
 from ..state.errors import BadInput
 from .demo_templates import CHATML, TAGS
+from .transformers import Media, TransformersSession, start_chat
 
 SPECIAL = [
     "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from figures import Figure
-from floor import Floor
-from page_cache import evict, files_under
-from peers import PIECE_BYTES, READERS, WRITERS, joined, read_raw, read_safetensors, write_raw, write_safetensors
-from rig import keeper_in, scratch
-from rounds import Action, Contender, console, interleave
-from torpor.adapters.transformers import TransformersTarget
-from torpor.cli.demo_model import Loaded
-from torpor.client import Keeper
-from workload import check_equal, fresh_session, target_of, tensors_of
+
+from ..adapters.demo_model import Loaded
+from ..adapters.transformers import TransformersTarget
+from ..client import Keeper
+from .figures import Figure
+from .floor import Floor
+from .page_cache import evict, files_under
+from .peers import PIECE_BYTES, READERS, WRITERS, joined, read_raw, read_safetensors, write_raw, write_safetensors
+from .rig import keeper_in, scratch
+from .rounds import Action, Contender, console, interleave
+from .workload import check_equal, fresh_session, target_of, tensors_of
 
 TOKENS = 1_000
 FLOOR, RAW = "copy + BLAKE3 into fresh memory", "raw cold read"

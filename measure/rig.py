@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from torpor.client import Keeper, connect
+from ..client import Keeper, connect
 
 STOP_S = 15.0
 

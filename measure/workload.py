@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 import torch
 from tokenizers import Tokenizer, models
-from torpor.adapters.transformers import TransformersSession, TransformersTarget
-from torpor.cli.demo_model import Loaded, small_model
 from transformers import DynamicCache, PreTrainedTokenizerFast
+
+from ..adapters.demo_model import Loaded, small_model
+from ..adapters.transformers import TransformersSession, TransformersTarget
 
 LAYERS, HEADS, HEAD_DIM, BLOCK_TOKENS = 36, 8, 128, 64
 TOKEN_BYTES = LAYERS * 2 * HEADS * HEAD_DIM * 2

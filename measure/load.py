@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from figures import Figure
-from rig import daemon, scratch
-from rounds import console
-from torpor.adapters.plain import PlainSession
-from torpor.client import Keeper, connect
-from torpor.client.save_job import SaveHandle
+from ..adapters.plain import PlainSession
+from ..client import Keeper, connect
+from ..client.save_job import SaveHandle
+from .figures import Figure
+from .rig import daemon, scratch
+from .rounds import console
 
 CLIENTS, SAVES_A_SECOND, P99_AT_MOST_S = 64, 50.0, 0.1
 TEXT = "A turn of a conversation, as long as people write them. " * 20

@@ -6,15 +6,17 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from figures import Figure
-from peers import WRITERS, joined, write_raw
-from rig import keeper_in, scratch
-from rounds import Action, Contender, interleave
-from torpor.cli.demo_model import Loaded
-from torpor.client import Keeper
-from workload import TOKEN_BYTES, fresh_session, tensors_of
+from ..adapters.demo_model import Loaded
+from ..client import Keeper
+from .figures import Figure
+from .peers import WRITERS, joined, write_raw
+from .rig import keeper_in, scratch
+from .rounds import Action, Contender, interleave
+from .workload import TOKEN_BYTES, fresh_session, tensors_of
 
+T = TypeVar("T")
 TOKENS = 1_000
 RAW = "raw write + fsync"
 AT_MOST = 1.25
@@ -27,10 +29,10 @@ def measure(loaded: Loaded, parent: Path, rounds: int) -> list[Figure]:
     with scratch(parent) as folder, keeper_in(folder) as keeper:
         contenders = {
             "torpor": _saver(keeper, loaded),
-            RAW: _writer(folder, "raw", lambda path: write_raw(path, data)),
+            RAW: _writer(folder, "raw", write_raw, data),
         }
         for name, write in WRITERS.items():
-            contenders[name] = _writer(folder, name.split()[0], lambda path, write=write: write(path, tensors))
+            contenders[name] = _writer(folder, name.split()[0], write, tensors)
         samples = interleave("full save", rounds, contenders)
     ours = samples.pop("torpor")
     return [
@@ -56,10 +58,10 @@ def _saver(keeper: Keeper, loaded: Loaded) -> Contender:
     return prepare
 
 
-def _writer(folder: Path, name: str, write: Callable[[Path], None]) -> Contender:
+def _writer(folder: Path, name: str, write: Callable[[Path, T], None], what: T) -> Contender:
     numbers = itertools.count()
 
     def prepare() -> Action:
-        return partial(write, folder / f"{name}-{next(numbers)}")
+        return partial(write, folder / f"{name}-{next(numbers)}", what)
 
     return prepare

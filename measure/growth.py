@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from figures import Figure
-from peers import joined, write_raw
-from rig import keeper_in, scratch
-from rounds import console, seconds
-from torpor.adapters.transformers import TransformersSession
-from torpor.cli.demo_model import Loaded
-from torpor.client import Keeper, SaveHandle
-from torpor.state.backup import Backup
-from workload import BLOCK_TOKENS, TOKEN_BYTES, fresh_session, go_on, tensors_of
+from ..adapters.demo_model import Loaded
+from ..adapters.transformers import TransformersSession
+from ..client import Keeper, SaveHandle
+from ..state.backup import Backup
+from .figures import Figure
+from .peers import joined, write_raw
+from .rig import keeper_in, scratch
+from .rounds import console, seconds
+from .workload import BLOCK_TOKENS, TOKEN_BYTES, fresh_session, go_on, tensors_of
 
 TOKENS = 4_096 + 32  # 580.5 MiB, and half a block at the end, which the next save writes again
 MORE_TOKENS = 64
