@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-Unit = Literal["s", "ms", "B", "MiB", "%", "1/min", "tokens"]
+Unit = Literal["s", "ms", "B", "MiB", "MB/s", "%", "1/min", "tokens", "tokens/s", "x"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,9 @@ class Spread:
 class Figure:
     """One figure: ours against a baseline of the same round, or ours alone.
 
-    `at_most_ratio` bounds the median of the ratios of the rounds, `at_most` the median of ours, in `unit`.
-    `slack` is subtracted from ours before the ratio is taken.
+    A ratio is ours / baseline. `at_most_ratio` and `at_least_ratio` bound the median of the ratios of the rounds,
+    `faster_at_least` that of the inverse ones (how many times less), `at_most` the median of ours, in `unit`. At most
+    one of them is given. `slack` is subtracted from ours before the ratio is taken.
     """
 
     group: str
@@ -43,6 +44,8 @@ class Figure:
     at_most_ratio: float | None = None
     at_most: float | None = None
     slack: float = 0.0
+    at_least_ratio: float | None = None
+    faster_at_least: float | None = None
 
     def ratio(self) -> Spread | None:
         """Return the ratio of ours to the baseline, round by round."""
@@ -56,6 +59,10 @@ class Figure:
         ratio = self.ratio()
         if self.at_most_ratio is not None and ratio is not None:
             return ratio.median <= self.at_most_ratio
+        if self.at_least_ratio is not None and ratio is not None:
+            return ratio.median >= self.at_least_ratio
+        if self.faster_at_least is not None and ratio is not None:
+            return ratio.median * self.faster_at_least <= 1.0
         return None if self.at_most is None else statistics.median(self.ours) <= self.at_most
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +75,13 @@ class Figure:
             "against": self.against or None,
             "baseline": _to_dict(self.baseline),
             "ratio": _spread_dict(self.ratio()),
-            "required": {"ratio": self.at_most_ratio, "value": self.at_most, "slack": self.slack},
+            "required": {
+                "ratio": self.at_most_ratio,
+                "ratio_at_least": self.at_least_ratio,
+                "faster_at_least": self.faster_at_least,
+                "value": self.at_most,
+                "slack": self.slack,
+            },
             "met": self.met(),
         }
 
@@ -110,6 +123,10 @@ def required(figure: Figure) -> str:
     slack = f" + {number(figure.slack, figure.unit)}" if figure.slack else ""
     if figure.at_most_ratio is not None:
         return f"≤ {figure.at_most_ratio:.3g} ×{slack}"
+    if figure.at_least_ratio is not None:
+        return f"≥ {figure.at_least_ratio:.3g} ×"
+    if figure.faster_at_least is not None:
+        return f"{figure.faster_at_least:g} × faster"
     return "" if figure.at_most is None else f"≤ {number(figure.at_most, figure.unit)}"
 
 
