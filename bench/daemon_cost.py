@@ -12,7 +12,8 @@ from torpor.client import connect
 from torpor.measure.figures import Figure
 from torpor.measure.rig import daemon, scratch
 from torpor.measure.rounds import console
-from torpor.measure.workload import fresh_session
+from torpor.measure.settings import Settings
+from torpor.measure.workload import fresh_session, load
 
 SAVES, TOKENS = 3, 1_000
 SETTLE_S = 3.0  # after the last request, before idleness is measured
@@ -27,9 +28,10 @@ class _Usage:
     switches: int
 
 
-def measure(loaded: Loaded, parent: Path, starts: int, idle_s: float) -> list[Figure]:
+def measure(settings: Settings) -> list[Figure]:
     """Start daemons in new homes, then one of them again with backups in it, and watch that one idle."""
-    with scratch(parent) as folder, console.status("daemon: starts"):
+    loaded, starts, idle_s = load(), settings.rounds(5, 2), 10.0 if settings.quick else 30.0
+    with scratch(settings.folder) as folder, console.status("daemon: starts"):
         ready_s, rss_mib = [], []
         for number in range(starts + 1):  # the first fills the page cache and is not counted
             home = folder / f"home-{number}"

@@ -30,7 +30,8 @@ from torpor.codec.keys import new_ring
 from torpor.measure.figures import Figure
 from torpor.measure.rig import scratch
 from torpor.measure.rounds import interleave
-from torpor.measure.workload import TOKEN_BYTES, fresh_session
+from torpor.measure.settings import Settings
+from torpor.measure.workload import TOKEN_BYTES, fresh_session, load
 from torpor.state.manifest import BlobRef
 
 KINDS = {"noise": "noise", "kv": "KV cache (bf16)"}
@@ -40,10 +41,10 @@ SESSION_TOKENS, LOOK_S = 1_000, 0.1
 THEIRS = {"boto3 as it comes": True, "boto3, one request a file": False}
 
 
-def measure(loaded: Loaded, parent: Path, rounds: int, *, quick: bool) -> list[Figure]:
+def measure(settings: Settings) -> list[Figure]:
     """Take all figures: speed with blobs of each kind, and memory with many of them."""
-    count = 12 if quick else 32
-    return [*_speed(parent, rounds, count), *_memory(loaded, parent, (512 if quick else 4096) << 20)]
+    count, total_bytes = (12, 512 << 20) if settings.quick else (32, 4096 << 20)
+    return [*_speed(settings.folder, settings.rounds(5, 2), count), *_memory(load(), settings.folder, total_bytes)]
 
 
 def _speed(parent: Path, rounds: int, count: int) -> list[Figure]:

@@ -6,7 +6,6 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torpor.adapters.demo_model import Loaded, other_model, picture, small_model
@@ -15,6 +14,7 @@ from torpor.client import Keeper
 from torpor.measure.figures import Figure
 from torpor.measure.rig import keeper_in, scratch
 from torpor.measure.rounds import console
+from torpor.measure.settings import Settings
 
 WORDS = 6_000  # bytes of text before the switch: as many tokens, for the vocabulary is of bytes
 SHAPE: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
@@ -31,10 +31,10 @@ class _Samples:
     tokens: list[float] = field(default_factory=list)
 
 
-def measure(parent: Path, rounds: int) -> list[Figure]:
+def measure(settings: Settings) -> list[Figure]:
     """Each round asks A, switches to B, asks again, and goes back to A."""
-    a, b, samples = small_model(**SHAPE), other_model(), _Samples()
-    with scratch(parent) as folder, keeper_in(folder) as keeper, console.status("") as status:
+    a, b, samples, rounds = small_model(**SHAPE), other_model(), _Samples(), settings.rounds(5, 2)
+    with scratch(settings.folder) as folder, keeper_in(folder) as keeper, console.status("") as status:
         for number in range(-1, rounds):  # the first round is not counted
             status.update(f"switch of the model: round {max(number, 0) + 1} of {rounds}")
             _round(keeper, a, b, f"switch-{number + 1}", samples if number >= 0 else _Samples())

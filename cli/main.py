@@ -22,6 +22,7 @@ from ..state.plan import check_mode
 from ..state.power import in_words
 from . import (
     attached,
+    bench,
     desktop_files,
     doctor,
     events,
@@ -329,6 +330,7 @@ app.command("gc")(retention.gc)
 app.command("keep")(retention.keep)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 app.command("tray")(tray)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich.table import Table
 
 Unit = Literal["s", "ms", "B", "MiB", "MB/s", "%", "1/min", "tokens", "tokens/s", "x"]
+_MORE_IS_BETTER = ("MB/s", "tokens/s", "x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,24 @@ class Figure:
         pairs = zip(self.ours, self.baseline, strict=True)
         return Spread.of([(ours - self.slack) / other for ours, other in pairs])
 
+    @property
+    def more_is_better(self) -> bool:
+        """Tell whether a larger value is the better one."""
+        return self.at_least_ratio is not None or (self.at_most_ratio is None and self.unit in _MORE_IS_BETTER)
+
+    def times_better(self) -> Spread | None:
+        """Return how many times better ours is than the baseline, or than the bound where it stands alone."""
+        ratio = self.ratio() or (None if self.at_most is None else _against(self.ours, self.at_most))
+        if ratio is None or self.more_is_better:
+            return ratio
+        return Spread(*(1 / max(each, 1e-9) for each in (ratio.median, ratio.high, ratio.low)))
+
+    def wanted_times(self) -> float | None:
+        """Return how many times better is required; None where nothing is."""
+        if self.at_most_ratio is not None:
+            return 1 / self.at_most_ratio
+        return self.at_least_ratio or self.faster_at_least or (None if self.at_most is None else 1.0)
+
     def met(self) -> bool | None:
         """Tell whether the requirement is met; None where there is none."""
         ratio = self.ratio()
@@ -84,6 +103,32 @@ class Figure:
             },
             "met": self.met(),
         }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Figure:
+        """Return what `to_dict` wrote. Raises: KeyError, TypeError for what it did not write."""
+        wanted = found["required"]
+        return cls(
+            found["group"],
+            found["figure"],
+            found["unit"],
+            _samples(found["ours"]),
+            found["against"] or "",
+            _samples(found["baseline"]),
+            at_most_ratio=wanted["ratio"],
+            at_most=wanted["value"],
+            slack=wanted["slack"],
+            at_least_ratio=wanted.get("ratio_at_least"),
+            faster_at_least=wanted.get("faster_at_least"),
+        )
+
+
+def _against(samples: list[float], bound: float) -> Spread:
+    return Spread.of([each / bound for each in samples])
+
+
+def _samples(found: Mapping[str, Any] | None) -> list[float]:
+    return [] if found is None else [float(each) for each in found["samples"]]
 
 
 def _to_dict(samples: list[float]) -> dict[str, Any] | None:
@@ -134,23 +179,31 @@ def _cell(samples: list[float], unit: Unit) -> str:
     if not samples:
         return ""
     spread = Spread.of(samples)
-    text = number(spread.median, unit)
-    if len(samples) == 1:
-        return text
-    return f"{text} [dim]({number(spread.low, unit, bare=True)}–{number(spread.high, unit, bare=True)})[/]"
+    factor, name = _scale(spread.median, unit)
+    median, low, high = (_digits(each * factor) for each in (spread.median, spread.low, spread.high))
+    return f"{median} {name}" + (f" [dim]({low}–{high})[/]" if len(samples) > 1 else "")
 
 
 def _short(ratio: float) -> str:
-    return f"{ratio:.{1 if ratio >= 10 else 2 if ratio >= 0.2 else 3}f}"
+    return f"{ratio:,.{1 if ratio >= 10 else 2 if ratio >= 0.2 else 3 if ratio >= 0.02 else 5}f}"
 
 
-def number(value: float, unit: Unit, *, bare: bool = False) -> str:
-    """Write a value; seconds as milliseconds, bytes as MiB or KiB."""
+def number(value: float, unit: Unit) -> str:
+    """Write a value: short times as ms, bytes as KiB, MiB or GiB."""
+    factor, name = _scale(value, unit)
+    return f"{_digits(value * factor)} {name}"
+
+
+def _scale(value: float, unit: Unit) -> tuple[float, str]:
+    """Return what a value is multiplied with to be written, and the unit that it has then."""
     if unit == "s":
-        value, name = value * 1e3, "ms"
-    elif unit == "B":
-        value, name = (value / 2**20, "MiB") if value >= 2**20 else (value / 2**10, "KiB")
-    else:
-        name = unit
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{digits}f}" if bare else f"{value:.{digits}f} {name}"
+        return (1.0, "s") if value >= 10 else (1e3, "ms")
+    if unit == "B":
+        power = 3 if value >= 2**30 else 2 if value >= 2**20 else 1
+        return 2.0 ** (-10 * power), ("KiB", "MiB", "GiB")[power - 1]
+    return 1.0, unit
+
+
+def _digits(value: float) -> str:
+    size = abs(value)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2}f}"

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-PACKAGES = ("torch", "transformers", "safetensors", "torpor", "blake3")
+PACKAGES = ("torpor", "torch", "transformers", "safetensors", "blake3", "zstandard", "zipnn", "blosc2")
 PROBE_S = 0.2
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Return CPU, kernel, the file system of a folder, the load at the start, and versions."""
+    """Return CPU, kernel, the file system of a folder, the load at the start, versions, and the commit."""
     return {
         "machine": {
             "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
@@ -27,8 +29,35 @@ def describe(folder: Path) -> dict[str, Any]:
             "filesystem": _filesystem(folder.resolve()),
             "load": round(os.getloadavg()[0], 2),
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
+        "commit": commit(),
     }
+
+
+def commit() -> str | None:
+    """Return the git commit that runs, with a `+` where files were changed since; None outside of a clone."""
+    if not (_ROOT / ".git").exists():
+        return None
+    try:
+        head, changed = (_git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno"))
+    except (OSError, subprocess.CalledProcessError):  # no git here, or a clone that is somebody else's
+        return None
+    return head + ("+" if changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(_ROOT), *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def cores_given() -> float:

@@ -54,7 +54,8 @@ def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> It
     """Run `torpor serve` for a home; `settings` are further variables of its environment."""
     others = ("TORPOR_", "S3_", "AWS_", "PERSISTENCE_BACKEND")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    environment |= {"TORPOR_HOME": str(home), "TORPOR_PORT": "0", **settings}
+    # All of the disk: a daemon that lets something go in mid-figure would spoil it.
+    environment |= {"TORPOR_HOME": str(home), "TORPOR_PORT": "0", "TORPOR_QUOTA": "100%", **settings}
     command = [sys.executable, "-m", "torpor.cli.entry", "serve", "--json"]
     with tempfile.TemporaryFile() as noise:
         started = time.perf_counter()

@@ -14,7 +14,8 @@ Contender = Callable[[], Action]  # prepares what must be fresh each time and re
 
 REPEAT_WITHIN_S = 0.5
 
-console = Console(width=None if Console().is_terminal else 120)
+# Progress and what was left out; tables and JSON go to stdout.
+console = Console(stderr=True, width=None if Console(stderr=True).is_terminal else 120)
 
 
 def seconds(action: Action) -> float:

@@ -7,6 +7,7 @@ tiny, because nothing here runs it; the cache is filled with random normal value
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import random
 from collections.abc import Iterator
@@ -35,8 +36,9 @@ def always_fresh_memory() -> bool:
     return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, 128 << 10))
 
 
+@functools.cache
 def load() -> Loaded:
-    """Build the model, with a tokenizer as large as the real one (an identity has to be taken of it)."""
+    """Build the model once, with a tokenizer as large as the real one (an identity has to be taken of it)."""
     loaded = small_model(
         hidden_size=64,
         intermediate_size=128,

@@ -56,6 +56,7 @@ TorporError
 │   ├── StoreFull
 │   │   └── QuotaFull        what may be used is used, and nothing may go
 │   ├── StoreFailed
+│   ├── OutOfMemory          what was asked for takes more memory than is free
 │   ├── SnapshotLost
 │   ├── FileChanged
 │   ├── Timeout
@@ -384,6 +385,11 @@ class QuotaFull(StoreFull):
 class StoreFailed(Unavailable):
     code, title, http_status = "store-failed", "The store could not read or write a file", 500
     default_hint = "Check the disk and the permissions of the home folder."
+
+
+class OutOfMemory(Unavailable):
+    code, title = "out-of-memory", "There is not enough free memory"
+    default_hint = "End other programs, or ask for less."
 
 
 class SnapshotLost(Unavailable):

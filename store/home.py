@@ -12,6 +12,7 @@ tokens.json      tokens with scopes, by their hashes alone, 0600
 moved-to         in an old home, alone: where it is now
 earlier-places   where it was before, in a home that was moved
 moving-from      in a folder that a home is being copied to: not a home yet
+bench/           what `torpor bench` measured, a file a run
 repo.key         keys of encrypted buckets where no keyring has them, 0600
 store/blobs/ab/<digest>           raw bytes, named by their BLAKE3 digest
 store/manifests/<ulid>.qwnbak     LZ4 frame of canonical JSON; its presence is the commit
@@ -133,6 +134,11 @@ class Home:
     def logs(self) -> Path:
         """Return the folder of the logs."""
         return self.root / "logs"
+
+    @property
+    def bench(self) -> Path:
+        """Return the folder of what was measured."""
+        return self.root / "bench"
 
     @property
     def store(self) -> Path:

@@ -20,7 +20,7 @@ from .home import Home
 from .move import MARK, PLACES
 from .moved import NOTE, read_note
 
-_FOLDERS = ("store", "logs")
+_FOLDERS = ("store", "logs", "bench")
 _IN_STORE = ("manifests", "blobs", "sessions", "groups", "staging", "outgoing", "quarantine", "trash")  # in that order
 _OURS = re.compile(
     r"token|daemon\.json|torpor\.sock|index\.sqlite.*|index\.damaged-.*|index\.rebuilding|config\.toml|\.env|watch\.json"
@@ -94,7 +94,7 @@ def remove_home(home: Home) -> Held:
     held = look(home)
     places = earlier_places(home)
     with translated("remove", home.root):
-        for folder in (*(home.store / name for name in _IN_STORE), home.logs):
+        for folder in (*(home.store / name for name in _IN_STORE), home.logs, home.bench):
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
         _remove_if_empty(home.store)

@@ -1,0 +1,149 @@
+"""The suite: every group of figures by name, and a run of some of them, of which one that fails stops no other.
+
+Modules are imported when their group runs: what one of them lacks concerns nobody else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Literal
+
+from ..state.errors import BadInput, MissingExtra, SyncOff, TorporError
+from . import machine
+from .figures import Figure
+from .settings import Settings
+
+TOKEN_BYTES = 144 << 10  # of KV cache, at the geometry of workload.py; that module needs torch
+FIXED_DISK_BYTES, FIXED_MEMORY_BYTES = 256 << 20, 1 << 30  # the daemon's home and log; torch, a model, the daemon
+
+State = Literal["done", "left out", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some figures that are taken together.
+
+    `module` and `function` name what takes them. `disk` and `memory` say how much that has at once, at its largest
+    size, in KV caches of that size; `tokens` is the size of groups that have one of their own.
+    """
+
+    name: str
+    title: str
+    module: str
+    function: str = "measure"
+    disk: float = 0.0
+    memory: float = 0.0
+    tokens: int | None = None
+
+    def figures(self, settings: Settings) -> list[Figure]:
+        """Take them."""
+        measure: Callable[[Settings], list[Figure]] = getattr(self.imported(), self.function)
+        return measure(settings)
+
+    def imported(self) -> ModuleType:
+        """Import the module that takes them."""
+        return importlib.import_module(self.module, __package__)
+
+    def disk_bytes(self, settings: Settings) -> int:
+        """Return what it has on the disk at most."""
+        return int(self.disk * self._size(settings)) + FIXED_DISK_BYTES
+
+    def memory_bytes(self, settings: Settings) -> int:
+        """Return what it has in memory at most."""
+        return int(self.memory * self._size(settings)) + FIXED_MEMORY_BYTES
+
+    def _size(self, settings: Settings) -> int:
+        return TOKEN_BYTES * (self.tokens or max(settings.sizes))
+
+
+GROUPS = (
+    Group("save", "full save: from `save` to committed and durable", ".save", disk=12, memory=3),
+    Group("restore", "verified restore, files in the page cache", ".restore", "measure_warm", disk=5, memory=4),
+    Group("cold", "verified restore, nothing in the page cache", ".restore", "measure_cold", disk=3, memory=3),
+    Group("growth", "a growing session: the save after 64 more tokens", ".growth", disk=8, memory=3),
+    Group("stall", "how long a save holds the thread that generates", ".stall", disk=3, memory=2),
+    Group("text_save", "a save of text alone, with each message", ".text_save"),
+    Group("dedupe", "twenty forks of one session", ".dedupe", disk=2, memory=2, tokens=8_192),
+    Group("memory", "memory while saving and restoring, beside the tensors", ".memory", disk=2, memory=3),
+    Group("load", "many clients at once: each save timed from the moment at which it was due", ".load"),
+    Group("wake", "waking a real language model, against prefill", ".wake", disk=0.5, memory=0.5, tokens=8_192),
+    Group(
+        "live",
+        "tokens a second of a real language model while it is saved",
+        ".live",
+        disk=0.5,
+        memory=0.5,
+        tokens=8_192,
+    ),
+    Group("codec", "lossless ratio and speed on a real KV cache", ".codec_figures", disk=0.5, memory=1, tokens=4_096),
+    Group("llama", "llama.cpp's slots: save and restore", ".llama", disk=0.5, memory=1, tokens=4_096),
+    Group("bucket", "your bucket: up and down, against plain requests", ".bucket", disk=6, memory=3, tokens=512),
+)
+USUAL = ("save", "restore", "cold", "text_save")  # of a user who asks for nothing else: about a minute at 1,000 tokens
+NOT_ASKED = ("bucket",)  # what leaves the machine is measured only when somebody says so
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a group: its figures, or in words why there are none."""
+
+    group: Group
+    state: State
+    figures: list[Figure] = field(default_factory=list)
+    cores_given: float = 0.0
+    reason: str = ""
+
+
+def chosen(text: str, groups: Sequence[Group] = GROUPS) -> list[Group]:
+    """Return the groups that `save,restore` or `all` name, in their own order. Raises: BadInput."""
+    named = {each.name: each for each in groups}
+    wanted = {name for name in named if name not in NOT_ASKED} if text == "all" else set(text.split(","))
+    if unknown := sorted(wanted - named.keys()):
+        there = f"There are {', '.join(named)}; or `all`."
+        raise BadInput(f"no bench is called {', '.join(unknown)[:100]}", hint=there)
+    return [each for name, each in named.items() if name in wanted]
+
+
+def prepare() -> list[str]:
+    """Set this process up for figures; return what people should know about it."""
+    import torch
+
+    from . import workload
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    if workload.always_fresh_memory():
+        return []
+    return ["this C library may hand out touched pages: warm figures favour whoever comes later"]
+
+
+def run(groups: Sequence[Group], settings: Settings) -> Iterator[Outcome]:
+    """Take the figures of one group behind the other."""
+    for group in groups:
+        yield _outcome(group, settings)
+
+
+def _outcome(group: Group, settings: Settings) -> Outcome:
+    cores = machine.cores_given()
+    try:
+        figures = group.figures(settings)
+    except (MissingExtra, SyncOff) as error:
+        return Outcome(group, "left out", reason=f"{error.detail}. {error.hint}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("torpor"):
+            return _failed(group, error)
+        return Outcome(group, "left out", reason=f"{error.name} is not installed")
+    except Exception as error:
+        return _failed(group, error)
+    return Outcome(group, "done", figures, min(cores, machine.cores_given()))
+
+
+def _failed(group: Group, error: Exception) -> Outcome:
+    if os.environ.get("TORPOR_DEBUG"):
+        traceback.print_exception(error)
+    said = f"{error.detail}. {error.hint}" if isinstance(error, TorporError) else f"{type(error).__name__}: {error}"
+    return Outcome(group, "failed", reason=said)
