@@ -42,7 +42,10 @@ MAY: dict[str, set[str]] = {
     "web": set(),
 }
 # These run other parts in their own process, and import them inside functions.
-LATE: dict[str, set[str]] = {"cli": {"daemon", "adapters", "measure", "tray"}}
+LATE: dict[str, set[str]] = {
+    "cli": {"daemon", "adapters", "measure", "tray"},
+    "measure": {"daemon", "sync"},  # the user's bucket: where it is, and plain requests to it
+}
 # Entry points of processes of their own; nothing imports them at start-up.
 WHOLE_FILES: dict[str, set[str]] = {"cli/demo_worker.py": {"adapters"}}
 # Third-party modules with one owner: importing them elsewhere would pull them into the wrong process.
@@ -66,6 +69,7 @@ OWNED = {
     "typer": {"cli"},
     "rich": {"cli", "measure"},
     "pystray": {"tray"},
+    "matplotlib": {"measure/chart.py"},
     "dbus_fast": {"tray", "daemon/logind.py"},
     "PIL": {"tray", "adapters"},
 }
