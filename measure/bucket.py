@@ -1,9 +1,9 @@
 """The user's bucket: a save on its way there and a fetch on its way back, against plain requests with the same bytes.
 
 Ours is all that the second copy does: two daemons in homes of their own, as if they were two machines, compress, hash,
-send, list, fetch, check and make durable. The other side puts and gets the same blobs, as they are, as many at once, over
-the same connection options. Everything lies under a prefix of its own, beside the user's repository, and goes again. What
-is sent are random numbers as a KV cache has them; nothing of the user's.
+send, list, fetch, check and make durable. The other side puts and gets the same blobs as they are, as many at once, over
+the same kind of connection. Everything lies under a prefix of its own, beside the user's repository, and goes again.
+What is sent are random numbers as a KV cache has them; nothing of the user's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,9 +128,8 @@ def _machine(root: Path, s3: S3Settings) -> Iterator[Keeper]:
     write_sync_choices(home.sync_json, SyncChoices(paused_at=time.time(), kv_policy="always"))
     own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}  # boto3's own ways to keys
     said = {name: value for name, value in variables_of(s3).items() if value is not None}
-    with ExitStack() as stack:
-        stack.enter_context(daemon(root, {**own, **said, "TORPOR_KEY_STORAGE": "file"}))
-        yield stack.enter_context(connect(home=root))
+    with daemon(root, {**own, **said, "TORPOR_KEY_STORAGE": "file"}), connect(home=root) as keeper:
+        yield keeper
 
 
 def _stored_bytes(bucket: Bucket) -> int:
