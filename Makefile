@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 WORKERS ?= 3
 PACKAGES := adapters cli client codec daemon db desktop measure state store sync tray web
 
-.PHONY: demo example test lint type bench desktop-cost soak schema fuzz pictures vendor web-types check wheel deb clean
+.PHONY: demo example test lint type bench bench-compare desktop-cost soak schema fuzz pictures vendor web-types check wheel deb clean
 
 # torch comes first and pinned: anything that resolves a plain `torch` takes the CUDA build.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -47,8 +47,14 @@ type: $(STAMP)
 
 check: lint type test
 
+# Every figure, at every size: results and a chart in bench/results. A part of it: make bench ARGS="--quick --only save"
 bench: $(STAMP)
-	$(BIN)/python bench/run.py
+	packaging/bench-needs.sh $(BIN)/python
+	$(BIN)/python bench/run.py $(ARGS)
+
+# Two runs, figure by figure: the newest two, or make bench-compare BASE=file NEW=file
+bench-compare: $(STAMP)
+	$(BIN)/python bench/run.py --compare $(BASE) $(NEW)
 
 # What daemon and tray cost at rest, for ten minutes; on a machine that does nothing else.
 desktop-cost: $(STAMP)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..state.errors import BadInput, MissingExtra
+from ..store.files import make_private_folder
 from ..store.home import Home
 from . import output
 
@@ -111,6 +112,8 @@ def _measured(
     from ..measure.perform import perform
 
     parent = folder or place.beside(home.root)
+    if output_file is None:
+        make_private_folder(home.root)
     with place.workplace(parent) as work:
         return perform(
             groups,

@@ -1,9 +1,9 @@
 """The user's bucket: a save on its way there and a fetch on its way back, against plain requests with the same bytes.
 
 Ours is all that the second copy does: two daemons in homes of their own, as if they were two machines, compress, hash,
-send, list, fetch, check and make durable. The other side puts and gets the same blobs as they are, as many at once, over
-the same kind of connection. Everything lies under a prefix of its own, beside the user's repository, and goes again.
-What is sent are random numbers as a KV cache has them; nothing of the user's.
+send, list, fetch, check and make durable. The other side puts and gets the same blobs as they are, as many at once,
+over the same kind of connection. Everything lies under a prefix of its own, beside the user's repository, and goes
+again. What is sent are random numbers as a KV cache has them; nothing of the user's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TOKENS, FEW_TOKENS = 512, 128  # 72 MiB, and 18: each goes up and down once a round on either side
 WIDTH = 4  # requests at once, as the daemon has it
 AT_MOST = 1 / 0.9
-LOOK_S, PATIENCE_S = 0.01, 1800.0
+LOOK_S, PATIENCE_S = 0.02, 1800.0
 PLAIN = "plain requests, the same bytes"
 
 
@@ -99,10 +99,15 @@ def _prefix_of_its_own(found: S3Settings) -> Iterator[tuple[S3Settings, Bucket]]
 def _round(s3: S3Settings, bucket: Bucket, folder: Path, tokens: int, samples: _Samples) -> None:
     """Let one machine send and another fetch; in between and behind them go the plain requests."""
     folder.mkdir()
-    there_before = _stored_bytes(bucket)
     with _machine(folder / "here", s3) as here:
+        first = here.save("first", fresh_session(load(), 64)).wait()
+        here.api.call("POST", "/v1/sync/resume")
+        _sent(here, first.id)  # connected, and the repository is made: a daemon that runs has that behind it
+        here.api.call("POST", "/v1/sync/pause", json={})
+        there_before = _stored_bytes(bucket)
+        known = set(_blobs(folder / "here"))
         backup = here.save("bench", fresh_session(load(), tokens)).wait()
-        blobs = _blobs(folder / "here")
+        blobs = [path for path in _blobs(folder / "here") if path not in known]
         here.api.call("POST", "/v1/sync/resume")
         samples.up_s.append(timed_s(lambda: _sent(here, backup.id)))
     before = f"plain-{secrets.token_hex(4)}/"
@@ -110,7 +115,7 @@ def _round(s3: S3Settings, bucket: Bucket, folder: Path, tokens: int, samples: _
     raw = sum(path.stat().st_size for path in blobs)
     samples.sent_share.append(100 * (_stored_bytes(bucket) - there_before) / raw)
     with _machine(folder / "there", s3) as there:
-        there.api.json("POST", f"/v1/remote/backups/{backup.id}/adopt", timeout=PATIENCE_S)
+        _adopt(there, backup.id)
         samples.down_s.append(timed_s(lambda: _fetched(there, backup.id)))
     target = folder / "plain"
     target.mkdir()
@@ -151,6 +156,13 @@ def _sent(keeper: Keeper, backup_id: str) -> None:
         if found["dead_count"] or time.monotonic() > until:
             raise RemoteFailed(f"not everything can be sent: {found['state']}, {found['reason']}")
         time.sleep(LOOK_S)
+
+
+def _adopt(keeper: Keeper, backup_id: str) -> None:
+    """Have a machine find a backup in the bucket, and enter it; its bytes stay there."""
+    while keeper.api.json("GET", "/v1/remote/backups", params={"refresh": True}, timeout=PATIENCE_S)["reading"]:
+        time.sleep(LOOK_S)
+    keeper.api.json("POST", f"/v1/remote/backups/{backup_id}/adopt", timeout=PATIENCE_S)
 
 
 def _fetched(keeper: Keeper, backup_id: str) -> None:

@@ -37,9 +37,9 @@ def perform(
 ) -> Performed:
     """Take the figures of some groups. Raises: StoreFull, OutOfMemory before anything is written."""
     need = Need.of(groups, settings)
-    check(need, settings.folder)
+    check(need, settings.folder.parent)
     about = machine.describe(settings.folder)
-    telling.tell_start(console, about, need, settings.folder)
+    telling.tell_start(console, about, need, settings.folder.parent)
     started, outcomes = time.monotonic(), list[suite.Outcome]()
     for note in suite.prepare():
         notes.print(f"[yellow]{note}[/]")
@@ -49,7 +49,7 @@ def perform(
         taken = {**about, "cores_given": outcome.cores_given, "quick": settings.quick, "sizes": settings.sizes}
         results.append(write_to, outcome.figures, taken)
     drawn = None if chart is None else _drawn(outcomes, about, chart)
-    telling.tell_end(console, outcomes, time.monotonic() - started, write_to)
+    telling.tell_end(console, outcomes, time.monotonic() - started, [write_to, *filter(None, [drawn])])
     return Performed(outcomes, about, write_to, drawn)
 
 

@@ -43,7 +43,7 @@ def tell(console: Console, outcome: Outcome) -> None:
     console.print(f"[bold]{outcome.group.title}[/]\n[{colour}]{word}:[/] {escape(outcome.reason)}\n", highlight=False)
 
 
-def tell_end(console: Console, outcomes: Sequence[Outcome], took_s: float, path: Path) -> None:
+def tell_end(console: Console, outcomes: Sequence[Outcome], took_s: float, files: Sequence[Path]) -> None:
     """Print what was missed, what is not there, and where the figures are."""
     judged = [figure for outcome in outcomes for figure in outcome.figures if figure.met() is not None]
     missed = [figure for figure in judged if not figure.met()]
@@ -52,8 +52,9 @@ def tell_end(console: Console, outcomes: Sequence[Outcome], took_s: float, path:
     for outcome in outcomes:
         if outcome.state != "done":
             console.print(f"[yellow]{outcome.state}:[/] {outcome.group.name}", highlight=False)
+    written = ", ".join(escape(str(path)) for path in files)
     console.print(
-        f"{len(judged) - len(missed)} of {len(judged)} goals reached, in {took_s:.0f} s. {escape(str(path))}",
+        f"{len(judged) - len(missed)} of {len(judged)} goals reached, in {took_s:.0f} s. {written}",
         highlight=False,
         soft_wrap=True,
     )
