@@ -23,7 +23,7 @@ from torpor.measure import place, results, suite, telling
 from torpor.measure.perform import perform
 from torpor.measure.settings import SIZES, Settings, parse_sizes
 from torpor.measure.suite import GROUPS, Group
-from torpor.state.errors import TorporError
+from torpor.state.errors import BadInput, TorporError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS = (
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the daemon and removes the files
     try:
         if options.compare is not None:
-            old, new = options.compare or results.newest(RESULTS, 2)
-            telling.tell_comparison(console, results.read(Path(old)), results.read(Path(new)))
+            old, new = _two(options.compare)
+            telling.tell_comparison(console, results.read(old), results.read(new))
             return 0
         groups = suite.chosen(options.only, [*GROUPS, *OURS])
         settings = Settings(Path(), options.quick, parse_sizes(options.sizes), options.model)
@@ -67,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if done.crashed else 0
 
 
+def _two(named: list[Path]) -> list[Path]:
+    """Return the two files that are compared. Raises: BadInput."""
+    if len(named) not in (0, 2):
+        raise BadInput("a comparison takes two files", hint="Name both (BASE and NEW), or none for the newest two.")
+    return named or results.newest(RESULTS, 2)
+
+
 def _parser() -> argparse.ArgumentParser:
     names = ", ".join(each.name for each in (*GROUPS, *OURS))
     parser = argparse.ArgumentParser(description="Measure torpor against its baselines.")
@@ -77,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", type=Path, default=RESULTS, help="where the files go; a real disk")
     parser.add_argument("--output", type=Path, help="the file of results")
     parser.add_argument("--chart", type=Path, help="the chart; else beside the results")
-    parser.add_argument("--compare", nargs="*", metavar="FILE", help="compare two files of results; the newest two")
+    parser.add_argument(
+        "--compare", nargs="*", type=Path, metavar="FILE", help="compare two files of results; the newest two"
+    )
     return parser
 
 
