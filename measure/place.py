@@ -79,6 +79,7 @@ def beside(home: Path) -> Path:
 @contextmanager
 def workplace(parent: Path) -> Iterator[Path]:
     """Make a folder for a run, and remove it with all that is in it; and those of runs that were killed."""
+    parent = parent.resolve()  # a daemon there starts in a folder of its own
     with translated("make a folder in", parent):
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
