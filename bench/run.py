@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = suite.chosen(options.only, [*GROUPS, *OURS])
         settings = Settings(Path(), options.quick, parse_sizes(options.sizes), options.model)
         path = options.output or results.new_file(RESULTS)
+        suite.prepare()
         with place.workplace(options.dir) as work:
             done = perform(
                 groups,

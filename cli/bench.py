@@ -108,12 +108,13 @@ def _measured(
     """Measure in a folder that goes again."""
     from dataclasses import replace
 
-    from ..measure import place, results, telling
+    from ..measure import place, results, suite, telling
     from ..measure.perform import perform
 
     parent = folder or place.beside(home.root)
     if output_file is None:
         make_private_folder(home.root)
+    suite.prepare()
     with place.workplace(parent) as work:
         return perform(
             groups,

@@ -35,14 +35,15 @@ class Performed:
 def perform(
     groups: Sequence[suite.Group], settings: Settings, write_to: Path, *, chart: Path | None = None, console: Console
 ) -> Performed:
-    """Take the figures of some groups. Raises: StoreFull, OutOfMemory before anything is written."""
+    """Take the figures of some groups, in a process that `suite.prepare` has set up.
+
+    Raises: StoreFull, OutOfMemory before anything is written.
+    """
     need = Need.of(groups, settings)
     check(need, settings.folder.parent)
     about = machine.describe(settings.folder)
     telling.tell_start(console, about, need, settings.folder.parent)
     started, outcomes = time.monotonic(), list[suite.Outcome]()
-    for note in suite.prepare():
-        notes.print(f"[yellow]{note}[/]")
     for outcome in suite.run(groups, settings):
         outcomes.append(outcome)
         telling.tell(console, outcome)

@@ -16,6 +16,7 @@ from typing import Literal
 from ..state.errors import BadInput, MissingExtra, SyncOff, TorporError
 from . import machine
 from .figures import Figure
+from .rounds import console as notes
 from .settings import Settings
 
 TOKEN_BYTES = 144 << 10  # of KV cache, at the geometry of workload.py; that module needs torch
@@ -102,16 +103,15 @@ def chosen(text: str, groups: Sequence[Group] = GROUPS) -> list[Group]:
     return [each for name, each in named.items() if name in wanted]
 
 
-def prepare() -> list[str]:
-    """Set this process up for figures; return what people should know about it."""
+def prepare() -> None:
+    """Set this process up for figures, and say where they are worth less for it."""
     import torch
 
     from . import workload
 
     torch.set_num_threads(os.cpu_count() or 1)
-    if workload.always_fresh_memory():
-        return []
-    return ["this C library may hand out touched pages: warm figures favour whoever comes later"]
+    if not workload.always_fresh_memory():
+        notes.print("[yellow]this C library may hand out touched pages: warm figures favour whoever comes later[/]")
 
 
 def run(groups: Sequence[Group], settings: Settings) -> Iterator[Outcome]:

@@ -1,4 +1,4 @@
-"""`torpor bench` as a process: a small run against a real daemon and a real bucket, and what it refuses."""
+"""`torpor bench` as a process: a small run with a real daemon and a real bucket, and what it refuses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from support.commands import as_json, run
 from support.forked import clean_environment
 from support.s3_servers import Place
 from support.waiting import until
-from torpor.measure.place import PREFIX
 
-SMALL = ("bench", "--quick", "--sizes", "64")
 # What runs without torch; finders are asked in order.
 WITHOUT_TORCH = """
 import sys
@@ -30,51 +28,30 @@ main()
 """
 
 
-def test_a_small_run_measures_keeps_its_results_and_leaves_nothing_else(home: Path) -> None:
-    work, output = home.parent / "work", home.parent / "out.jsonl"
-    found = as_json(home, *SMALL, "--only", "save", "--dir", work, "--output", output)
-    assert found["groups"]["save"]["state"] == "done", found["groups"]
-    against = {figure["against"] for figure in found["figures"]}
-    assert len(against) >= 3
-    assert found["versions"]["torpor"]
-    assert len(output.read_bytes().splitlines()) == len(found["figures"])
-    assert list(work.iterdir()) == []
-    assert not home.exists()  # a daemon of its own, in a home of its own
-    same = run(home, "bench", "--compare", output, output)
-    assert same.count("within the spread") == len(found["figures"]) + 1  # and what that means
-    changes = as_json(home, "bench", "--compare", output, output)
-    assert {change["verdict"] for change in changes["changes"]} == {"within the spread"}
-
-
-def test_the_bucket_is_as_it_was_before(home: Path, weed: Place) -> None:
+def test_a_run_that_is_ended_keeps_what_it_has_and_leaves_nothing_else(home: Path, weed: Place) -> None:
+    """Saves were measured; its own daemon sends to the bucket when SIGTERM comes."""
+    weed.client().put_object(Bucket=weed.bucket, Key="theirs", Body=b"kept")
     environment = {**clean_environment(), **weed.settings, "TORPOR_HOME": str(home)}
-    command = [
-        sys.executable,
-        "-m",
-        "torpor.cli.entry",
-        *SMALL,
-        "--only",
-        "bucket",
-        "--output",
-        str(home.parent / "out"),
-    ]
-    weed.client().put_object(Bucket=weed.bucket, Key=f"{weed.prefix}theirs", Body=b"kept")
-    ended = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    until(lambda: len(names(weed)) > 1 or ended.poll() is not None, "something was put there")
-    ended.send_signal(signal.SIGTERM)
-    out = ended.communicate(timeout=60)[0].decode()
-    assert ended.returncode == 143, out
-    assert names(weed) == [f"{weed.prefix}theirs"]
-    assert list(home.parent.glob(f"{PREFIX}*")) == []
+    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--sizes", "64", "--only", "save"]
+    running = subprocess.Popen(
+        [*command, "--bucket"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )  # fmt: skip
+    until(lambda: len(names(weed)) > 1 or running.poll() is not None, "nothing was put into the bucket")
+    running.send_signal(signal.SIGTERM)
+    said = running.communicate(timeout=60)[0].decode()
+    assert running.returncode == 143, said
+    assert names(weed) == ["theirs"]
+    assert [path.name for path in home.parent.iterdir()] == ["home"]
+    assert [path.name for path in home.iterdir()] == ["bench"]  # its daemon had a home of its own
+    (kept,) = home.joinpath("bench").iterdir()
+    changes = as_json(home, "bench", "--compare", kept, kept)["changes"]
+    assert len({change["against"] for change in changes}) >= 3
+    assert {(change["group"], change["verdict"]) for change in changes} == {("save", "within the spread")}
+    assert "full save, 64 tokens" in run(home, "bench", "--compare", kept, kept)
 
 
 def names(place: Place) -> list[str]:
     return [found["Key"] for found in place.client().list_objects_v2(Bucket=place.bucket).get("Contents", [])]
-
-
-def test_without_a_bucket_it_is_left_out_in_words(home: Path, tmp_path: Path) -> None:
-    said = run(home, *SMALL, "--only", "bucket", "--dir", tmp_path)
-    assert "left out: there is no bucket to measure. Set PERSISTENCE_BACKEND=s3" in said
 
 
 def test_what_is_refused_says_the_next_step(home: Path, tmp_path: Path) -> None:

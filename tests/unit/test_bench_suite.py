@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import inspect
 import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from torpor.measure import place, suite
+from rich.console import Console
+from torpor.measure import machine, place, results, suite
 from torpor.measure.figures import Figure
+from torpor.measure.perform import perform
 from torpor.measure.place import Need
 from torpor.measure.settings import Settings, parse_sizes
 from torpor.measure.suite import GROUPS, USUAL, Group, chosen, run
@@ -33,6 +36,11 @@ OTHERS = {
     "bench_broken": "def measure(settings):\n    raise RuntimeError('other bits came back')\n",
     "bench_renamed": "from torpor.measure import what_was_here_before\n",
 }
+
+
+@pytest.fixture(autouse=True)
+def _cores_are_looked_at_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PROBE_S", 0.01)
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
@@ -66,6 +74,39 @@ def test_one_that_fails_or_lacks_something_stops_no_other(tmp_path: Path, monkey
     assert found["bench_without"] == ("left out", "a_library_that_nobody_has is not installed")
     assert found["bench_broken"] == ("failed", "RuntimeError: other bits came back")
     assert found["bench_renamed"][0] == "failed"  # a defect of ours is none of the machine
+
+
+def test_without_a_bucket_it_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORPOR_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (found,) = run(chosen("bucket"), Settings(tmp_path))
+    assert found.state == "left out"
+    assert "Set PERSISTENCE_BACKEND=s3" in found.reason
+
+
+def test_a_whole_run_tells_writes_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, source in OTHERS.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    groups, out = (
+        [Group(name, f"about {name}", name) for name in ("bench_fine", "bench_lacking", "bench_broken")],
+        StringIO(),
+    )
+    work, file, chart = tmp_path, tmp_path / "out.jsonl", tmp_path / "out.png"
+    done = perform(groups, Settings(work / "w"), file, chart=chart, console=Console(file=out, width=120))
+    assert done.crashed
+    assert results.read(file).figures == done.outcomes[0].figures
+    said = out.getvalue()
+    for words in (
+        "about bench_fine",
+        "0.50",
+        "left out: restic is not installed",
+        "failed: RuntimeError: other",
+        str(file),
+    ):
+        assert words in said
+    assert "1 of 1 goals reached" in said
+    assert (done.chart == chart) == chart.exists()
 
 
 def test_the_largest_group_and_size_say_what_is_needed(tmp_path: Path) -> None:
