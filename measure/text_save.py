@@ -131,7 +131,7 @@ def _save(keeper: Keeper, session_id: str, session: PlainSession, samples: Sampl
 def figures(samples: Samples) -> list[Figure]:
     """Return the figures of some samples."""
     both = [file_s + row_s for file_s, row_s in zip(samples.file_s, samples.row_s, strict=True)]
-    what, group = f"text-only save, each of {MESSAGES} messages", "text"
+    what, group = f"text-only save, each of {MESSAGES} messages", "text_save"
     return [
         Figure(group, what, "s", samples.save_s, FLOOR, both, AT_MOST),
         Figure(group, what, "s", samples.save_s, "the durable file alone", samples.file_s),
