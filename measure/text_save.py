@@ -81,21 +81,21 @@ class Samples:
     file_s: list[float] = field(default_factory=list)
     row_s: list[float] = field(default_factory=list)
     stall_s: list[float] = field(default_factory=list)
-    written: list[float] = field(default_factory=list)  # blobs and manifest, bytes
+    written: list[float] = field(default_factory=list)
 
 
 def measure(settings: Settings) -> list[Figure]:
     """Save some conversations message by message."""
     samples, conversations = Samples(), settings.rounds(CONVERSATIONS, FEW_CONVERSATIONS)
     with scratch(settings.folder) as folder, keeper_in(folder) as keeper, floor_in(folder / "floor") as floor:
-        _converse(keeper, floor, "warm-up", WARM_UP, Samples())
+        converse(keeper, floor, "warm-up", WARM_UP, Samples())
         for number in range(conversations):
             with console.status(f"text-only saves: conversation {number + 1} of {conversations}"):
-                _converse(keeper, floor, f"conversation-{number}", MESSAGES, samples)
+                converse(keeper, floor, f"conversation-{number}", MESSAGES, samples)
     return figures(samples)
 
 
-def _converse(keeper: Keeper, floor: Floor, session_id: str, messages: int, samples: Samples) -> None:
+def converse(keeper: Keeper, floor: Floor, session_id: str, messages: int, samples: Samples) -> None:
     """Save a conversation after each of its messages, and do the least beside it; who comes first alternates."""
     turns: list[str] = []
     size_bytes = len(TEXT)
@@ -124,8 +124,8 @@ def _save(keeper: Keeper, session_id: str, session: PlainSession, samples: Sampl
     backup = handle.wait()
     samples.save_s.append(time.perf_counter() - started)
     samples.stall_s.append(handle.stall_s)
-    samples.written.append(backup.bytes_written + len(keeper.api.manifest(backup.id)))
-    return int(samples.written[-1])
+    samples.written.append(backup.bytes_written)
+    return backup.bytes_written
 
 
 def figures(samples: Samples) -> list[Figure]:
