@@ -1,4 +1,4 @@
-"""Figure 8: many clients at once. Saves come at their own pace, whether those before them are done or not (open loop).
+"""Many clients at once. Saves come at their own pace, whether those before them are done or not (open loop).
 
 Each client is an SDK of its own with a session of its own. What is timed is the way from the moment at which a save was
 due until it is committed and durable; so a daemon that falls behind pays for those that wait, too.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 from ..adapters.plain import PlainSession
@@ -19,8 +21,10 @@ from ..client.save_job import SaveHandle
 from .figures import Figure
 from .rig import daemon, scratch
 from .rounds import console
+from .settings import Settings
 
 CLIENTS, SAVES_A_SECOND, P99_AT_MOST_S = 64, 50.0, 0.1
+LASTS_S, LASTS_BRIEFLY_S = 60, 10
 TEXT = "A turn of a conversation, as long as people write them. " * 20
 
 
@@ -38,9 +42,10 @@ class _Client:
         return self.keeper.save(self.name, PlainSession(state))
 
 
-def measure(parent: Path, seconds: float) -> list[Figure]:
-    """Save from many clients for some seconds against one daemon."""
-    with scratch(parent) as folder, daemon(folder / "home") as running, ExitStack() as stack:
+def measure(settings: Settings) -> list[Figure]:
+    """Save from many clients for a while against one daemon."""
+    seconds = float(settings.rounds(LASTS_S, LASTS_BRIEFLY_S))
+    with scratch(settings.folder) as folder, daemon(folder / "home") as running, ExitStack() as stack:
         clients = [
             _Client(stack.enter_context(connect(home=folder / "home")), f"client-{number}") for number in range(CLIENTS)
         ]
@@ -53,8 +58,8 @@ def measure(parent: Path, seconds: float) -> list[Figure]:
     took_s.sort()
     named = f"{CLIENTS} clients, {SAVES_A_SECOND:.0f} saves/s"
     return [
-        Figure("load", f"{named}: median", "s", [_at(took_s, 0.5)]),
-        Figure("load", f"{named}: p99", "s", [_at(took_s, 0.99)], at_most=P99_AT_MOST_S),
+        Figure("load", f"{named}: median", "s", [percentile(took_s, 0.5)]),
+        Figure("load", f"{named}: p99", "s", [percentile(took_s, 0.99)], at_most=P99_AT_MOST_S),
         Figure("load", f"{named}: slowest", "s", [took_s[-1]]),
         Figure("load", f"{named}: daemon's CPU a save", "ms", [cpu_ms]),
     ]
@@ -83,9 +88,9 @@ def _open_loop(clients: list[_Client], seconds: float) -> list[float]:
     return took_s
 
 
-def _at(ordered: list[float], share: float) -> float:
-    """Return the sample below which a share of them lies (nearest rank)."""
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest sample that a share of them does not exceed (nearest rank); the samples are in order."""
+    return ordered[max(ceil(share * len(ordered)) - 1, 0)]
 
 
 def _cpu_s(pid: int) -> float:
