@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from blake3 import blake3
 
+from ..client.remembered import Memory
 from ..state.fingerprint import NONE
 
 # Keys of a config that do not change what the model computes.
@@ -89,11 +90,12 @@ def _plain(value: Any) -> Any:
 _tokenizers: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = weakref.WeakKeyDictionary()
 
 
-def tokenizer_digest(tokenizer: Any) -> str | None:
+def tokenizer_digest(tokenizer: Any, memory: Memory | None = None) -> str | None:
     """Digest what a tokenizer does: its backend where it is a fast one, else vocabulary and special tokens.
 
     Padding and truncation, which a call may leave set in the backend, do not count. Remembered while the number of
-    tokens and the special ones stay, since a large vocabulary takes a tenth of a second.
+    tokens and the special ones stay, since a large vocabulary takes a tenth of a second; with `memory`, also for the
+    next process, which then need not sort the vocabulary.
     """
     if tokenizer is None:
         return None
@@ -103,11 +105,23 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
         return known[1]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        value = {**orjson.loads(backend.to_str()), "padding": None, "truncation": None}
+        digest = _backend_digest(backend.to_str().encode(), memory)
     else:
-        value = {"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
-    _tokenizers[tokenizer] = stamp, digest_json(value)
-    return _tokenizers[tokenizer][1]
+        digest = digest_json({"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map})
+    _tokenizers[tokenizer] = stamp, digest
+    return digest
+
+
+def _backend_digest(written: bytes, memory: Memory | None) -> str:
+    """Digest a backend as it writes itself (JSON), or remember the digest of the same bytes."""
+    key = f"tokenizer:{blake3(written).hexdigest()}"
+    known = None if memory is None else memory.get("digest", key)
+    if isinstance(known, str):
+        return known
+    digest = digest_json({**orjson.loads(written), "padding": None, "truncation": None})
+    if memory is not None:
+        memory.put("digest", key, digest)
+    return digest
 
 
 def _flat(items: Iterable[tuple[str, Any]]) -> Iterable[str]:

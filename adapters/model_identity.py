@@ -98,7 +98,7 @@ def describe_model(
         cache_class="DynamicCache",
         vision_weights=vision_part(config, found.digests.vision if found.digests is not None else None, seen),
         processor=processor_part(processor),
-        tokenizer=tokenizer_digest(tokenizer),
+        tokenizer=tokenizer_digest(tokenizer, memory),
         chat_template=template_part(tokenizer, processor),
     )
     return Identified(fingerprint, notes_of(fingerprint, found.problem, found.adapter_problem), window_of(config))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..codec import manifest_file
 from ..codec.bundle import blob_refs
@@ -27,25 +27,18 @@ from ..state.watching import Signature
 from ..state.window import Overflow, check_overflow
 from ..store.crash import from_environment
 from .api import Api
-from .attach import Attachment
-from .backup_desk import BackupDesk
 from .blob_access import BlobAccess, OverHttp, SharedFiles
 from .canary import read_checked
 from .capture import Foreseeing, Restored, RestoreTarget, SessionSource, Woken
 from .digest_memo import DigestMemo
 from .discover import find_endpoint
-from .exporting import Exported, Exporter
 from .fetching import Fetching
 from .foresight import foreseen, must_render, with_outcome
 from .forking import fork
 from .groups import GroupHandle, check_targets
-from .history import History, read_history
-from .importing import Imported, Importer
 from .losses import NOT_THERE, why_let_go, why_not_fetched
 from .memory import Pool, available_bytes
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
-from .preview import Preview, Previewer
-from .provider import Provider
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
@@ -55,6 +48,14 @@ from .save_job import SaveHandle
 from .saver import Saver
 from .switch import WayBack
 from .transfer import ExportFormat, Progress, no_progress
+
+if TYPE_CHECKING:  # imported where they are used: a process that wakes a session is waited for
+    from .attach import Attachment
+    from .exporting import Exported
+    from .history import History
+    from .importing import Imported
+    from .preview import Preview
+    from .provider import Provider
 
 S = TypeVar("S")
 WRITERS = 4  # enough to keep a disk busy while others hash; each needs no memory of its own
@@ -120,7 +121,7 @@ class Keeper:
         self._rates = RateBook(self.memory)
         self._prefixes = Prefixes(api, self.blobs, self._threads)
         self.desk = RoomDesk(api, unasked_bytes)
-        self._attached = set[Attachment]()
+        self._attached: set[Attachment] = set()
         worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint, self.desk)
         self._saver = Saver(worker, pool or Pool(), self.memory, self._rates, free_memory, clock, at_exit=self.close)
 
@@ -349,6 +350,8 @@ class Keeper:
 
         Raises: InvalidId, SessionNotFound.
         """
+        from .history import read_history
+
         return read_history(self.api, self.blobs, session_id, limit)
 
     def export(
@@ -365,6 +368,8 @@ class Keeper:
 
         Raises: BackupNotFound, SessionNotFound, FileExists, UnsupportedState, StoreFull, StoreFailed, BlobDamaged.
         """
+        from .exporting import Exporter
+
         raw = self.api.manifest(self.api.backup(ref).id)
         if self._fetching is not None:
             manifest = manifest_file.load(raw)
@@ -390,6 +395,8 @@ class Keeper:
         Raises: UnknownFormat, NewerFormat, InvalidFile, FileDamaged, FileChanged, TooLarge, UnsupportedState,
         MissingExtra.
         """
+        from .importing import Importer
+
         importer = Importer(self.api, self.blobs, self.desk, self._clock)
         how: dict[str, Any] = {"follow": follow, "expected": expected, "digest": digest, "name": name}
         return importer.run(path, session_id, progress, **how)
@@ -408,6 +415,8 @@ class Keeper:
 
         The arguments and what is raised are those of `import_file`.
         """
+        from .preview import Previewer
+
         looking = Previewer(self.api, self.blobs, self._clock)
         return looking.look(path, session_id, progress, follow=follow, expected=expected, name=name)
 
@@ -416,6 +425,9 @@ class Keeper:
 
         `name` is what people see. A daemon that is away is looked for until it is there; nothing is raised for it.
         """
+        from .attach import Attachment
+        from .backup_desk import BackupDesk
+
         made = Attachment(BackupDesk(self, provider), name, self._attached.discard)
         self._attached.add(made)
         return made
