@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import httpx
 import orjson
@@ -20,9 +23,27 @@ from ..state.manifest import BlobRef
 from ..state.problems import from_problem
 from ..state.timing import Timing
 from .discover import Endpoint
+from .wire import Answer, Wire, target_of, to_json
 
 _ADDRESS_HINT = "TORPOR_URL looks like http://127.0.0.1:7717; TORPOR_TOKEN is what the file `token` holds."
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+_PLAIN_URL = re.compile(r"http://(127\.0\.0\.1|localhost)(?::([0-9]{1,5}))?\Z")
+A = TypeVar("A", Answer, httpx.Response)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a daemon is spoken with: `wire` for what is asked all the time, where it is on this machine."""
+
+    http: httpx.Client
+    wire: Wire | None
+
+
+def _wire(endpoint: Endpoint, headers: Mapping[str, str]) -> Wire | None:
+    if endpoint.socket:
+        return Wire("localhost", None, endpoint.socket, headers)
+    found = _PLAIN_URL.match(endpoint.url.rstrip("/"))
+    return None if found is None else Wire(found[1], int(found[2] or 80), None, headers)
 
 
 class Api:
@@ -30,18 +51,19 @@ class Api:
 
     def __init__(self, find: Callable[[], Endpoint]) -> None:
         self._find, self._lock = find, threading.Lock()
-        self._broken: list[httpx.Client] = []
-        self.endpoint, self._http = self._open()
+        self._broken: list[_Way] = []
+        self.endpoint, self._way = self._open()
 
-    def _open(self) -> tuple[Endpoint, httpx.Client]:
+    def _open(self) -> tuple[Endpoint, _Way]:
         endpoint = self._find()
         # Loading the authorities that TLS trusts takes 20 ms, longer than all the rest: only for those who speak it.
         verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if endpoint.is_plain else True
         transport = httpx.HTTPTransport(verify, uds=endpoint.socket) if endpoint.socket else None
+        headers = {"Authorization": f"Bearer {endpoint.token}", VERSION_HEADER: str(API_VERSION)}
         try:
             http = httpx.Client(
                 base_url="http://localhost" if endpoint.socket else endpoint.url,
-                headers={"Authorization": f"Bearer {endpoint.token}", VERSION_HEADER: str(API_VERSION)},
+                headers=headers,
                 verify=verify,
                 transport=transport,
                 timeout=TIMEOUT,
@@ -49,19 +71,43 @@ class Api:
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise BadInput(f"the daemon's URL or token cannot be used: {error}", hint=_ADDRESS_HINT) from error
-        return endpoint, http
+        return endpoint, _Way(http, _wire(endpoint, headers))
 
     def close(self) -> None:
         """Close all connections."""
-        for client in (*self._broken, self._http):
-            client.close()
+        for way in (*self._broken, self._way):
+            way.http.close()
+            if way.wire is not None:
+                way.wire.close()
 
-    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request; a daemon that moved is found again once.
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        content: Any = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        timeout: float | httpx.Timeout | None = None,
+    ) -> Answer:
+        """Send a request; a daemon that moved is found again once. `content` is a body as it is: bytes, or a file.
 
         Raises: DaemonNotRunning, Timeout, and whatever the daemon answers.
         """
-        return self._sent(f"{method} {path}", lambda http: http.request(method, path, **options))
+        body = content
+        if json is not None:
+            body, headers = to_json(json), {"Content-Type": "application/json", **headers}
+        patience = TIMEOUT if timeout is None else httpx.Timeout(timeout)
+        target = target_of(path, params)
+
+        def send(way: _Way) -> Answer:
+            if way.wire is not None and (body is None or isinstance(body, bytes)):
+                return way.wire.ask(method, target, body, headers, patience)
+            answer = way.http.request(method, target, content=body, headers=headers, timeout=patience)
+            return Answer(answer.status_code, answer.headers, answer.content)
+
+        return self._sent(f"{method} {path}", send)
 
     def open(self, path: str, silence_s: float, **options: Any) -> httpx.Response:
         """Get an answer that is read as it comes, and closed by the caller; silence for so many seconds breaks it off.
@@ -69,16 +115,16 @@ class Api:
         How it begins is waited for no longer than for any other answer. Raises: as `call`.
         """
 
-        def send(http: httpx.Client) -> httpx.Response:
-            request = http.build_request("GET", path, timeout=TIMEOUT, **options)
-            answer = http.send(request, stream=True)
+        def send(way: _Way) -> httpx.Response:
+            request = way.http.build_request("GET", path, timeout=TIMEOUT, **options)
+            answer = way.http.send(request, stream=True)
             request.extensions["timeout"]["read"] = silence_s  # httpx asks it again for what comes behind the head
             return answer
 
         return self._sent(f"GET {path}", send)
 
-    def _sent(self, what: str, send: Callable[[httpx.Client], httpx.Response]) -> httpx.Response:
-        used = self._http
+    def _sent(self, what: str, send: Callable[[_Way], A]) -> A:
+        used = self._way
         try:
             return self._checked(send(used))
         except httpx.TimeoutException as error:
@@ -86,25 +132,25 @@ class Api:
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise BadInput(f"the daemon's URL cannot be used: {error}", hint=_ADDRESS_HINT) from error
         except httpx.TransportError:
-            http = self._reopen(used)
+            again = self._reopen(used)
         try:
-            return self._checked(send(http))
+            return self._checked(send(again))
         except httpx.TransportError as error:
             raise DaemonNotRunning(f"the daemon does not answer: {error}") from error
 
-    def _reopen(self, broken: httpx.Client) -> httpx.Client:
+    def _reopen(self, broken: _Way) -> _Way:
         with self._lock:
-            if self._http is broken and self._find() != self.endpoint:  # else httpx connects again by itself
-                self.endpoint, self._http = self._open()
+            if self._way is broken and self._find() != self.endpoint:  # else it connects again by itself
+                self.endpoint, self._way = self._open()
                 self._broken.append(broken)  # other threads may still be in it
-            return self._http
+            return self._way
 
     @staticmethod
-    def _checked(response: httpx.Response) -> httpx.Response:
+    def _checked(response: A) -> A:
         if response.is_success:
             return response
         try:
-            problem = orjson.loads(response.read())
+            problem = orjson.loads(response.read() if isinstance(response, httpx.Response) else response.content)
         except orjson.JSONDecodeError:
             problem = None
         if not isinstance(problem, dict):

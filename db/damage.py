@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, or_, select, update
 
 from ..state.manifest import BlobRef
+from .prepared import Prepared
 from .schema import backup_blobs, backups, blobs, remote_objects, watched_files
 
 _BATCH = 500  # keys of one statement
+_ANY = Prepared(select(blobs.c.digest).where(blobs.c.damaged_at.is_not(None)).limit(1))
 
 
 def present_after(connection: Connection, digest: str, limit: int) -> list[BlobRef]:
@@ -68,7 +70,7 @@ def needed_by(connection: Connection, digest: str, limit: int) -> tuple[int, lis
 def damaged_bytes(connection: Connection, backup_ids: Sequence[str]) -> dict[str, int]:
     """Return the bytes of damaged blobs, for those of some backups that have such; where none is damaged, for free."""
     found: dict[str, int] = {}
-    if connection.scalar(select(blobs.c.digest).where(blobs.c.damaged_at.is_not(None)).limit(1)) is None:
+    if _ANY.value(connection) is None:
         return found
     for at in range(0, len(backup_ids), _BATCH):
         rows = connection.execute(

@@ -7,35 +7,29 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, insert, literal_column, null, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from ..state.backup import Backup
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import (
     BackupNotFound,
-    Conflict,
     IndexDamaged,
     SessionNotFound,
     StoreFailed,
     StoreFull,
     TorporError,
 )
-from ..state.manifest import REBUILDABLE
-from ..state.outbox import stage_sizes
 from . import queries
-from .block_keys import insert_keys
 from .engine import reader_engine, writer_engine
+from .entering import insert_new, stays_here
 from .events import recent_events
 from .migrate import migrate
-from .outbox_rows import insert_pushes, insert_removal, remove_pushes
-from .presence import absent_of, note_present
-from .previews import insert_preview
+from .outbox_rows import insert_removal, remove_pushes
+from .presence import absent_of
 from .records import NewBackup, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, events, outbox, sessions
 from .search import forget as forget_messages
@@ -141,7 +135,7 @@ class Index:
         """
         with self.writing() as connection:
             self._checkpoint("index.begun")
-            inserted = [_insert_new(connection, one, now, enqueue) for one in new]
+            inserted = [insert_new(connection, one, now, enqueue=enqueue) for one in new]
             self._checkpoint("index.inserted")
         self._checkpoint("index.committed")
         return sum(inserted)
@@ -219,7 +213,7 @@ class Index:
     def stays_here(self, session_id: str) -> bool:
         """Tell whether a session is kept on this machine."""
         with self.reading() as connection:
-            return _stays_here(connection, session_id)
+            return stays_here(connection, session_id)
 
     def add_event(
         self,
@@ -271,7 +265,7 @@ class Index:
     def has_backup(self, backup_id: str) -> bool:
         """Tell whether a backup is in the index."""
         with self.reading() as connection:
-            return connection.scalar(select(backups.c.id).where(backups.c.id == backup_id)) is not None
+            return queries.has_backup(connection, backup_id)
 
     def all_ids(self) -> set[str]:
         """Return the id of every backup."""
@@ -320,84 +314,6 @@ def remove(connection: Connection, backup_id: str, session_id: str) -> None:
     connection.execute(delete(sessions).where(sessions.c.id == session_id, ~others.exists()))
     newest = select(func.max(backups.c.created_at)).where(backups.c.session_id == session_id).scalar_subquery()
     connection.execute(update(sessions).where(sessions.c.id == session_id).values(updated_at=newest))
-
-
-def _insert_new(connection: Connection, new: NewBackup, now: float, enqueue: bool) -> bool:
-    record = new.record
-    known = connection.scalar(select(backups.c.manifest_digest).where(backups.c.id == record.id))
-    if known is not None:
-        if known.hex() != record.manifest_digest:
-            raise Conflict(f"backup {record.id} exists with other content")
-        note_present(connection, new.blob_sizes.keys() - new.absent)
-        return False
-    _insert_session(connection, record, new.no_sync)
-    _insert_backup(connection, new, now)
-    if new.glimpse is not None:
-        insert_preview(connection, record.id, new.glimpse)
-    insert_keys(connection, new.block_keys)
-    if enqueue and not _stays_here(connection, record.session_id):
-        sizes = stage_sizes(record.layers, new.blob_sizes)
-        insert_pushes(connection, record.id, record.session_id, sizes, now)
-    return True
-
-
-def _stays_here(connection: Connection, session_id: str) -> bool:
-    return bool(connection.scalar(select(sessions.c.no_sync).where(sessions.c.id == session_id)))
-
-
-def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> None:
-    row = {"id": record.session_id, "title": record.title, "no_sync": no_sync}
-    statement = upsert(sessions).values(**row, created_at=record.created_at, updated_at=record.created_at)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[sessions.c.id],
-            set_={
-                "updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at),
-                "title": func.coalesce(statement.excluded.title, sessions.c.title),
-                # Only `set_no_sync` takes it off: a sidecar that cannot be read must not send a session away.
-                "no_sync": or_(sessions.c.no_sync, statement.excluded.no_sync),
-            },
-        )
-    )
-
-
-def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
-    row = asdict(new.record)
-    for name in ("title", "absent_bytes", "damaged_bytes"):  # of other tables
-        del row[name]
-    row["layers"] = " ".join(new.record.layers)
-    row["manifest_digest"] = bytes.fromhex(new.record.manifest_digest)
-    connection.execute(insert(backups).values(**row))
-    if not new.blob_sizes:
-        return
-    keys = {digest: bytes.fromhex(digest) for digest in new.blob_sizes}
-    statement = upsert(blobs)
-    seen = statement.excluded.present  # the newest look at the store counts, also for a blob that others name
-    # The same bytes may be embeddings in one backup and a picture in another: then nothing can rebuild them.
-    rebuildable: list[Any] = [literal_column(repr(layer)) for layer in REBUILDABLE]
-    lasts = and_(blobs.c.layer.in_(rebuildable), statement.excluded.layer.not_in(rebuildable))
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[blobs.c.digest],
-            set_={
-                "present": seen,
-                "damaged_at": case((seen, null()), else_=blobs.c.damaged_at),
-                "layer": case((lasts, statement.excluded.layer), else_=blobs.c.layer),
-            },
-            where=or_(blobs.c.present != seen, lasts),
-        ),
-        [
-            {
-                "digest": keys[digest],
-                "size_bytes": size,
-                "layer": layer,
-                "created_at": now,
-                "present": digest not in new.absent,
-            }
-            for digest, (size, layer) in new.blob_sizes.items()
-        ],
-    )
-    connection.execute(insert(backup_blobs), [{"backup_id": new.record.id, "digest": key} for key in keys.values()])
 
 
 @contextmanager

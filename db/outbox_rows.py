@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, bindparam, delete, insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ..state.outbox import Stage, priority
+from .prepared import Prepared
 from .schema import outbox
+
+_FIELDS = (
+    "kind", "backup_id", "session_id", "stage", "priority", "size_bytes", "state", "attempts", "next_at", "created_at"
+)  # fmt: skip
+_PUSH = Prepared(upsert(outbox).values({name: bindparam(name) for name in _FIELDS}).on_conflict_do_nothing())
+_UNREMOVE = Prepared(delete(outbox).where(outbox.c.backup_id == bindparam("of_backup"), outbox.c.kind == "remove"))
 
 
 def insert_pushes(
@@ -19,11 +26,9 @@ def insert_pushes(
 
     A removal that waits is no longer wanted then.
     """
-    connection.execute(delete(outbox).where(outbox.c.backup_id == backup_id, outbox.c.kind == "remove"))
+    _UNREMOVE.run(connection, {"of_backup": backup_id})
     rows = [_row("push", backup_id, session_id, stage, size, now) for stage, size in sizes.items()]
-    if not rows:
-        return 0
-    return sum(connection.execute(upsert(outbox).values(row).on_conflict_do_nothing()).rowcount for row in rows)
+    return sum(_PUSH.run(connection, row).rowcount for row in rows)
 
 
 def insert_removal(connection: Connection, backup_id: str, session_id: str, now: float) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, func, select, update
 
+from .prepared import Prepared
 from .schema import backup_blobs, blobs, tallies
 
 _BATCH = 500  # keys of one statement
+_ABSENT = Prepared(select(func.sum(tallies.c.count)).where(~tallies.c.present))
 
 
 def note_present(connection: Connection, digests: Iterable[str], *, present: bool = True) -> None:
@@ -34,7 +36,7 @@ def absent_bytes(connection: Connection, backup_ids: Sequence[str]) -> dict[str,
     Where everything is on this machine, it costs nothing.
     """
     found: dict[str, int] = {}
-    if not connection.scalar(select(func.sum(tallies.c.count)).where(~tallies.c.present)):
+    if not _ABSENT.value(connection):
         return found
     for at in range(0, len(backup_ids), _BATCH):
         rows = connection.execute(

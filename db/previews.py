@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ..state.glimpse import Glimpse, Medium
+from .prepared import Prepared
 from .schema import backups, previews
 
 _BATCH = 500  # keys of one statement
+_INSERT = Prepared(insert(previews).values({column.name: bindparam(column.name) for column in previews.columns}))
 
 
 def insert_previews(connection: Connection, found: Iterable[tuple[str, Glimpse]]) -> None:
@@ -25,7 +27,7 @@ def insert_previews(connection: Connection, found: Iterable[tuple[str, Glimpse]]
 
 def insert_preview(connection: Connection, backup_id: str, glimpse: Glimpse) -> None:
     """Enter what is shown of a new backup, as part of the transaction that enters it."""
-    connection.execute(insert(previews).values(_row(backup_id, glimpse)))
+    _INSERT.run(connection, _row(backup_id, glimpse))
 
 
 def _row(backup_id: str, glimpse: Glimpse) -> dict[str, Any]:

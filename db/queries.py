@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, func, literal_column, select, tuple_
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select, tuple_
 
 from ..state.backup import Backup
 from ..state.errors import BackupNotFound, SessionNotFound
 from .damage import damaged_bytes
+from .prepared import Prepared
 from .presence import absent_bytes
 from .records import SessionFork, Sharer, Sharing, Timeline, Totals
 from .schema import backup_blobs, backups, blobs, outbox, sessions, tallies
@@ -24,7 +25,7 @@ def selection() -> Select[Any]:
     return select(backups, sessions.c.title).join(sessions, sessions.c.id == backups.c.session_id)
 
 
-def record(row: RowMapping) -> Backup:
+def record(row: Mapping[Any, Any]) -> Backup:
     """Return a row of `selection` as a backup."""
     values = dict(row)
     values["layers"] = tuple(values["layers"].split())
@@ -34,7 +35,7 @@ def record(row: RowMapping) -> Backup:
 
 def backup(connection: Connection, backup_id: str) -> Backup:
     """Return one backup. Raises: BackupNotFound."""
-    row = connection.execute(selection().where(backups.c.id == backup_id)).mappings().first()
+    row = _ONE.first(connection, backup_id=backup_id)
     if row is None:
         raise BackupNotFound(f"there is no backup {backup_id}")
     return _with_absent(connection, [record(row)])[0]
@@ -48,8 +49,7 @@ def backups_of(connection: Connection, ids: Sequence[str] | Select[Any]) -> list
 
 def newest(connection: Connection, session_id: str) -> Backup:
     """Return the newest backup of a session. Raises: SessionNotFound."""
-    statement = selection().where(backups.c.session_id == session_id)
-    row = connection.execute(statement.order_by(*_newest_first()).limit(1)).mappings().first()
+    row = _NEWEST.first(connection, of_session=session_id)
     if row is None:
         raise SessionNotFound(f"there is no session {session_id}")
     return _with_absent(connection, [record(row)])[0]
@@ -127,6 +127,18 @@ def forks_of(connection: Connection, session_id: str, backup_ids: Sequence[str])
 
 def _newest_first() -> tuple[Any, Any]:
     return backups.c.created_at.desc(), backups.c.id.desc()
+
+
+_ONE = Prepared(selection().where(backups.c.id == bindparam("backup_id")))
+_NEWEST = Prepared(
+    selection().where(backups.c.session_id == bindparam("of_session")).order_by(*_newest_first()).limit(1)
+)
+_IS_THERE = Prepared(select(backups.c.id).where(backups.c.id == bindparam("backup_id")))
+
+
+def has_backup(connection: Connection, backup_id: str) -> bool:
+    """Tell whether a backup is in the index."""
+    return _IS_THERE.value(connection, backup_id=backup_id) is not None
 
 
 def totals(connection: Connection) -> Totals:

@@ -91,22 +91,30 @@ def test_a_listing_follows_an_index(name: str, index: Index) -> None:
 
 
 def explained(index: Index, ask: Callable[[Index], Any]) -> list[str]:
-    """Return the plan of every statement that a question runs."""
-    seen: list[tuple[str, Any]] = []
+    """Return the plan of every statement that SQLite runs for a question, whoever hands it over."""
+    seen: list[str] = []
 
-    def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
-        if not statement.startswith(("BEGIN", "PRAGMA")):
-            seen.append((statement, parameters[0] if many else parameters))
+    def note(statement: str) -> None:
+        if not statement.startswith(("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA", "--")):  # the last: of a trigger
+            seen.append(statement)
+
+    def listen(driver: Any, *_: object) -> None:
+        driver.set_trace_callback(note)
+
+    def leave(driver: Any, *_: object) -> None:
+        driver.set_trace_callback(None)
 
     engines = (index._reader, index._writer)
     for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
+        event.listen(engine, "checkout", listen)
+        event.listen(engine, "checkin", leave)
     ask(index)
     for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "checkout", listen)
+        event.remove(engine, "checkin", leave)
     with index.reading() as connection:
         return [
             str(row[3])
-            for statement, parameters in seen
-            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            for statement in seen
+            for row in connection.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}")  # type: ignore[union-attr]
         ]
