@@ -25,7 +25,7 @@ from .cache_watch import plain_class, watch
 from .host_memory import fresh_tensors
 
 if TYPE_CHECKING:
-    from ..client.capture import KVView
+    from ..client.capture import FollowedKV, KVView
 
 __all__ = ["DYNAMIC", "STATIC", "CacheSink", "LiveCache", "layout_of", "note_fed", "why_unsupported"]
 
@@ -63,10 +63,21 @@ def _segments(views: Sequence[numpy.ndarray[Any, Any]], start: int, stop: int) -
 
 
 def _bytes_of(tensor: torch.Tensor, tokens: slice) -> numpy.ndarray[Any, Any]:
-    """View some tokens as bytes on the host; a tensor on the host is not copied."""
-    if tensor.device.type == "cpu":
-        return byte_view(tensor)[:, :, tokens]
-    return byte_view(tensor.detach()[:, :, tokens].to("cpu").contiguous())
+    """View some tokens as bytes on the host; a tensor on the host whose rows are whole is not copied."""
+    part = tensor.detach()[:, :, tokens].to("cpu")
+    part = part if part.stride(-1) == 1 else part.contiguous()
+    view: numpy.ndarray[Any, Any] = part.view(torch.uint8).numpy()
+    return view
+
+
+def _copy_bytes(tensor: torch.Tensor, tokens: slice, image: numpy.ndarray[Any, Any], at: int) -> int:
+    """Copy some tokens to a place in a block image, in this thread alone; return the place behind them.
+
+    Torch's own threads would wait for busy cores.
+    """
+    part = _bytes_of(tensor, tokens)
+    numpy.copyto(image[at : at + part.size].reshape(part.shape), part)
+    return at + part.size
 
 
 def note_fed(cache: Any, tokens: int) -> None:
@@ -99,6 +110,11 @@ class LiveCache:
         """Whether every layer replaces its tensors instead of writing into them."""
         return self._appends_only
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the tensors lie in the host's memory."""
+        return bool(self._device.type == "cpu")
+
     def free_bytes(self, host_bytes: int) -> int:
         """Return how much memory is free where the tensors are."""
         if self._device.type == "cuda":
@@ -129,20 +145,18 @@ class LiveCache:
         return [blake3(b"".join(part[i].data for part in by_block)).digest(length=16) for i in range(stop - first)]
 
     def copy(self, start: int, stop: int, into: memoryview) -> None:
-        """Copy tokens into a block image, in this thread alone: torch's own threads would wait for busy cores."""
+        """Copy tokens into a block image."""
         image, at = numpy.frombuffer(into, dtype=numpy.uint8), 0
         for tensor in _tensors(self._cache):
-            part = _bytes_of(tensor, slice(start, stop))
-            numpy.copyto(image[at : at + part.size].reshape(part.shape), part)
-            at += part.size
+            at = _copy_bytes(tensor, slice(start, stop), image, at)
 
     def hold(self) -> KVView:
         """Keep the present tensors until they are written."""
         return _Held([t.detach() for t in _tensors(self._cache)])
 
-    def follow(self) -> KVView:
-        """Read the live tensors block by block."""
-        follower = _Following(self._cache)
+    def follow(self) -> FollowedKV:
+        """Have the live tensors copied block by block."""
+        follower = _Following(self._cache, self.tokens, self.on_host)
         watch(self._cache).follow(follower)
         return follower
 
@@ -172,32 +186,47 @@ class _Held:
 
 
 class _Following:
-    """Reads tokens that were in the cache at the capture; whoever is about to change them calls `freeze` first."""
+    """Copies tokens that were in the cache when it was followed first, and holds no tensor for longer than that takes.
 
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-        self._frozen: _Held | None = None
+    What replaces a tensor holds the same tokens and more. Who is about to change some calls `freeze` first; what nobody
+    announced (tensors that were put in by hand) is noticed by the last of the tokens, of which a copy was taken.
+    """
+
+    def __init__(self, cache: Any, tokens: int, on_host: bool) -> None:
+        self._cache, self._tokens = cache, tokens
+        self._frozen: Tensors | None = None
+        # A device would have to be waited for.
+        self._lasts = [self._last(t).tobytes() for t in _tensors(cache)] if on_host else []
+
+    def _last(self, tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:
+        return _bytes_of(tensor, slice(self._tokens - 1, self._tokens))
 
     def freeze(self) -> None:
-        self._frozen = _Held([t.detach() for t in _tensors(self._cache)])
-        self._cache = None
+        """Take hold of the tensors as they are."""
+        self._frozen = _tensors(self._cache)
 
-    def block(self, start: int, stop: int) -> Sequence[memoryview]:
-        frozen, cache = self._frozen, self._cache
-        if frozen is not None or cache is None:
-            assert self._frozen is not None
-            return self._frozen.block(start, stop)
-        segments: list[memoryview] = []
-        for layer in list(cache.layers):
-            for tensor in (layer.keys, layer.values):
-                if tensor is None or tensor.shape[-2] < stop:
-                    if self._frozen is not None:
-                        return self._frozen.block(start, stop)
-                    raise SnapshotLost("the live cache was cut before the save had read it")
-                copy = tensor.detach()[:, :, start:stop].to("cpu", copy=True).contiguous()
-                segments.extend(_segments([byte_view(copy)], 0, stop - start))
-        # A change between the first and the last layer froze the tensors as they were: read those instead.
-        return segments if self._frozen is None else self._frozen.block(start, stop)
+    def copy(self, start: int, stop: int, into: memoryview) -> None:
+        if self._frozen is None and self._copied(self._live(), start, stop, into) and self._frozen is None:
+            return
+        # Frozen before or meanwhile: what was read may be of before and after the change.
+        if self._frozen is None or not self._copied(iter(self._frozen), start, stop, into):
+            raise SnapshotLost("the live cache was changed from outside before the save had read it")
+
+    def _live(self) -> Iterator[torch.Tensor]:
+        """Yield the tensors one by one, as they are by then."""
+        for layer in list(self._cache.layers):
+            yield layer.keys
+            yield layer.values
+
+    def _copied(self, tensors: Iterator[torch.Tensor], start: int, stop: int, into: memoryview) -> bool:
+        image, at = numpy.frombuffer(into, dtype=numpy.uint8), 0
+        for i, tensor in enumerate(tensors):
+            if tensor is None or tensor.shape[-2] < self._tokens:
+                return False
+            if self._lasts and (i >= len(self._lasts) or self._last(tensor).tobytes() != self._lasts[i]):
+                return False
+            at = _copy_bytes(tensor, slice(start, stop), image, at)
+        return at == into.nbytes
 
 
 class CacheSink:

@@ -27,6 +27,14 @@ class KVView(Protocol):
         ...
 
 
+class FollowedKV(Protocol):
+    """A live KV cache whose tokens are copied as they were when it was followed first, a block at a time."""
+
+    def copy(self, start: int, stop: int, into: memoryview) -> None:
+        """Copy tokens `[start, stop)` into a buffer, in block order. Raises: SnapshotLost."""
+        ...
+
+
 class LiveKV(Protocol):
     """The KV cache of a running session, `tokens` long at the time of the capture."""
 
@@ -42,6 +50,11 @@ class LiveKV(Protocol):
     @property
     def appends_only(self) -> bool:
         """Whether tokens, once in, are never written again in place, so that holding the tensors is a snapshot."""
+        ...
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the tensors lie in the host's memory, where another thread copies them without waiting."""
         ...
 
     def free_bytes(self, host_bytes: int) -> int:
@@ -68,8 +81,8 @@ class LiveKV(Protocol):
         """Return a view that keeps the present tensors alive. Only where `appends_only`."""
         ...
 
-    def follow(self) -> KVView:
-        """Return a view that reads the live tensors a block at a time, pinning none. Only where `appends_only`."""
+    def follow(self) -> FollowedKV:
+        """Have the live tensors copied a block at a time, none of them held. Only where `appends_only`."""
         ...
 
 

@@ -1,26 +1,32 @@
 """How the KV cache of a running session is captured without stopping it, and which of its blocks are written.
 
-Three ways to a consistent snapshot, by what is unsaved and how much memory is free:
+Three ways to a consistent snapshot:
 
-1. `held`: references to the tensors are kept until they are written. DynamicCache replaces its tensors with every
-   token, so a reference is a snapshot, at the price of one more cache in memory for as long as the save takes. First
-   saves are this one.
-2. `copied`: the unsaved tokens fit the pool. They are copied at once; nothing else is touched. Later saves are this
-   one, and caches that write in place are always copied (into memory of their own if need be).
-3. `followed`: memory is short. The live tensors are read a block at a time; what is already in never changes, and if
-   the session crops its cache meanwhile, the watch takes hold of the old tensors just before.
+1. `followed`: the live tensors are copied a block at a time, in the background. What is already in never changes
+   (DynamicCache replaces its tensors with every token by longer ones), and if the session crops its cache meanwhile,
+   the watch takes hold of the old tensors just before. Neither time nor memory grows with the cache. Caches in the
+   host's memory that only append are saved this way.
+2. `copied`: the unsaved tokens are copied at once. Caches that write in place are always copied (into memory of their
+   own if need be), and on a device what fits the pool: later saves.
+3. `held`: references to the tensors are kept until they are written, at the price of one more cache in the device's
+   memory once the session goes on. First saves of caches on a device, while there is room; else they are followed.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
+from blake3 import blake3
+
 from ..state.errors import SnapshotLost
-from ..state.manifest import BlobRef, KVCache, KVLayout, block_ranges
-from .capture import KVView, LiveKV
+from ..state.manifest import BlobRef, KVCache, KVLayer, KVLayout, block_ranges
+from ..state.tensors import DTYPE_SIZES
+from .capture import FollowedKV, KVView, LiveKV
 from .memory import RESERVE_BYTES, Lease, Pool
 
 Way = Literal["copied", "held", "followed"]
@@ -31,7 +37,7 @@ class Saved:
     """One capture of a live cache, and its blocks once they are durable (a prefix if the save failed)."""
 
     tokens: int
-    witnesses: list[bytes]  # one for each full block
+    witnesses: dict[int, bytes]  # of full blocks by number: of the last one at once, of all when the save has ended
     layout: KVLayout
     blocks: list[BlobRef] = field(default_factory=list)
 
@@ -46,44 +52,67 @@ class SavedCaches:
         """Return the last capture of a live cache."""
         return self._by_cache.get(live.cache)
 
-    def note(self, live: LiveKV, blocks: Sequence[BlobRef] = (), reused: Sequence[bytes] = ()) -> Saved:
-        """Note a capture, or (with `blocks`) a cache just filled from verified blocks; watch it from now on."""
+    def note(
+        self,
+        live: LiveKV,
+        blocks: Sequence[BlobRef] = (),
+        reused: Mapping[int, bytes] = MappingProxyType({}),
+        first: int = 0,
+    ) -> Saved:
+        """Note a capture, or (with `blocks`) a cache just filled from verified blocks; watch it from now on.
+
+        Witnesses are taken from block `first` on; `reused` are those of blocks before.
+        """
         live.mark()
         full = live.tokens // live.layout.block_tokens
-        known = [*reused[:full], *live.witnesses(min(len(reused), full), full)]
+        known = dict(reused) | dict(enumerate(live.witnesses(first, full), first))
         saved = self._by_cache[live.cache] = Saved(live.tokens, known, live.layout, list(blocks))
         return saved
 
 
 @dataclass(slots=True)
 class KVJob:
-    """A captured cache on its way to the store: `before` has the blocks below `start`, `view` the others."""
+    """A captured cache on its way to the store: `before` has the blocks below `start`.
+
+    The others are in `view`, or are copied from the cache that is `followed`, into memory of the pool.
+    """
 
     layout: KVLayout
     cache_class: str
     tokens: int
     start: int
     way: Way
-    view: KVView
+    view: KVView | None
     saved: Saved
     before: Saved | None
-    fallback: KVView | None
+    followed: FollowedKV | None
+    pool: Pool
     lease: Lease | None = None
 
     def reusable(self) -> list[BlobRef]:
         """Return the blocks below `start` that are known to be durable. Saves run in order, so they are settled now."""
         return self.before.blocks[: self.start // self.layout.block_tokens] if self.before is not None else []
 
-    def again(self, start: int, stop: int) -> Sequence[memoryview]:
-        """Read a block that was to be reused from the live cache after all. Raises: SnapshotLost."""
-        if self.fallback is None:
+    @contextmanager
+    def block(self, start: int, stop: int) -> Iterator[Sequence[memoryview]]:
+        """Give the segments of a block, for as long as it is being written. Raises: SnapshotLost."""
+        if self.view is not None and start >= self.start:
+            yield self.view.block(start, stop)
+        elif self.followed is None:
             raise SnapshotLost("a block that an earlier save wrote is gone from the store")
-        return self.fallback.block(start, stop)
+        else:
+            with self.pool.lent((stop - start) * self.layout.token_bytes()) as image:
+                self.followed.copy(start, stop, image)
+                if stop - start == self.layout.block_tokens:
+                    self.saved.witnesses[start // self.layout.block_tokens] = witness(self.layout, image)
+                yield [image]
 
     def finish(self, blocks: Sequence[BlobRef] | None) -> None:
         """Note the durable blocks (None: the save failed) for the next save of the same cache, and free memory."""
         self.saved.blocks = self.reusable() if blocks is None else list(blocks)
-        self.before = self.fallback = None
+        if self.before is not None:  # its own are complete by now
+            self.saved.witnesses = _below(self.before, self.start) | self.saved.witnesses
+        self.before = self.view = self.followed = None
         if self.lease is not None:
             self.lease.free()
 
@@ -119,13 +148,38 @@ def capture_kv(live: LiveKV, caches: SavedCaches, pool: Pool, available_bytes: C
     unsaved_bytes = (live.tokens - start) * live.layout.token_bytes()
     way, view, lease = _snapshot(live, start, unsaved_bytes, pool, available_bytes)
     try:
-        fallback = live.follow() if start and live.appends_only else None
-        saved = caches.note(live, reused=before.witnesses[: start // live.layout.block_tokens] if before else ())
+        followed = live.follow() if view is None or (start and live.appends_only) else None
+        block = live.layout.block_tokens
+        # Those of a followed cache are taken when its blocks are read, but for the last, which the next save needs.
+        first = start // block if view is not None else max(live.tokens // block - 1, start // block)
+        saved = caches.note(live, reused=_below(before, start) if before is not None else {}, first=first)
     except BaseException:
         if lease is not None:
             lease.free()
         raise
-    return KVJob(live.layout, live.cache_class, live.tokens, start, way, view, saved, before, fallback, lease)
+    return KVJob(live.layout, live.cache_class, live.tokens, start, way, view, saved, before, followed, pool, lease)
+
+
+def _below(saved: Saved, start: int) -> dict[int, bytes]:
+    """Return the witnesses of the blocks below a token; another thread may be adding some."""
+    return {i: each for i, each in dict(saved.witnesses).items() if i < start // saved.layout.block_tokens}
+
+
+def witness(layout: KVLayout, image: memoryview) -> bytes:
+    """Digest the last token of a full block in its first and its last layer, as `LiveKV.witnesses` does."""
+    parts: list[memoryview] = []
+    first, last = (_row_widths(layer, layout) for layer in (layout.layers[0], layout.layers[-1]))
+    for at, widths in ((0, first), (image.nbytes - sum(last) * layout.block_tokens, last)):
+        for width in widths:
+            at += width * layout.block_tokens
+            parts.append(image[at - width : at])
+    return blake3(b"".join(parts)).digest(length=16)
+
+
+def _row_widths(layer: KVLayer, layout: KVLayout) -> list[int]:
+    """Return the bytes of one token in each segment of a layer, in block order."""
+    rows = layout.batch * layer.heads
+    return [DTYPE_SIZES[layout.dtype] * dim for dim in (layer.key_dim, layer.value_dim) for _ in range(rows)]
 
 
 def _unsaved_from(live: LiveKV, before: Saved | None) -> int:
@@ -134,17 +188,21 @@ def _unsaved_from(live: LiveKV, before: Saved | None) -> int:
         return 0
     block = live.layout.block_tokens
     full = min(before.tokens, live.unchanged_tokens(), live.tokens) // block
-    if full and live.witnesses(full - 1, full) != before.witnesses[full - 1 : full]:
-        return 0  # the cache was changed behind the watch
-    return full * block
+    # Cropped while an earlier save is still reading: the witnesses from there on are those that are known.
+    known = next((i for i in reversed(range(full)) if i in before.witnesses), None)
+    if known is None or live.witnesses(known, known + 1) != [before.witnesses[known]]:
+        return 0  # or the cache was changed behind the watch
+    return (known + 1) * block
 
 
 def _snapshot(
     live: LiveKV, start: int, unsaved_bytes: int, pool: Pool, available_bytes: Callable[[], int]
-) -> tuple[Way, KVView, Lease | None]:
+) -> tuple[Way, KVView | None, Lease | None]:
+    if live.appends_only and live.on_host:
+        return "followed", None, None
     whole_bytes = live.tokens * live.layout.token_bytes()
     may_hold = live.appends_only and live.free_bytes(available_bytes()) - whole_bytes > RESERVE_BYTES
-    if may_hold and start == 0:  # a first save: the pool's pages are still cold, and references cost nothing now
+    if may_hold and start == 0:  # a first save: references cost nothing now
         return "held", live.hold(), None
     lease = pool.take(unsaved_bytes) if unsaved_bytes <= pool.size_bytes else None
     if lease is not None:
@@ -157,7 +215,7 @@ def _snapshot(
         return "copied", _copy(live, start, memoryview(bytearray(unsaved_bytes))), None
     if may_hold:
         return "held", live.hold(), None
-    return "followed", live.follow(), None
+    return "followed", None, None
 
 
 def _copy(live: LiveKV, start: int, memory: memoryview) -> KVView:

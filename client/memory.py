@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 POOL_BYTES = 64 << 20  # 455 tokens of Qwen3-VL: many messages' worth of new KV
 RESERVE_BYTES = 1 << 30  # never plan to leave less than this free
@@ -75,6 +77,18 @@ class Pool:
                     self._free[i] = (start + size_bytes, stop)
                     return Lease(self, start, memory[start : start + size_bytes])
         return None
+
+    @contextmanager
+    def lent(self, size_bytes: int) -> Iterator[memoryview]:
+        """Lend a part for a while, or fresh memory when there is no room now."""
+        lease = self.take(size_bytes) if size_bytes <= self.size_bytes else None
+        if lease is None:
+            yield memoryview(bytearray(size_bytes))
+            return
+        try:
+            yield lease.memory
+        finally:
+            lease.free()
 
     def give_back(self, start: int, size_bytes: int) -> None:
         """Free a part; neighbours join."""

@@ -182,15 +182,13 @@ class SaveWorker:
             if known is not None:
                 futures.append(known)
             else:
-                read = kv.again if start < kv.start else kv.view.block
-                futures.append(self._submit(job, self._put_block, job, promise, read, start, stop))
+                futures.append(self._submit(job, self._put_block, job, kv, promise, start, stop))
         blocks = _results(futures)
         return KVCache(kv.layout, kv.tokens, kv.cache_class, tuple(blocks))
 
-    def _put_block(
-        self, job: SaveJob, promise: Promise, read: Callable[[int, int], Sequence[memoryview]], start: int, stop: int
-    ) -> BlobRef:
-        return self._put(job, promise, read(start, stop))
+    def _put_block(self, job: SaveJob, kv: KVJob, promise: Promise, start: int, stop: int) -> BlobRef:
+        with kv.block(start, stop) as segments:
+            return self._put(job, promise, segments)
 
     def _submit(self, job: SaveJob, call: Callable[..., BlobRef], *arguments: Any) -> Future[BlobRef]:
         future = self._threads.submit(call, *arguments)

@@ -197,7 +197,7 @@ class Saver:
             for job in batch.jobs:
                 self._note_rates(job)
             kv = batch.jobs[0].kv
-            if kv is not None:
+            if kv is not None and kv.way != "followed":  # the next one may be copied while the caller waits
                 with suppress(MemoryError, OSError):
                     self.pool.warm(2 * kv.layout.block_tokens * kv.layout.token_bytes())
 
