@@ -107,10 +107,8 @@ def prepare() -> None:
     """Set this process up for figures, and say where they are worth less for it."""
     import torch
 
-    from . import workload
-
     torch.set_num_threads(os.cpu_count() or 1)
-    if not workload.always_fresh_memory():
+    if not machine.always_fresh_memory():
         notes.print("[yellow]this C library may hand out touched pages: warm figures favour whoever comes later[/]")
 
 
