@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..state.errors import MissingExtra
+from ..state.errors import BadInput, MissingExtra
 from . import machine, results, suite, telling
 from .place import Need, check
 from .rounds import console as notes
@@ -55,13 +55,13 @@ def perform(
 
 
 def _drawn(outcomes: Sequence[suite.Outcome], about: dict[str, Any], path: Path) -> Path | None:
-    """Draw the chart; without matplotlib say how to get it."""
+    """Draw the chart; without matplotlib say how to get it, and where nothing can be drawn, why."""
     figures = [figure for outcome in outcomes for figure in outcome.figures]
     try:
         from .chart import draw
 
         draw(figures, about, path)
-    except MissingExtra as error:
+    except (BadInput, MissingExtra) as error:
         notes.print(f"[yellow]no chart:[/] {error.detail}. {error.hint}", highlight=False)
         return None
     return path
