@@ -50,7 +50,9 @@ def perform(
         taken = {**about, "cores_given": outcome.cores_given, "quick": settings.quick, "sizes": settings.sizes}
         results.append(write_to, outcome.figures, taken)
     drawn = None if chart is None else _drawn(outcomes, about, chart)
-    telling.tell_end(console, outcomes, time.monotonic() - started, [write_to, *filter(None, [drawn])])
+    telling.tell_end(
+        console, outcomes, time.monotonic() - started, [each for each in (write_to, drawn) if each and each.exists()]
+    )
     return Performed(outcomes, about, write_to, drawn)
 
 
