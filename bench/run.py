@@ -1,8 +1,9 @@
 """Run the benches: `make bench`, or `python bench/run.py [--quick] [--only save,restore,…]` (`--help` names them all).
 
 Those of `torpor bench`, at every size, and some that only those need who work on torpor. Results lie in bench/results,
-a file a run, with a chart beside it; `--compare [OLD NEW]` compares two of them, the newest if none is named. A goal
-that is missed is said so; the exit status is 0 all the same, for times belong to the machine that they were taken on.
+a file a run, with a chart beside it; `--compare [OLD NEW]` compares two of them, the newest if none is named, and
+`--draw FILE` draws one again. A goal that is missed is said so; the exit status is 0 all the same, for times belong to
+the machine that they were taken on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from rich.console import Console
 from torpor.measure import place, results, suite, telling
+from torpor.measure.chart import draw
 from torpor.measure.perform import perform
 from torpor.measure.settings import SIZES, Settings, parse_sizes
 from torpor.measure.suite import GROUPS, Group
@@ -49,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.compare is not None:
             old, new = _two(options.compare)
             telling.tell_comparison(console, results.read(old), results.read(new))
+            return 0
+        if options.draw is not None:
+            drawn = results.read(options.draw)
+            draw(drawn.figures, drawn.about, options.chart or options.draw.with_suffix(".png"))
             return 0
         groups = suite.chosen(options.only, [*GROUPS, *OURS])
         settings = Settings(Path(), options.quick, parse_sizes(options.sizes), options.model)
@@ -88,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare", nargs="*", type=Path, metavar="FILE", help="compare two files of results; the newest two"
     )
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="measure nothing, and draw the chart of a file")
     return parser
 
 

@@ -52,7 +52,7 @@ def bench(
 ) -> None:
     """Measure this machine: saves and restores against the limits of its hardware and against others, side by side.
 
-    Without options it takes about a minute. A daemon of its own runs in a folder that is removed at the end.
+    Without options it takes a minute or two. A daemon of its own runs in a folder that is removed at the end.
     """
     if compare is not None:
         _compare(*compare, as_json)

@@ -28,7 +28,6 @@ from .figures import Figure
 from .rig import daemon, scratch, timed_s
 from .rounds import console
 from .settings import Settings
-from .workload import fresh_session, load
 
 if TYPE_CHECKING:
     from ..daemon.remote_settings import S3Settings
@@ -98,6 +97,8 @@ def _prefix_of_its_own(found: S3Settings) -> Iterator[tuple[S3Settings, Bucket]]
 
 def _round(s3: S3Settings, bucket: Bucket, folder: Path, tokens: int, samples: _Samples) -> None:
     """Let one machine send and another fetch; in between and behind them go the plain requests."""
+    from .workload import fresh_session, load  # takes seconds, which who has no bucket need not wait
+
     folder.mkdir()
     with _machine(folder / "here", s3) as here:
         first = here.save("first", fresh_session(load(), 64)).wait()

@@ -2,7 +2,7 @@
 
 A verified restore cannot be faster than to bring every byte once into memory of its own and to hash it while it is
 in the cache. Destinations are `torch.empty` tensors of the same sizes as the adapter's, allocated within the time that
-is taken; `workload.always_fresh_memory` sees to it that none of them has pages that were touched before.
+is taken; `machine.always_fresh_memory` sees to it that none of them has pages that were touched before.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -15,7 +16,19 @@ from blake3 import blake3
 
 PACKAGES = ("torpor", "torch", "transformers", "safetensors", "blake3", "zstandard", "zipnn", "blosc2")
 PROBE_S = 0.2
+_M_MMAP_THRESHOLD = -3
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+def always_fresh_memory() -> bool:
+    """Have malloc map every large block anew and unmap it when freed; tell whether the C library can.
+
+    By default glibc raises its threshold after the first large free and from then on hands out pages that somebody
+    has touched before, to whichever contender comes next. Pages that must be faulted in are the largest cost of a
+    restore, so each side has to pay for its own: this makes every allocation of 128 KiB or more equally fresh.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, 128 << 10))
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..state.errors import MissingExtra
+from ..state.errors import BadInput, MissingExtra
 from . import machine, results, suite, telling
 from .place import Need, check
 from .rounds import console as notes
@@ -50,18 +50,20 @@ def perform(
         taken = {**about, "cores_given": outcome.cores_given, "quick": settings.quick, "sizes": settings.sizes}
         results.append(write_to, outcome.figures, taken)
     drawn = None if chart is None else _drawn(outcomes, about, chart)
-    telling.tell_end(console, outcomes, time.monotonic() - started, [write_to, *filter(None, [drawn])])
+    telling.tell_end(
+        console, outcomes, time.monotonic() - started, [each for each in (write_to, drawn) if each and each.exists()]
+    )
     return Performed(outcomes, about, write_to, drawn)
 
 
 def _drawn(outcomes: Sequence[suite.Outcome], about: dict[str, Any], path: Path) -> Path | None:
-    """Draw the chart; without matplotlib say how to get it."""
+    """Draw the chart; without matplotlib say how to get it, and where nothing can be drawn, why."""
     figures = [figure for outcome in outcomes for figure in outcome.figures]
     try:
         from .chart import draw
 
         draw(figures, about, path)
-    except MissingExtra as error:
+    except (BadInput, MissingExtra) as error:
         notes.print(f"[yellow]no chart:[/] {error.detail}. {error.hint}", highlight=False)
         return None
     return path

@@ -37,7 +37,9 @@ def new_file(folder: Path) -> Path:
 
 
 def append(path: Path, figures: Sequence[Figure], about: dict[str, Any]) -> None:
-    """Write figures behind those that are there. Raises: StoreFailed, StoreFull."""
+    """Write figures behind those that are there; without any there is no file. Raises: StoreFailed, StoreFull."""
+    if not figures:
+        return
     stamped = {"at": datetime.now(UTC).isoformat(timespec="seconds")}
     lines = [orjson.dumps({**stamped, **each.to_dict(), **about}, option=orjson.OPT_APPEND_NEWLINE) for each in figures]
     with translated("write", path), path.open("ab") as file:

@@ -78,7 +78,7 @@ GROUPS = (
     Group("llama", "llama.cpp's slots: save and restore", ".llama", disk=1, memory=1, tokens=8_192),
     Group("bucket", "your bucket: up and down, against plain requests", ".bucket", disk=6, memory=3, tokens=512),
 )
-USUAL = ("save", "restore", "cold", "text_save")  # of a user who asks for nothing else: about a minute at 1,000 tokens
+USUAL = ("save", "restore", "cold", "text_save")  # of a user who asks for nothing else: a minute or two at 1,000 tokens
 NOT_ASKED = ("bucket",)  # what leaves the machine is measured only when somebody says so
 
 
@@ -107,10 +107,8 @@ def prepare() -> None:
     """Set this process up for figures, and say where they are worth less for it."""
     import torch
 
-    from . import workload
-
     torch.set_num_threads(os.cpu_count() or 1)
-    if not workload.always_fresh_memory():
+    if not machine.always_fresh_memory():
         notes.print("[yellow]this C library may hand out touched pages: warm figures favour whoever comes later[/]")
 
 

@@ -6,7 +6,6 @@ tiny, because nothing here runs it; the cache is filled with random normal value
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import itertools
 import random
@@ -22,18 +21,6 @@ from ..adapters.transformers import TransformersSession, TransformersTarget
 LAYERS, HEADS, HEAD_DIM, BLOCK_TOKENS = 36, 8, 128, 64
 TOKEN_BYTES = LAYERS * 2 * HEADS * HEAD_DIM * 2
 VOCABULARY = 151_643  # Qwen3-VL's, without its special tokens
-_M_MMAP_THRESHOLD = -3
-
-
-def always_fresh_memory() -> bool:
-    """Have malloc map every large block anew and unmap it when freed; tell whether the C library can.
-
-    By default glibc raises its threshold after the first large free and from then on hands out pages that somebody
-    has touched before, to whichever contender comes next. Pages that must be faulted in are the largest cost of a
-    restore, so each side has to pay for its own: this makes every allocation of 128 KiB or more equally fresh.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, 128 << 10))
 
 
 @functools.cache

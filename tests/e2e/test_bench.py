@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.commands import as_json, run
 from support.forked import clean_environment
 from support.s3_servers import Place
 from support.waiting import until
+from torpor.measure import bucket
+from torpor.measure.place import PREFIX
+from torpor.measure.settings import Settings
 
 # What runs without torch; finders are asked in order.
 WITHOUT_TORCH = """
@@ -28,26 +32,41 @@ main()
 """
 
 
-def test_a_run_that_is_ended_keeps_what_it_has_and_leaves_nothing_else(home: Path, weed: Place) -> None:
-    """Saves were measured; its own daemon sends to the bucket when SIGTERM comes."""
-    weed.client().put_object(Bucket=weed.bucket, Key="theirs", Body=b"kept")
-    environment = {**clean_environment(), **weed.settings, "TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--sizes", "64", "--only", "save"]
-    running = subprocess.Popen(
-        [*command, "--bucket"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )  # fmt: skip
-    until(lambda: len(names(weed)) > 1 or running.poll() is not None, "nothing was put into the bucket")
+def test_a_run_that_is_ended_leaves_nothing(home: Path) -> None:
+    """SIGTERM comes while its daemon runs, in a home of its own beside that of the user."""
+    environment = {**clean_environment(), "TORPOR_HOME": str(home)}
+    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--only", "text_save"]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    socket = f"{PREFIX}*/*/home/torpor.sock"
+    until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
     running.send_signal(signal.SIGTERM)
     said = running.communicate(timeout=60)[0].decode()
     assert running.returncode == 143, said
-    assert names(weed) == ["theirs"]
     assert [path.name for path in home.parent.iterdir()] == ["home"]
-    assert [path.name for path in home.iterdir()] == ["bench"]  # its daemon had a home of its own
-    (kept,) = home.joinpath("bench").iterdir()
-    changes = as_json(home, "bench", "--compare", kept, kept)["changes"]
-    assert len({change["against"] for change in changes}) >= 3
-    assert {(change["group"], change["verdict"]) for change in changes} == {("save", "within the spread")}
-    assert "full save, 64 tokens" in run(home, "bench", "--compare", kept, kept)
+    assert [path.name for path in home.iterdir()] == ["bench"]
+
+
+def test_a_run_says_what_it_left_out(home: Path, tmp_path: Path) -> None:
+    found = as_json(home, "bench", "--bucket", "--only", "bucket", "--output", tmp_path / "out.jsonl")
+    assert found["groups"]["bucket"]["state"] == "left out"
+    assert found["figures"] == []
+    assert found["machine"]["cores"] >= 1
+    assert not home.exists()
+
+
+def test_the_bucket_is_measured_and_is_as_it_was_before(
+    home: Path, weed: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weed.client().put_object(Bucket=weed.bucket, Key="theirs", Body=b"kept")
+    for name, value in {**weed.settings, "TORPOR_HOME": str(home)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(bucket, "FEW_TOKENS", 64)
+    up, down, sent = bucket.measure(Settings(home.parent, quick=True))
+    for figure in (up, down):
+        assert min(*figure.ours, *figure.baseline) > 0
+    assert 50 < sent.ours[0] < 90  # of bf16 numbers a part is noise
+    assert names(weed) == ["theirs"]
+    assert list(home.parent.iterdir()) == []
 
 
 def names(place: Place) -> list[str]:

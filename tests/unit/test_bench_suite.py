@@ -107,6 +107,9 @@ def test_a_whole_run_tells_writes_and_draws(tmp_path: Path, monkeypatch: pytest.
         assert words in said
     assert "1 of 1 goals reached" in said
     assert (done.chart == chart) == chart.exists()
+    nothing = perform(groups[1:], Settings(work / "w"), tmp_path / "none", chart=chart, console=Console(file=out))
+    assert nothing.chart is None
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_largest_group_and_size_say_what_is_needed(tmp_path: Path) -> None:

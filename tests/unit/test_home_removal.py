@@ -34,6 +34,8 @@ def home(tmp_path: Path) -> Home:
         (made.root / name).write_text("x")
     (made.store / "manifests" / "01M81P35719XNDZ4R57NMV6DYZ.qwnbak").write_bytes(bytes(5000))
     (made.root / "sync.json.damaged").write_text("{")
+    made.bench.mkdir()
+    (made.bench / "20260101T000000Z.jsonl").write_text("{}")
     return made
 
 
