@@ -118,13 +118,19 @@ class _Growing:
         return made
 
     def tools(self, repositories: list[Repository], samples: _Samples) -> None:
-        """Give every tool the grown file; ours is the save that was just made. Raises: ToolError."""
+        """Give every tool the grown file, and drop those that fail; ours is the save that was just made."""
         if repositories:
             self._dump()
-        for repository in repositories:
-            found = samples.tools.setdefault(repository.tool.name, _ToolSamples())
+        for repository in list(repositories):
             before_bytes = repository.size_bytes()
-            found.tool_s.append(repository.backup(self._dumped))
+            try:
+                took_s = repository.backup(self._dumped)
+            except ToolError as error:
+                console.print(f"[yellow]{error}: left out[/]")
+                repositories.remove(repository)
+                continue
+            found = samples.tools.setdefault(repository.tool.name, _ToolSamples())
+            found.tool_s.append(took_s)
             found.tool_grew.append(repository.size_bytes() - before_bytes)
             found.ours_s.append(samples.later_s[-1])
             found.ours_grew.append(samples.written[-1])

@@ -52,13 +52,6 @@ def prepare_save_growing(keeper: Keeper, tokens: int) -> Work:
     return lambda: _grow_beside(keeper, session)
 
 
-def prepare_followed(keeper: Keeper, tokens: int) -> Work:
-    """Save it as where memory is short: the live tensors are read block by block, and nothing is held."""
-    session = fresh_session(load(), tokens)
-    short = Keeper(keeper.api, free_memory=lambda: 0)
-    return lambda: _grow_beside(short, session)
-
-
 def prepare_growth(keeper: Keeper, tokens: int) -> Work:
     """Go on without any save."""
     session = fresh_session(load(), tokens)
@@ -147,15 +140,14 @@ def measure(settings: Settings) -> list[Figure]:
     with scratch(settings.folder) as folder:
         rested = peaks(folder / "home", prepare_save, tokens)
         restored = peaks(folder / "home", prepare_restore, tokens)
-    alone, held, followed, later = (
+    alone, going_on, later = (
         _in_its_own_home(settings.folder, prepare, tokens)
-        for prepare in (prepare_growth, prepare_save_growing, prepare_followed, prepare_later)
+        for prepare in (prepare_growth, prepare_save_growing, prepare_later)
     )
     group, at = "memory", f"{tokens:,} tokens ({tensors:,.0f} MiB)"
     above = {
         "a first save": (rested.inference, rested.daemon),
-        "a first save, the session going on": (held.inference - alone.inference, held.daemon),
-        "the same where memory is short": (followed.inference - alone.inference, followed.daemon),
+        "a first save, the session going on": (going_on.inference - alone.inference, going_on.daemon),
         f"a later save, +{MORE_TOKENS} tokens": (later.inference, later.daemon),
         "a restore": (restored.inference - tensors, restored.daemon),
     }

@@ -9,6 +9,7 @@ a commit (it reads the text for the search) is over by then, for us and for the 
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ WARM_UP = 5  # saves before those that count: connected, the thread runs, the da
 PAUSE_S = 0.03
 AT_MOST = 3.0
 FLOOR = "one durable file + one durable SQLite insert"
-TEXT = "A message of a conversation, as long as people write them. " * 10
+WORDS = 100  # of a message
+LETTERS = "eeeeettttaaaooiinnsshhrrddlcumwfgypbvk"  # about as often as in English, so that text compresses as text does
 
 
 @dataclass(slots=True)
@@ -98,15 +100,19 @@ def measure(settings: Settings) -> list[Figure]:
 def converse(keeper: Keeper, floor: Floor, session_id: str, messages: int, samples: Samples) -> None:
     """Save a conversation after each of its messages, and do the least beside it; who comes first alternates."""
     turns: list[str] = []
-    size_bytes = len(TEXT)
+    size_bytes = WORDS
     for number in range(messages):
-        turns.append(f"{number}: {TEXT}")
+        turns.append(_message())
         state = {"metadata": {"session": session_id}, "text_context": {"conversation": list(turns)}}
         if number % 2:
             size_bytes = _save(keeper, session_id, PlainSession(state), samples)
         _least(floor, f"{session_id}-{number}", size_bytes, samples)
         if not number % 2:
             size_bytes = _save(keeper, session_id, PlainSession(state), samples)
+
+
+def _message() -> str:
+    return " ".join("".join(random.choices(LETTERS, k=random.randint(2, 9))) for _ in range(WORDS))
 
 
 def _least(floor: Floor, name: str, size_bytes: int, samples: Samples) -> None:

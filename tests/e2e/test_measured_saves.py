@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
-from torpor.measure import dedupe, growth, text_save
+from torpor.measure import dedupe, growth, stall, text_save
 from torpor.measure.settings import Settings
 from torpor.measure.workload import BLOCK_TOKENS, TOKEN_BYTES, load
 
@@ -41,11 +41,21 @@ def test_a_session_grows_by_what_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(growth, "FEW_LATER_SAVES", 2)
     figures = growth.measure(Settings(tmp_path, quick=True, sizes=(2 * BLOCK_TOKENS,)))
     of_bytes = next(figure for figure in figures if figure.name.endswith(": bytes"))
     assert of_bytes.met()
-    assert of_bytes.baseline == [96 * TOKEN_BYTES] * growth.FEW_LATER_SAVES
+    assert of_bytes.baseline == [96 * TOKEN_BYTES] * 2
     assert {figure.against for figure in figures if figure.faster_at_least} == set()
     said = "".join(capfd.readouterr())
     assert all(f"{name} is not installed: left out" in said for name in ("restic", "borg", "kopia"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stall_is_taken_of_every_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "STEPS_ALONE", 3)
+    monkeypatch.setattr(stall, "FEW_LATER_SAVES", 2)
+    figures = stall.measure(Settings(tmp_path, quick=True, sizes=(BLOCK_TOKENS,)))
+    assert [len(figure.ours) for figure in figures[:3]] == [stall.FEW_FIRST_SAVES, 2, 1]
+    assert figures[2].ours == [max(figures[1].ours)]  # the 99th hundredth of two
+    assert all(figure.ratio() for figure in figures[3:])
