@@ -7,7 +7,7 @@ cache, whose tensors are as long as it may ever become, only the tokens in it ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from ..state.manifest import BLOCK_TOKENS, KVCache, KVLayer, KVLayout
 from ..state.tensors import DTYPE_SIZES
 from .cache_kinds import why_unsupported
 from .cache_watch import plain_class, watch
-from .host_memory import fresh_tensors
+from .host_memory import fresh_tensors, touch
 
 if TYPE_CHECKING:
     from ..client.capture import FollowedKV, KVView
@@ -241,10 +241,16 @@ class CacheSink:
         self._views = [byte_view(tensor) for tensor in self.tensors]
         self._cache: DynamicCache | StaticCache | None = None
 
-    def put(self, start: int, stop: int, block: memoryview) -> None:
-        """Scatter a block's bytes into the tensors."""
-        image, at = numpy.frombuffer(block, dtype=numpy.uint8), 0
-        for view in self._views:
+    def warm_up(self) -> Sequence[Callable[[], None]]:
+        """Return one piece of work a layer: to have its pages there before the blocks, all of which write to each."""
+        return [partial(touch, self.tensors[i : i + 2]) for i in range(0, len(self.tensors), 2)]
+
+    def put(self, start: int, stop: int, piece: memoryview, first: int = 0) -> None:
+        """Scatter the bytes of a block into as many tensors as they fill, from number `first` on."""
+        image, at = numpy.frombuffer(piece, dtype=numpy.uint8), 0
+        for view in self._views[first:]:
+            if at == image.size:
+                break
             place = view[:, :, start:stop]
             place[...] = image[at : at + place.size].reshape(place.shape)
             at += place.size

@@ -7,8 +7,10 @@ is: so one call a layer, since a DynamicCache replaces its tensors layer by laye
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,7 +18,10 @@ import torch
 
 HUGE_PAGE_BYTES = 2 << 20
 _ALIGN_BYTES = 64  # what torch's own allocator gives
+_MOST_WASTED = 1 / 8  # of the last huge page's unused rest to the whole
 _ADVICE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE: Linux 5.14, not among Python's names
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def fresh_tensors(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[torch.Tensor]:
@@ -34,11 +39,25 @@ def fresh_tensors(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list
 
 
 def _huge(size_bytes: int) -> torch.Tensor:
-    """Map memory that starts at a huge page's border."""
+    """Map memory that starts at a huge page's border, and ends at one where that wastes little."""
+    rest = -size_bytes % HUGE_PAGE_BYTES
+    size_bytes += rest if rest <= size_bytes * _MOST_WASTED else 0
     mapping = mmap.mmap(-1, size_bytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    assert _ADVICE is not None
-    with suppress(OSError):  # a kernel without huge pages
-        mapping.madvise(_ADVICE)
     whole = torch.frombuffer(mapping, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE_PAGE_BYTES
+    assert _ADVICE is not None
+    with suppress(OSError):  # a kernel without huge pages
+        mapping.madvise(_ADVICE, 0, start + size_bytes)
     return whole[start : start + size_bytes]
+
+
+def touch(tensors: Sequence[torch.Tensor]) -> None:
+    """Have the pages of the tensors of one `fresh_tensors` call there at once; where that cannot be, do nothing.
+
+    Through ctypes, which lets other threads run meanwhile: `mmap.madvise` does not, and then nothing is gained.
+    """
+    mappings = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    start, end = tensors[0].data_ptr(), tensors[-1].data_ptr() + tensors[-1].nbytes
+    if _libc is not None and len(mappings) == 1 and end - start >= HUGE_PAGE_BYTES:
+        start -= start % mmap.PAGESIZE
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _POPULATE_WRITE)

@@ -3,7 +3,8 @@
 Contract of a `BlobAccess` (tests/contract runs one suite over both, and over them with a bucket behind):
 - `put` stores bytes under their digest; equal bytes are stored once, and it says whether it wrote;
 - after `settle`, everything put before survives power loss;
-- `read_into` fills buffers with exactly the bytes of the digest or raises; several threads may call it at once.
+- `read_into` fills buffers with exactly the bytes of the digest or raises; several threads may call it at once. It asks
+  for a buffer when the one before is full, and may begin anew: so they may be one piece of memory, emptied in between.
 """
 
 from __future__ import annotations
@@ -51,8 +52,11 @@ class BlobAccess(Protocol):
         """Return the digests that the store lacks."""
         ...
 
-    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
-        """Fill buffers with a blob. Raises: BlobNotFound, BlobDamaged, StoreFailed, DaemonNotRunning."""
+    def read_into(self, ref: BlobRef, buffers: Iterable[memoryview]) -> None:
+        """Fill buffers with a blob, whose bytes are verified only once this has returned.
+
+        Raises: BlobNotFound, BlobDamaged, StoreFailed, DaemonNotRunning.
+        """
         ...
 
     def read(self, ref: BlobRef) -> memoryview:
@@ -117,7 +121,7 @@ class SharedFiles:
         """Return the digests that cannot be read here."""
         return [ref.digest for ref in refs if self._blobs.find(ref) is None]
 
-    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+    def read_into(self, ref: BlobRef, buffers: Iterable[memoryview]) -> None:
         """Read and check a blob."""
         self._blobs.read_into(ref, buffers)
 
@@ -168,7 +172,7 @@ class OverHttp:
         found: list[str] = self._api.json("POST", "/v1/blobs/missing", json={"blobs": wanted})["missing"]
         return found
 
-    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+    def read_into(self, ref: BlobRef, buffers: Iterable[memoryview]) -> None:
         """Download and check a blob, then copy it where it belongs."""
         body, at = self.read(ref), 0
         for buffer in buffers:

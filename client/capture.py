@@ -115,10 +115,18 @@ class SessionSource(Protocol):
 
 
 class KVSink(Protocol):
-    """Memory that a KV cache is read into."""
+    """Memory that a KV cache is read into. Nobody looks at it before every block of it is verified."""
 
-    def put(self, start: int, stop: int, block: memoryview) -> None:
-        """Take the bytes of tokens `[start, stop)`, in block order and verified; several threads do so at once."""
+    def warm_up(self) -> Sequence[Callable[[], None]]:
+        """Return work that spares `put` some waiting; several threads may share it, and none has to do it."""
+        ...
+
+    def put(self, start: int, stop: int, piece: memoryview, first: int = 0) -> None:
+        """Take the bytes of tokens `[start, stop)` of some tensors from number `first` on (K0, V0, K1, …).
+
+        They are in block order, whole tensors, and not verified yet: if their block turns out to be damaged, it comes
+        again, or the sink is thrown away. Several threads do so at once.
+        """
         ...
 
 

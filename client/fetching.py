@@ -54,7 +54,7 @@ class Fetching:
         """Return the digests that the store lacks, wherever else they are."""
         return self._blobs.missing(refs)
 
-    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+    def read_into(self, ref: BlobRef, buffers: Iterable[memoryview]) -> None:
         """Fill buffers with a blob, from the bucket if need be. A loss says why the bucket did not help."""
         try:
             self._blobs.read_into(ref, buffers)

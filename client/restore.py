@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..codec import tree
+from ..codec.kv_blocks import tensor_runs
 from ..state.errors import RestoreRefused, TorporError
 from ..state.kv_limits import cut
-from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges, layer_blobs
+from ..state.manifest import BlobRef, KVCache, KVLayout, Manifest, block_ranges, layer_blobs
 from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restore
 from .blob_access import BlobAccess
 from .capture import KVSink, RestoreTarget, Woken
 from .losses import failure_of, is_loss, why
 
+PIECE_BYTES = 512 << 10  # read, hashed and scattered while it is in the second-level cache
+
 
 class BlobReader(Protocol):
     """What blocks are read through."""
 
-    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
-        """Fill buffers with a blob, checked."""
+    def read_into(self, ref: BlobRef, buffers: Iterable[memoryview]) -> None:
+        """Fill buffers with a blob, one after the other; it is checked when this returns."""
         ...
 
 
@@ -69,7 +72,7 @@ class _Checked:
     def __init__(self, blobs: BlobAccess) -> None:
         self._blobs, self._lost = blobs, dict[str, TorporError]()
 
-    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+    def read_into(self, ref: BlobRef, buffers: Iterable[memoryview]) -> None:
         """Fill buffers with a blob. Raises: BlobNotFound, BlobDamaged, StoreFailed."""
         with self._noting(ref):
             self._blobs.read_into(ref, buffers)
@@ -116,22 +119,41 @@ def _let_go(error: BaseException) -> None:
 def submit_blocks(kv: KVCache, sink: KVSink, blobs: BlobReader, threads: ThreadPoolExecutor) -> list[Future[None]]:
     """Start to read every block into a sink. The caller waits for all of them, also when one has failed."""
     ranges = block_ranges(kv.tokens, kv.layout.block_tokens)
-    return [
-        threads.submit(_read_block, blobs, ref, sink, start, stop)
+    warming = [threads.submit(work) for work in sink.warm_up()]
+    return warming + [
+        threads.submit(blobs.read_into, ref, _Scattered(kv.layout, sink, start, stop))
         for ref, (start, stop) in zip(kv.blocks, ranges, strict=True)
     ]
 
 
-_scratch = threading.local()  # one block's worth a thread: warm memory, used for every block
+_scratch = threading.local()  # one piece's worth a thread: warm memory, used for every piece of every block
 
 
-def _read_block(blobs: BlobReader, ref: BlobRef, sink: KVSink, start: int, stop: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Scattered:
+    """The buffers that a block is read into: one piece after the other in the same memory, which goes into a sink.
+
+    Each is scattered when the next one is asked for. So it is not verified yet; but a sink is never looked at unless
+    all of its blocks were.
+    """
+
+    layout: KVLayout
+    sink: KVSink
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[memoryview]:
+        for first, size in tensor_runs(self.layout.tensor_bytes(), self.stop - self.start, PIECE_BYTES):
+            piece = _scratch_of(size)
+            yield piece
+            self.sink.put(self.start, self.stop, piece, first)
+
+
+def _scratch_of(size_bytes: int) -> memoryview:
     memory: memoryview | None = getattr(_scratch, "memory", None)
-    if memory is None or memory.nbytes < ref.size_bytes:
-        memory = _scratch.memory = memoryview(bytearray(ref.size_bytes))
-    block = memory[: ref.size_bytes]
-    blobs.read_into(ref, [block])
-    sink.put(start, stop, block)
+    if memory is None or memory.nbytes < size_bytes:
+        memory = _scratch.memory = memoryview(bytearray(size_bytes))
+    return memory[:size_bytes]
 
 
 def read_graded(

@@ -1,8 +1,9 @@
 """What the memory of this machine allows: copies, and copies fused with BLAKE3, on all cores.
 
 A verified restore cannot be faster than to bring every byte once into memory of its own and to hash it while it is
-in the cache. Destinations are `torch.empty` tensors of the same sizes as the adapter's, allocated within the time that
-is taken; `machine.always_fresh_memory` sees to it that none of them has pages that were touched before.
+in the cache. Destinations are tensors of the same sizes as the adapter's, allocated within the time that is taken: as
+`torch.empty` makes them, in small pages, or as the adapter does, in huge ones. `machine.always_fresh_memory` sees to
+it that none of them has pages that were touched before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from blake3 import blake3
 
+from ..adapters.host_memory import fresh_tensors
+
 Tensors = Sequence[torch.Tensor]
 PIECE_BYTES = 256 << 10  # stays in the second-level cache between the copy and the hash
 
@@ -25,7 +28,7 @@ class Floor:
     def __init__(self, sources: Tensors) -> None:
         self._sources = sources
         self._threads = ThreadPoolExecutor(os.cpu_count())
-        self._warm = [tensor.clone() for tensor in sources]
+        self._touched: Tensors = ()
 
     def close(self) -> None:
         """End the threads."""
@@ -34,6 +37,10 @@ class Floor:
     def copy_hash_fresh(self) -> Tensors:
         """Copy and hash into fresh memory."""
         return self._into(self._fresh(), _copy_hash)
+
+    def copy_hash_huge(self) -> Tensors:
+        """Copy and hash into fresh memory of huge pages, where the system has them."""
+        return self._into(self._fresh_huge(), _copy_hash)
 
     def copy_hash_warm(self) -> Tensors:
         """Copy and hash into memory that was touched before."""
@@ -46,6 +53,15 @@ class Floor:
     def copy_warm(self) -> Tensors:
         """Copy into memory that was touched before."""
         return self._into(self._warm, _copy)
+
+    @property
+    def _warm(self) -> Tensors:
+        self._touched = self._touched or [tensor.clone() for tensor in self._sources]
+        return self._touched
+
+    def _fresh_huge(self) -> list[torch.Tensor]:
+        pairs = [self._sources[i : i + 2] for i in range(0, len(self._sources), 2)]
+        return [made for pair in pairs for made in fresh_tensors([tuple(t.shape) for t in pair], pair[0].dtype)]
 
     def _fresh(self) -> list[torch.Tensor]:
         return [torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in self._sources]

@@ -1,4 +1,4 @@
-"""Figures 2 and 3: a verified restore of 1,000 tokens, from the page cache and from the disk."""
+"""Figures 2 and 3: a verified restore, from the page cache and from the disk, at several sizes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from typing import Any
 
 import torch
 
-from ..adapters.demo_model import Loaded
 from ..adapters.transformers import TransformersTarget
 from ..client import Keeper
+from ..client.memory import available_bytes
 from .figures import Figure
 from .floor import Floor
 from .page_cache import evict, files_under
 from .peers import PIECE_BYTES, READERS, WRITERS, joined, read_raw, read_safetensors, write_raw, write_safetensors
+from .raw_reads import fastest, read_all
 from .rig import keeper_in, scratch
 from .rounds import Action, Contender, console, interleave
-from .workload import check_equal, fresh_session, target_of, tensors_of
+from .settings import Settings
+from .workload import TOKEN_BYTES, check_equal, fresh_session, load, target_of, tensors_of
 
-TOKENS = 1_000
-FLOOR, RAW = "copy + BLAKE3 into fresh memory", "raw cold read"
-WARM_AT_MOST = {FLOOR: 2.0, "torch.load": 1.0}
-COLD_AT_MOST = {RAW: 1.5}
+FLOOR, HUGE = "copy + BLAKE3 into fresh memory", "copy + BLAKE3 into fresh huge pages"
+RAW = "raw cold read, best queue depth"
+WARM_AT_MOST = {FLOOR: 1.25, HUGE: 1.25, "torch.load": 1.0, "safetensors, cloned": 1.0}
+COLD_AT_MOST = {RAW: 1.15, "safetensors, cloned": 1.0}
 SESSION = "restored"
 BEST_OF = 3
 MOST_RESIDENT = 0.01
+LARGE_TOKENS = 8_192  # from here on one run of a contender takes long enough to be a sample, and rounds are few
+_PEERS_NEED = 2.5  # caches: one that is filled, the reader's own, and what else it holds of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,73 +54,103 @@ class _Saved:
 
 
 @contextmanager
-def _saved(loaded: Loaded, parent: Path) -> Iterator[_Saved]:
-    with scratch(parent) as folder, keeper_in(folder) as keeper:
-        session = fresh_session(loaded, TOKENS)
+def _saved(settings: Settings, tokens: int) -> Iterator[_Saved]:
+    loaded = load()
+    with scratch(settings.folder) as folder, keeper_in(folder) as keeper:
+        session = fresh_session(loaded, tokens)
         keeper.save(SESSION, session).wait()
         saved = _Saved(folder, keeper, target_of(loaded), tensors_of(session))
         saved.check()
         yield saved
 
 
-def measure_warm(loaded: Loaded, parent: Path, rounds: int) -> list[Figure]:
+def _rounds(settings: Settings, tokens: int) -> int:
+    return settings.rounds(5, 2) if tokens >= LARGE_TOKENS else settings.rounds(9, 3)
+
+
+def measure_warm(settings: Settings) -> list[Figure]:
     """Restore with the files in the page cache, against memory's floor and the peers."""
-    with _saved(loaded, parent) as saved:
+    return [figure for tokens in settings.sizes for figure in _warm(settings, tokens)]
+
+
+def _warm(settings: Settings, tokens: int) -> list[Figure]:
+    with _saved(settings, tokens) as saved:
         floor = Floor(list(saved.tensors.values()))
         try:
-            actions = {"torpor": saved.restore, **_memory(floor), **_warm_readers(saved)}
+            actions = {"torpor": saved.restore, **_memory(floor, tokens), **_warm_readers(saved, tokens)}
             contenders = {name: partial(_as_it_is, action) for name, action in actions.items()}
-            samples = interleave("warm restore", rounds, contenders, best_of=BEST_OF)
+            samples = interleave("warm restore", _rounds(settings, tokens), contenders, best_of=BEST_OF)
         finally:
             floor.close()
-    return _figures("restore", "warm restore", samples, WARM_AT_MOST)
+    return _figures("restore", f"warm restore, {tokens:,} tokens", samples, WARM_AT_MOST)
 
 
 def _as_it_is(action: Action) -> Action:
     return action
 
 
-def _memory(floor: Floor) -> dict[str, Action]:
-    """Return the floors: all on all cores."""
+def _memory(floor: Floor, tokens: int) -> dict[str, Action]:
+    """Return the floors, all on all cores; those that hold touched memory for small caches alone."""
+    fresh: dict[str, Action] = {FLOOR: floor.copy_hash_fresh, HUGE: floor.copy_hash_huge}
+    if tokens >= LARGE_TOKENS:
+        return fresh
     return {
-        FLOOR: floor.copy_hash_fresh,
+        **fresh,
         "copy + BLAKE3 into warm memory": floor.copy_hash_warm,
         "memcpy into fresh memory": floor.copy_fresh,
         "memcpy into warm memory": floor.copy_warm,
     }
 
 
-def _warm_readers(saved: _Saved) -> dict[str, Action]:
+def _warm_readers(saved: _Saved, tokens: int) -> dict[str, Action]:
     raw, buffer = saved.folder / "raw", memoryview(bytearray(PIECE_BYTES))
+    if not _room_for_peers(tokens):
+        return {}
     write_raw(raw, joined(saved.tensors))
     readers: dict[str, Action] = {"raw warm read, one buffer": partial(read_raw, raw, buffer)}
     for (name, read), write in zip(READERS.items(), WRITERS.values(), strict=True):
+        if name == "v1 file" and tokens >= LARGE_TOKENS:
+            continue  # minutes
         path = saved.folder / name.split()[0]
         write(path, saved.tensors)
         readers[name] = partial(read, path)
     return readers
 
 
-def measure_cold(loaded: Loaded, parent: Path, rounds: int) -> list[Figure]:
-    """Restore with nothing of the home in the page cache, against a plain read of as many bytes."""
-    with _saved(loaded, parent) as saved:
+def _room_for_peers(tokens: int) -> bool:
+    if available_bytes() >= _PEERS_NEED * tokens * TOKEN_BYTES:
+        return True
+    console.print(f"[yellow]{tokens:,} tokens: too little memory for the peers: left out[/]")
+    return False
+
+
+def measure_cold(settings: Settings) -> list[Figure]:
+    """Restore with nothing of the home in the page cache, against the fastest read of as many bytes."""
+    return [figure for tokens in settings.sizes for figure in _cold(settings, tokens)]
+
+
+def _cold(settings: Settings, tokens: int) -> list[Figure]:
+    rounds = _rounds(settings, tokens)
+    with _saved(settings, tokens) as saved:
         raw, other = saved.folder / "raw", saved.folder / "safetensors"
         write_raw(raw, joined(saved.tensors))
         write_safetensors(other, saved.tensors)
-        buffer = memoryview(bytearray(PIECE_BYTES))
+        way, medians = fastest(raw, min(rounds, 3))
+        speeds = ", ".join(f"{w} {tokens * TOKEN_BYTES / took_s / 1e9:.1f}" for w, took_s in medians.items())
+        console.print(f"[dim]raw cold read of {tokens:,} tokens, GB/s: {speeds}[/]", highlight=False)
         stayed: list[float] = []
         contenders = {
-            "torpor": _cold(lambda: files_under(saved.folder / "home"), saved.restore, stayed),
-            RAW: _cold(lambda: [raw], partial(read_raw, raw, buffer), stayed),
-            "safetensors, cloned": _cold(lambda: [other], partial(read_safetensors, other), stayed),
+            "torpor": _evicted(lambda: files_under(saved.folder / "home"), saved.restore, stayed),
+            RAW: _evicted(lambda: [raw], partial(read_all, raw, way), stayed),
+            "safetensors, cloned": _evicted(lambda: [other], partial(read_safetensors, other), stayed),
         }
         samples = interleave("cold restore", rounds, contenders, best_of=BEST_OF)
     if max(stayed) > MOST_RESIDENT:
         console.print(f"[bold red]not cold:[/] up to {max(stayed):.1%} of the pages stayed in the page cache")
-    return _figures("cold", "cold restore", samples, COLD_AT_MOST)
+    return _figures("cold", f"cold restore, {tokens:,} tokens", samples, COLD_AT_MOST)
 
 
-def _cold(paths: Callable[[], list[Path]], action: Action, stayed: list[float]) -> Contender:
+def _evicted(paths: Callable[[], list[Path]], action: Action, stayed: list[float]) -> Contender:
     """Evict some files before each run, and note the share of their pages that stayed."""
 
     def prepare() -> Action:
@@ -126,7 +160,6 @@ def _cold(paths: Callable[[], list[Path]], action: Action, stayed: list[float]) 
     return prepare
 
 
-def _figures(group: str, what: str, samples: dict[str, list[float]], at_most: dict[str, float]) -> list[Figure]:
+def _figures(group: str, name: str, samples: dict[str, list[float]], at_most: dict[str, float]) -> list[Figure]:
     ours = samples.pop("torpor")
-    name = f"{what}, {TOKENS:,} tokens"
     return [Figure(group, name, "s", ours, other, taken, at_most.get(other)) for other, taken in samples.items()]

@@ -72,8 +72,12 @@ class KVLayout:
 
     def token_bytes(self) -> int:
         """Return the bytes that one token (of every batch row) takes in all layers."""
-        per_row = sum(x.heads * (x.key_dim + x.value_dim) for x in self.layers)
-        return per_row * self.batch * DTYPE_SIZES[self.dtype]
+        return sum(self.tensor_bytes())
+
+    def tensor_bytes(self) -> list[int]:
+        """Return the bytes that one token (of every batch row) takes in each tensor (K0, V0, K1, V1, …)."""
+        row = self.batch * DTYPE_SIZES[self.dtype]
+        return [x.heads * dim * row for x in self.layers for dim in (x.key_dim, x.value_dim)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from ..codec.kv_blocks import pieces
+from ..codec.kv_blocks import cut_up
 from ..state.crash_points import Checkpoint, no_checkpoint
 from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed
 from ..state.ids import Digest, is_digest, parse_digest
@@ -32,7 +32,7 @@ from .files import (
 )
 from .staging import Staging
 
-READ_BYTES = 1 << 20  # of one read: stays in the second-level cache until it is hashed
+READ_BYTES = 512 << 10  # of one read: stays in the second-level cache until it is hashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,14 @@ def digest_buffers(buffers: Iterable[memoryview]) -> Digest:
     return Digest(hasher.hexdigest())
 
 
-def _read_and_digest(fd: int, buffers: Sequence[memoryview]) -> tuple[int, Digest]:
+def _read_and_digest(fd: int, buffers: Iterable[memoryview]) -> tuple[int, Digest]:
     """Fill buffers from the start of a file, hashing each piece while it is in the processor's cache."""
     hasher, offset = blake3(), 0
-    for run in pieces(buffers, READ_BYTES):
-        count = read_run(fd, run, offset)
+    for piece in cut_up(buffers, READ_BYTES):
+        count = read_run(fd, [piece], offset)
         offset += count
-        for buffer in run:
-            hasher.update(buffer)
-        if count < sum(b.nbytes for b in run):
+        hasher.update(piece)
+        if count < piece.nbytes:
             break
     return offset, Digest(hasher.hexdigest())
 
@@ -213,9 +212,10 @@ class BlobStore:
         path = self.path(digest)
         return [path] if self._trash is None else [path, self._trash / digest[:2] / digest, path]
 
-    def read_into(self, ref: BlobRef, buffers: Sequence[memoryview]) -> None:
+    def read_into(self, ref: BlobRef, buffers: Iterable[memoryview]) -> None:
         """Read a blob into buffers and check it; what the buffers hold is worthless when this raises.
 
+        Each buffer is full and hashed before the next one is asked for, so it may be the same memory again and again.
         Raises: BlobNotFound, BlobDamaged (size or digest), StoreFailed (the disk).
         """
         fd = self.open(ref.digest)
