@@ -179,7 +179,7 @@ class Catalog:
         taken = [each for each in commit.new if commit.new_session and self._has_backups(each.session_id)]
         if taken:
             raise Conflict(f"the session id {taken[0].session_id} is in use", hint="Choose another session id.")
-        self._require_blobs(commit.blobs.values())
+        self._require_blobs(commit)
         if len(commit.new) < len(commit.raws):
             self.manifests.settle()
         for manifest in commit.new:
@@ -288,8 +288,8 @@ class Catalog:
             raise Conflict(f"backup {backup_id} exists with other content")
         return True
 
-    def _require_blobs(self, blobs: Iterable[Blobs]) -> None:
-        named = {(digest, size) for each in blobs for digest, (size, _) in each.items()}
+    def _require_blobs(self, commit: Commit) -> None:
+        named = {(digest, size) for each in commit.blobs.values() for digest, (size, _) in each.items()}
         missing = self._missing(BlobRef(*ref) for ref in sorted(named))
         if missing:
             raise MissingBlobs(f"{len(missing)} blobs are not in the store", digests=tuple(missing))
