@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ..codec import manifest_file, tree
 from ..state.backup import Backup
@@ -27,6 +27,7 @@ from .kv_save import KVJob
 from .room import Promise, RoomDesk
 from .save_job import SaveHandle, SaveJob
 
+T = TypeVar("T")
 MAX_ATTEMPTS = 3  # a commit may find blobs gone that were there a moment ago; each attempt writes what is missing
 
 
@@ -135,9 +136,10 @@ class SaveWorker:
 
     def _write(self, job: SaveJob, gone: frozenset[str], promise: Promise) -> Manifest:
         job.stored.clear()
-        if job.fingerprint_future is None:  # may read all weights: beside the writes, and once
-            job.fingerprint_future = self._threads.submit(job.fingerprint)
         pending = [each for encoded in job.trees.values() for each in encoded.pending]
+        if job.fingerprint_future is None:  # may read all weights: beside the writes, and once
+            beside = bool(pending) or job.kv is not None
+            job.fingerprint_future = self._threads.submit(job.fingerprint) if beside else done(job.fingerprint)
         leaves = [(body, self._put_leaf(job, leaf, promise)) for leaf, body in pending]
         kv = None if job.kv is None else self._write_kv(job, job.kv, gone, promise)
         for body, refs in leaves:
@@ -212,6 +214,16 @@ class SaveWorker:
 def name_of(jobs: Sequence[SaveJob]) -> str:
     """Return the id under which jobs are saved together: the group's, or that of the only backup."""
     return jobs[0].handle.backup_id if jobs[0].group is None else jobs[0].group.id
+
+
+def done(call: Callable[[], T]) -> Future[T]:
+    """Call something at once, in this thread: where nothing else is to be done, another one only has to be woken."""
+    future = Future[T]()
+    try:
+        future.set_result(call())
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def _typed(error: Exception) -> TorporError:

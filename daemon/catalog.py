@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from ..codec import manifest_file
 from ..codec.glimpse import glimpse
@@ -38,7 +39,7 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
-from .commits import Commit, each_its_outcome
+from .commits import Blobs, Commit, each_its_outcome
 from .spared import Spared
 from .together import Together
 
@@ -160,7 +161,8 @@ class Catalog:
         Without a crash it is all or none. A group's commit sees to crashes too (daemon/groups.py).
         Raises: as `commit`.
         """
-        commit = Commit(manifests, {each.id: manifest_file.dump(each) for each in manifests}, new_session)
+        raws = {each.id: manifest_file.dump(each) for each in manifests}
+        commit = Commit(manifests, raws, {each.id: manifest_blobs(each) for each in manifests}, new_session)
         with self._room_for(manifests, sum(map(len, commit.raws.values()))):
             try:
                 for backup_id, raw in commit.raws.items():
@@ -177,7 +179,7 @@ class Catalog:
         taken = [each for each in commit.new if commit.new_session and self._has_backups(each.session_id)]
         if taken:
             raise Conflict(f"the session id {taken[0].session_id} is in use", hint="Choose another session id.")
-        self._require_blobs(commit.manifests)
+        self._require_blobs(commit)
         if len(commit.new) < len(commit.raws):
             self.manifests.settle()
         for manifest in commit.new:
@@ -190,9 +192,9 @@ class Catalog:
             if new:
                 self.manifests.publish({each: self._staged(commit, each) for each, (commit, _) in new.items()})
             pairs = [(manifest, commit.raws[manifest.id]) for commit in commits for manifest in commit.manifests]
-            for manifest, _ in pairs:
-                self._keep_old_state(manifest)
-            self._index(pairs, enqueue=self._on_queued is not None)
+            sidecars = {manifest.session_id: self._keep_old_state(manifest) for manifest, _ in pairs}
+            blobs = {backup_id: found for commit in commits for backup_id, found in commit.blobs.items()}
+            self._index(pairs, blobs=blobs, sidecars=sidecars, enqueue=self._on_queued is not None)
         except BaseException:
             self._take_back(manifest for _, manifest in new.values())  # not acknowledged
             raise
@@ -248,15 +250,18 @@ class Catalog:
         with suppress(TorporError):
             self.manifests.empty_trash()
 
-    def _keep_old_state(self, manifest: Manifest) -> None:
-        """Count the TTL of an imported state from now: it may be older than that, or made under a wrong clock."""
+    def _keep_old_state(self, manifest: Manifest) -> Sidecar:
+        """Count the TTL of an imported state from now: it may be older than that, or made under a wrong clock.
+
+        Returns what is said of its session.
+        """
         now, sidecar = self._trusted(), self.sidecars.read(manifest.session_id)
         ttl_s = sidecar.ttl_s or self.ttl_s
-        if abs(now - manifest.created_at) < min(OLD_STATE_S, ttl_s):
-            return
-        if manifest.id not in sidecar.expires_at:
+        is_new = abs(now - manifest.created_at) < min(OLD_STATE_S, ttl_s)
+        if not is_new and manifest.id not in sidecar.expires_at:
             sidecar.expires_at[manifest.id] = now + ttl_s
             self.sidecars.write(sidecar)
+        return sidecar
 
     def _keep_here_too(self, manifest: Manifest) -> None:
         """Keep a session on this machine that goes on from a backup of one that stays: it holds what that one holds."""
@@ -269,9 +274,8 @@ class Catalog:
             self.index.set_no_sync(manifest.session_id, True)
 
     def _comes_from_here(self, manifest: Manifest, parent_id: str) -> bool:
-        try:
-            parent = self.index.backup(parent_id).session_id
-        except BackupNotFound:  # removed: of which session, only a new one tells by that it is not its own
+        parent = self.index.session_of(parent_id)
+        if parent is None:  # removed: of which session, only a new one tells by that it is not its own
             return self.index.has_stayed(parent_id) and not self._has_backups(manifest.session_id)
         return parent != manifest.session_id and (self.sidecars.read(parent).no_sync or self.index.stays_here(parent))
 
@@ -284,8 +288,8 @@ class Catalog:
             raise Conflict(f"backup {backup_id} exists with other content")
         return True
 
-    def _require_blobs(self, manifests: Iterable[Manifest]) -> None:
-        named = {(digest, size) for each in manifests for digest, (size, _) in manifest_blobs(each).items()}
+    def _require_blobs(self, commit: Commit) -> None:
+        named = {(digest, size) for each in commit.blobs.values() for digest, (size, _) in each.items()}
         missing = self._missing(BlobRef(*ref) for ref in sorted(named))
         if missing:
             raise MissingBlobs(f"{len(missing)} blobs are not in the store", digests=tuple(missing))
@@ -306,24 +310,22 @@ class Catalog:
         manifests: Iterable[tuple[Manifest, bytes]],
         absent: frozenset[str] = frozenset(),
         *,
+        blobs: Mapping[str, Blobs] = MappingProxyType({}),
+        sidecars: Mapping[str, Sidecar] = MappingProxyType({}),
         enqueue: bool = False,
     ) -> None:
-        new = [
-            NewBackup(
-                self._record(manifest, canonical),
-                manifest_blobs(manifest),
-                tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else (),
-                absent,
-                self.sidecars.read(manifest.session_id).no_sync,
-                glimpse(manifest),
-            )
-            for manifest, canonical in manifests
-        ]
+        """Enter backups; `blobs` (by backup) and `sidecars` (by session) are those that were looked at already."""
+        new = []
+        for manifest, canonical in manifests:
+            named = blobs[manifest.id] if manifest.id in blobs else manifest_blobs(manifest)
+            sidecar = sidecars.get(manifest.session_id) or self.sidecars.read(manifest.session_id)
+            record = self._record(manifest, canonical, named, sidecar)
+            keyed = tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else ()
+            new.append(NewBackup(record, named, keyed, absent, sidecar.no_sync, glimpse(manifest)))
         self.index.commit_backups(new, now=self._clock(), enqueue=enqueue)
         self._on_change((each.record.session_id for each in new), False)
 
-    def _record(self, manifest: Manifest, canonical: bytes) -> Backup:
-        sidecar = self.sidecars.read(manifest.session_id)
+    def _record(self, manifest: Manifest, canonical: bytes, blobs: Blobs, sidecar: Sidecar) -> Backup:
         return record_of(
             manifest,
             manifest_digest=manifest_file.digest_of(canonical),
@@ -331,6 +333,7 @@ class Catalog:
             pinned=manifest.id in sidecar.pinned,
             expires_at=sidecar.expires_at.get(manifest.id, manifest.created_at + (sidecar.ttl_s or self.ttl_s)),
             title=sidecar.title,
+            blobs=blobs,
         )
 
     def resolve(self, ref: str) -> Backup:

@@ -9,6 +9,8 @@ from pathlib import Path
 from ..state.manifest import Manifest
 from .together import Outcome
 
+Blobs = dict[str, tuple[int, str]]  # what a manifest names: digest -> (size in bytes, layer)
+
 
 @dataclass(slots=True, eq=False)
 class Commit:
@@ -16,6 +18,7 @@ class Commit:
 
     manifests: Sequence[Manifest]
     raws: dict[str, bytes]
+    blobs: dict[str, Blobs]
     new_session: bool
     staged: dict[str, Path] = field(default_factory=dict)
     new: list[Manifest] = field(default_factory=list)

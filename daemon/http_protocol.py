@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .gathered import GatheredTransport
+
 BODY_BYTES = 10 << 10  # by which a body grows while the daemon is patient with it
 READERS_PATIENCE = 6  # times as long a client may take nothing of its answer: it may be busy with what it has
 LINGER_S = 1.0  # in which a client that still sends what nobody wants can read its answer
@@ -38,7 +40,7 @@ class GuardedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; where there are too many connections, one that waits for a request goes."""
-        super().connection_made(transport)
+        super().connection_made(GatheredTransport(transport, self.loop))
         self._make_room()
         self._wait("head", self.patience_s, self.transport.close)
 

@@ -7,7 +7,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..state.errors import TorporError
 from ..state.trusted_clock import Judged, Reading, first_anchor, judge
@@ -28,11 +30,17 @@ def read_clocks() -> Reading:
 
 def _is_synchronised() -> bool:
     """Tell whether the kernel's clock is kept right by a server; one that was set by hand is not, from then on."""
+    adjtimex = _adjtimex()
+    return adjtimex is not None and 0 <= adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) < _TIME_ERROR
+
+
+@cache
+def _adjtimex() -> Callable[[Any], int] | None:
     try:
-        state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+        found: Callable[[Any], int] = ctypes.CDLL(None).adjtimex
     except (OSError, AttributeError):
-        return False
-    return 0 <= state < _TIME_ERROR
+        return None
+    return found
 
 
 class TrustedTime:

@@ -240,6 +240,11 @@ class Index:
         with self.reading() as connection:
             return queries.backup(connection, backup_id)
 
+    def session_of(self, backup_id: str) -> str | None:
+        """Return the session of a backup; None when it is not in the index."""
+        with self.reading() as connection:
+            return queries.session_of(connection, backup_id)
+
     def newest(self, session_id: str) -> Backup:
         """Return the newest backup of a session. Raises: SessionNotFound."""
         with self.reading() as connection:
@@ -265,7 +270,7 @@ class Index:
     def has_backup(self, backup_id: str) -> bool:
         """Tell whether a backup is in the index."""
         with self.reading() as connection:
-            return queries.has_backup(connection, backup_id)
+            return queries.session_of(connection, backup_id) is not None
 
     def all_ids(self) -> set[str]:
         """Return the id of every backup."""

@@ -133,12 +133,13 @@ _ONE = Prepared(selection().where(backups.c.id == bindparam("backup_id")))
 _NEWEST = Prepared(
     selection().where(backups.c.session_id == bindparam("of_session")).order_by(*_newest_first()).limit(1)
 )
-_IS_THERE = Prepared(select(backups.c.id).where(backups.c.id == bindparam("backup_id")))
+_SESSION_OF = Prepared(select(backups.c.session_id).where(backups.c.id == bindparam("backup_id")))
 
 
-def has_backup(connection: Connection, backup_id: str) -> bool:
-    """Tell whether a backup is in the index."""
-    return _IS_THERE.value(connection, backup_id=backup_id) is not None
+def session_of(connection: Connection, backup_id: str) -> str | None:
+    """Return the session of a backup; None when it is not in the index."""
+    found: str | None = _SESSION_OF.value(connection, backup_id=backup_id)
+    return found
 
 
 def totals(connection: Connection) -> Totals:

@@ -93,8 +93,10 @@ def record_of(
     pinned: bool,
     expires_at: float | None,
     title: str | None = None,
+    blobs: dict[str, tuple[int, str]] | None = None,
 ) -> Backup:
-    """Describe a manifest as a row."""
+    """Describe a manifest as a row. `blobs` are those that it names, where somebody knows them already."""
+    named = manifest_blobs(manifest) if blobs is None else blobs
     name: Any = None
     metadata = manifest.layers.get("metadata")
     if isinstance(metadata, dict):
@@ -114,7 +116,7 @@ def record_of(
         tokenizer_hash=fingerprint.key(TOKEN_PARTS),
         layers=manifest.present_layers(),
         tokens=manifest.tokens,
-        bytes_total=manifest_bytes + sum(size for size, _ in manifest_blobs(manifest).values()),
+        bytes_total=manifest_bytes + sum(size for size, _ in named.values()),
         bytes_written=manifest_bytes + manifest.bytes_written,
         manifest_digest=manifest_digest,
         manifest_bytes=manifest_bytes,

@@ -34,5 +34,7 @@ NOTHING = Glimpse(0, None, 0, ())
 def one_line(text: str, most: int = PREVIEW_CHARS) -> str:
     """Return the beginning of a text on one line, without control characters."""
     words = " ".join(text[: most * 8].split())
-    clean = "".join(char for char in words if char.isprintable() or char in "\u200c\u200d")
+    clean = words
+    if not words.isprintable():  # which few are: letter by letter takes 30 µs of every commit
+        clean = "".join(char for char in words if char.isprintable() or char in "\u200c\u200d")
     return clean if len(clean) <= most else clean[: most - 1].rstrip() + "…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from functools import cache
 from pathlib import Path
 
 from .files import translated, write_private
@@ -28,8 +29,9 @@ def machine_id(path: Path) -> str:
     return made
 
 
+@cache
 def boot_id() -> str:
-    """Return what names this run of the machine: another one after a reboot."""
+    """Return what names this run of the machine: another one after a reboot, which no process outlives."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()

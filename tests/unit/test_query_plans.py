@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 from support.manifests import manifest
+from support.traced import traced
 from torpor.db import block_keys, marks, search
 from torpor.db.drawing import details, draw_session
 from torpor.db.index import Index
@@ -91,30 +91,10 @@ def test_a_listing_follows_an_index(name: str, index: Index) -> None:
 
 
 def explained(index: Index, ask: Callable[[Index], Any]) -> list[str]:
-    """Return the plan of every statement that SQLite runs for a question, whoever hands it over."""
-    seen: list[str] = []
-
-    def note(statement: str) -> None:
-        if not statement.startswith(("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA", "--")):  # the last: of a trigger
-            seen.append(statement)
-
-    def listen(driver: Any, *_: object) -> None:
-        driver.set_trace_callback(note)
-
-    def leave(driver: Any, *_: object) -> None:
-        driver.set_trace_callback(None)
-
-    engines = (index._reader, index._writer)
-    for engine in engines:
-        event.listen(engine, "checkout", listen)
-        event.listen(engine, "checkin", leave)
-    ask(index)
-    for engine in engines:
-        event.remove(engine, "checkout", listen)
-        event.remove(engine, "checkin", leave)
+    """Return the plan of every statement that a question runs."""
+    with traced(index) as seen:
+        ask(index)
+    asked = [each for each in seen if not each.startswith(("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA"))]
     with index.reading() as connection:
-        return [
-            str(row[3])
-            for statement in seen
-            for row in connection.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}")  # type: ignore[union-attr]
-        ]
+        driver: Any = connection.connection.driver_connection
+        return [str(row[3]) for each in asked for row in driver.execute(f"EXPLAIN QUERY PLAN {each}")]

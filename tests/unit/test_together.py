@@ -132,7 +132,9 @@ def test_who_is_refused_stops_nobody(catalog: Catalog, monkeypatch: pytest.Monke
     """One without its blobs, one whose session is taken by another of the same moment, and a repeated one."""
     blobless = made(7, "blobless")
     lost = {digest for digest, _ in manifest_blobs(blobless).items()}
-    monkeypatch.setattr(catalog, "_require_blobs", lambda some: _refuse(lost) if blobless in some else None)
+    monkeypatch.setattr(
+        catalog, "_require_blobs", lambda commit: _refuse(lost) if blobless in commit.manifests else None
+    )
     first, second, third = made(1, "one-name"), made(2, "one-name"), made(3, "another")
     crowd = crowd_at(catalog)
     crowd.ask(
