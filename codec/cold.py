@@ -49,7 +49,7 @@ _DRIFT = 0.05
 # entropy coder. A table of 64 entries still finds runs. A block is no larger than the window, and each has a Huffman
 # table of its own: layers, and K and V, differ. See "Compression on the way to the bucket" in docs/PERFORMANCE.md.
 _PLANE = zstandard.ZstdCompressionParameters(
-    window_log=14, chain_log=6, hash_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
+    window_log=13, chain_log=6, hash_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
 )
 
 _CHUNK = struct.Struct("<BBI")
@@ -170,10 +170,11 @@ class _Packer:
 
     def _best(self, raw: bytes) -> int:
         """Try the widths on a sample; return what packs best, or 0 when nothing is worth it."""
-        sample = raw
-        if len(raw) > _SAMPLE_PIECES * _SAMPLE_BYTES:
+        # What an exchange gains is little, so the first chunk of an object is looked at more closely.
+        sample, size = raw, _SAMPLE_BYTES * (4 if self._exchanges else 1)
+        if len(raw) > _SAMPLE_PIECES * size:
             step = len(raw) // _SAMPLE_PIECES & ~(max(WIDTHS) - 1)  # each piece starts where an item of any width does
-            sample = b"".join(raw[i * step : i * step + _SAMPLE_BYTES] for i in range(_SAMPLE_PIECES))
+            sample = b"".join(raw[i * step : i * step + size] for i in range(_SAMPLE_PIECES))
         kinds = [*WIDTHS, *(width | EXCHANGED for width in WIDTHS if width > 1 and self._exchanges)]
         sizes = {kind: sum(len(self._packed(plane, kind)) for plane in _dealt(sample, kind)) for kind in kinds}
         best = min(WIDTHS, key=lambda kind: sizes[kind])
