@@ -175,12 +175,16 @@ class _Packer:
         if len(raw) > _SAMPLE_PIECES * size:
             step = len(raw) // _SAMPLE_PIECES & ~(max(WIDTHS) - 1)  # each piece starts where an item of any width does
             sample = b"".join(raw[i * step : i * step + size] for i in range(_SAMPLE_PIECES))
-        kinds = [*WIDTHS, *(width | EXCHANGED for width in WIDTHS if width > 1 and self._exchanges)]
-        sizes = {kind: sum(len(self._packed(plane, kind)) for plane in _dealt(sample, kind)) for kind in kinds}
-        best = min(WIDTHS, key=lambda kind: sizes[kind])
-        if best | EXCHANGED in kinds and sizes[best | EXCHANGED] < sizes[best] - len(sample) / 1024:
-            best |= EXCHANGED
+        sizes = {width: self._size(sample, width) for width in WIDTHS}
+        best, worth = 1, len(sample) / 1024  # more planes are more work, and an exchange shuts older programs out
+        for width in WIDTHS:
+            best = width if sizes[width] < sizes[best] - worth else best
+        if best > 1 and self._exchanges and self._size(sample, best | EXCHANGED) < sizes[best] - worth:
+            return best | EXCHANGED
         return best if sizes[best] < len(sample) else 0
+
+    def _size(self, sample: bytes, kind: int) -> int:
+        return sum(len(self._packed(plane, kind)) for plane in _dealt(sample, kind))
 
     def _plane(self, plane: bytes, kind: int) -> bytes:
         """Return a plane packed, or itself; one whose middle does not pack is not tried as a whole."""
