@@ -49,7 +49,7 @@ _DRIFT = 0.05
 # entropy coder. A table of 64 entries still finds runs. A block is no larger than the window, and each has a Huffman
 # table of its own: layers, and K and V, differ. See "Compression on the way to the bucket" in docs/PERFORMANCE.md.
 _PLANE = zstandard.ZstdCompressionParameters(
-    window_log=13, chain_log=6, hash_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
+    window_log=14, chain_log=6, hash_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
 )
 
 _CHUNK = struct.Struct("<BBI")
