@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := packaging/constraints.txt
-FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_file safetensors_header safetensors_backup safetensors_file
+FUZZ_TARGETS := v1_document v1_file v2_document v2_file bundle_document bundle_file safetensors_header safetensors_backup safetensors_file cold_file
 FUZZ_SECONDS ?= 60
 # Of the tests: more than two cores, since many wait for other processes.
 WORKERS ?= 3

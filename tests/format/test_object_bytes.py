@@ -22,6 +22,11 @@ PLANES = (
     "00254a6f94b9de03284d7297bce1062b50759abfe4092e53789dc2e70c31567ba0c5ea0f34597ea3c8ed12375c81a6cbf015"
     "28b52ffd2032450000103f3f010045000b" + "000000000000" + "6400000000000000"
 )
+EXCHANGED = (
+    "746f72706f724302" + "820264000000" + "1b000000"
+    "00a54aef14b95e8328cd72973ce106ab50f51abf64892ed3789d42e70cb156fb20c56a8f34d97ea348ed12b75c8126cb7095"
+    "28b52ffd2032950000603f3f3f3fbfbfbfbfbfbfbf3f0100f51423" + "000000000000" + "6400000000000000"
+)
 DOCUMENT = (
     "746f72706f7243010100220000006e46dd10defc9b56c29a6ec56b508c21f54c08192194e4df25bf36f0c9c3c279" + b"{}".hex()
 ) + ("000000000000" + "2200000000000000")
@@ -57,6 +62,7 @@ def test_objects_are_read() -> None:
     assert read(SEALED, b"\x01" * 32, sealed=True) == b"torpor"
     assert read(COLD, b"", sealed=False) == b"torpor"
     assert read(PLANES, b"", sealed=False) == bytes(x for i in range(50) for x in (i * 37 % 256, 0x3F))
+    assert read(EXCHANGED, b"", sealed=False) == bytes(x for i in range(50) for x in (i * 37 % 256, 0x3F | i % 2 << 7))
     assert open_document(bytes.fromhex(DOCUMENT), b"any", None) == b"{}"
 
 

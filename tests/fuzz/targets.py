@@ -17,7 +17,7 @@ import lz4.frame
 import orjson
 from blake3 import blake3
 from support.shelf import Shelf
-from torpor.codec import manifest_file, torch_bridge, tree
+from torpor.codec import cold, manifest_file, torch_bridge, tree
 from torpor.codec.bundle import MANIFEST_NAME, Bundle, header, write_bundle
 from torpor.codec.leaves import LeafBuilder
 from torpor.codec.safetensors_file import SafetensorsFile, write_safetensors
@@ -221,11 +221,25 @@ def safetensors_backup(data: bytes) -> None:
         safetensors_file(file)
 
 
+def cold_file(data: bytes) -> None:
+    """Any bytes as the cold form of a blob."""
+    reader, found = cold.Unpacker(), list[bytes]()
+    for piece in reader.feed(data):
+        assert 0 < len(piece) <= cold.CHUNK_BYTES
+        found.append(piece)
+    reader.finish()
+    raw = b"".join(found)
+    with accepted():
+        again = cold.Unpacker()
+        assert b"".join(again.feed(b"".join(cold.pack(io.BytesIO(raw))))) == raw
+        again.finish()
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         v1_document, v1_file, v2_document, v2_file, bundle_document, bundle_file,
-        safetensors_header, safetensors_backup, safetensors_file,
+        safetensors_header, safetensors_backup, safetensors_file, cold_file,
     )
 }  # fmt: skip
 # Those whose input is JSON are mutated as JSON.

@@ -12,11 +12,12 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from torpor.codec.cold import CHUNK_BYTES, MAGIC, Unpacker, pack, plane_bytes
+from torpor.codec.cold import CHUNK_BYTES, EXCHANGED, MAGIC, PACKED_BYTES, Unpacker, pack, plane_bytes
 from torpor.state.errors import NewerFormat, ObjectDamaged
 
 HEAD = MAGIC + b"\x01"
-BORDERS = [CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 3]
+HEAD_2 = MAGIC + b"\x02"
+BORDERS = [at + more for at in (PACKED_BYTES, CHUNK_BYTES) for more in (-1, 0, 1, at, at + 3)]
 
 
 def cold(raw: bytes, *, compress: bool = True) -> bytes:
@@ -66,8 +67,51 @@ def test_sizes_at_the_border_of_a_chunk(size: int, kind: str) -> None:
 def test_planes_of_floats_lie_together(width: int, ratio: float) -> None:
     raw = floats(120_000, width)
     stored = cold(raw)
-    assert stored[len(HEAD)] == width
+    assert stored[len(HEAD)] & ~EXCHANGED == width
     assert len(raw) > ratio * len(stored)
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_an_exponent_whose_lowest_bit_says_little_lies_in_one_byte(width: int) -> None:
+    chance = random.Random(2)
+    made = [struct.pack("<f", chance.choice((-1, 1)) * chance.uniform(1, 2))[4 - width :] for _ in range(60_000)]
+    stored = cold(b"".join(made))
+    assert stored[: len(HEAD) + 1] == HEAD_2 + bytes([width | EXCHANGED])
+    assert warm(stored) == b"".join(made)
+
+
+@given(st.binary(min_size=1, max_size=300), st.sampled_from([2, 4]))
+def test_exchanged_bits_come_back(raw: bytes, width: int) -> None:
+    """Made here bit by bit, as the format says, and read."""
+    planes = [bytearray(raw[i::width]) for i in range(width)]
+    for at in range(len(planes[-1])):
+        low, high = planes[-2][at], planes[-1][at]
+        planes[-2][at], planes[-1][at] = low & 0x7F | high & 0x80, high & 0x7F | low & 0x80
+    stored = HEAD_2 + chunk(width | EXCHANGED, 0, len(raw), *planes) + end(len(raw))
+    assert warm(stored) == raw
+
+
+def test_numbers_without_an_exponent_of_eight_bits_keep_to_version_1() -> None:
+    """So an older program reads float16, text and documents; sign and exponent lie in one byte of float16 as it is."""
+    chance = random.Random(5)
+    for raw in (
+        b"".join(struct.pack("<e", chance.gauss(0.0, 1.0)) for _ in range(60_000)),
+        b'{"a": [1, 2, 3]}' * 900,
+        b"",
+    ):
+        stored = cold(raw)
+        assert stored.startswith(HEAD)
+        assert warm(stored) == raw
+
+
+def test_the_kind_of_a_chunk_follows_what_comes() -> None:
+    """Numbers behind text behind numbers: each is packed well, but for the chunk behind a change."""
+    text = (b"the quick brown fox jumps over the lazy dog; " * 70_000)[: 4 * PACKED_BYTES]
+    numbers = (floats(40_000, 2) * 14)[: 4 * PACKED_BYTES]
+    raw = numbers + text + os.urandom(2 * PACKED_BYTES) + numbers
+    stored = cold(raw)
+    assert warm(stored) == raw
+    assert len(stored) < 2 * len(cold(numbers)) + len(cold(text)) + 4 * PACKED_BYTES
 
 
 def test_text_is_packed_as_it_is() -> None:
@@ -150,6 +194,10 @@ def raw_of(frame: bytes) -> bytes:
         ("an empty chunk", HEAD + struct.pack("<BBI", 1, 0, 0) + end(0)),
         ("a width of 3", HEAD + chunk(3, 0, 3, b"abc") + end(3)),
         ("a width of 255", HEAD + chunk(255, 0, 3, b"abc") + end(3)),
+        ("an exchange in version 1", HEAD + chunk(0x82, 0, 2, b"a", b"b") + end(2)),
+        ("an exchange of one plane", HEAD_2 + chunk(0x81, 0, 2, b"ab") + end(2)),
+        ("an exchange of no plane", HEAD_2 + chunk(0x80, 0, 0) + end(0)),
+        ("an exchange of three planes", HEAD_2 + chunk(0x83, 0, 3, b"a", b"b", b"c") + end(3)),
         ("a plane that is not there is packed", HEAD + chunk(1, 2, 100, PACKED) + end(100)),
         ("a packed plane larger than what it holds", HEAD + chunk(1, 1, len(PACKED) - 1, PACKED) + end(9)),
         ("a packed plane of no bytes", HEAD + chunk(1, 1, 100, b"") + end(100)),
@@ -182,8 +230,8 @@ def test_nobody_waits_for_a_plane_of_4_gib() -> None:
 
 
 def test_a_newer_version_is_named() -> None:
-    with pytest.raises(NewerFormat, match="version 2"):
-        warm(MAGIC + b"\x02" + bytes(50))
+    with pytest.raises(NewerFormat, match="version 3"):
+        warm(MAGIC + b"\x03" + bytes(50))
 
 
 def test_no_memory_is_taken_for_the_window_that_a_frame_asks_for() -> None:

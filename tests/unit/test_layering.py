@@ -64,6 +64,7 @@ OWNED = {
     "botocore": {"sync"},
     "cryptography": {"codec"},
     "zstandard": {"codec"},
+    "bitarray": {"codec/cold.py"},
     "keyring": {"daemon"},
     "httpx": {"client"},
     "typer": {"cli"},

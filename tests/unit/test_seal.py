@@ -61,7 +61,7 @@ def test_sizes_at_the_border_of_a_chunk(size: int) -> None:
 
 def test_the_final_chunk_may_be_full() -> None:
     """The cold form of this many bytes fills its chunks to the last byte."""
-    raw = os.urandom(CHUNK - 8 - 6 - 14)
+    raw = os.urandom(CHUNK - 8 - 6 * (CHUNK // cold.PACKED_BYTES) - 14)
     _, found = chunks(stored(raw))
     assert [len(c) for c in found] == [4 + CHUNK + 16]
     assert read(stored(raw)) == raw
@@ -235,10 +235,10 @@ class Reading(io.RawIOBase):
 
 
 def test_memory_is_flat_for_256_mib_in_and_out() -> None:
-    piece, target = os.urandom(cold.CHUNK_BYTES), Reading()
+    piece, target = os.urandom(cold.PACKED_BYTES), Reading()
     tracemalloc.start()
     try:
-        encode(Repeated(piece, 256), target, associated=NAME, ring=RING)  # type: ignore[arg-type]
+        encode(Repeated(piece, (256 << 20) // len(piece)), target, associated=NAME, ring=RING)  # type: ignore[arg-type]
         assert tracemalloc.get_traced_memory()[1] < 24 << 20
     finally:
         tracemalloc.stop()
