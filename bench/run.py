@@ -28,6 +28,7 @@ import torch
 from torpor.measure import growth, load, machine, restore, save, workload
 from torpor.measure.figures import Figure, required, table
 from torpor.measure.rounds import console
+from torpor.measure.settings import Settings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TITLES = {
@@ -85,7 +86,7 @@ def _names(text: str) -> list[str]:
 def _groups(loaded: Any, folder: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
     rounds, long_rounds, starts, idle_s = (3, 2, 2, 10.0) if quick else (9, 5, 5, 30.0)
     return {
-        "save": lambda: save.measure(loaded, folder, rounds),
+        "save": lambda: save.measure(Settings(folder, quick)),
         "restore": lambda: restore.measure_warm(loaded, folder, rounds),
         "cold": lambda: restore.measure_cold(loaded, folder, rounds),
         "growth": lambda: growth.measure(loaded, folder, long_rounds),

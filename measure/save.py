@@ -6,13 +6,13 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from ..adapters.demo_model import Loaded
 from ..adapters.transformers import TransformersSession
-from ..client import Keeper
 from ..store.files import write_all
 from . import workload
 from .figures import Figure
@@ -43,20 +43,22 @@ def measure(settings: Settings) -> list[Figure]:
 def _figures(loaded: Loaded, settings: Settings, tokens: int, *, with_slow: bool) -> Iterator[Figure]:
     large = tokens * TOKEN_BYTES >= LARGE_BYTES
     rounds = settings.rounds(3, 1) if large else settings.rounds(9, 3)
-    with scratch(settings.folder) as folder, keeper_in(folder) as keeper:
-        contenders = _contenders(loaded, folder, keeper, tokens, with_slow=with_slow)
+    with scratch(settings.folder) as folder, ExitStack() as stack:
+        contenders = _contenders(loaded, folder, stack, tokens, with_slow=with_slow)
         samples = interleave(f"full save of {tokens:,} tokens", rounds, contenders)
     ours = samples.pop("torpor")
     for name, taken in samples.items():
         yield Figure("save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name))
 
 
-def _contenders(loaded: Loaded, folder: Path, keeper: Keeper, tokens: int, *, with_slow: bool) -> dict[str, Contender]:
+def _contenders(
+    loaded: Loaded, folder: Path, stack: ExitStack, tokens: int, *, with_slow: bool
+) -> dict[str, Contender]:
     """Return who writes what. In memory are one cache, and one copy of it for those who write a single buffer."""
     session = fresh_session(loaded, tokens)
     tensors = tensors_of(session)
     found: dict[str, Contender] = {
-        "torpor": _saver(keeper, session, folder),
+        "torpor": _saver(stack, loaded, session, folder),
         RAW: _writer(folder, "raw", write_raw, lambda: joined(tensors)),
         SIDE_BY_SIDE: _writer(folder, "parts", write_side_by_side, lambda: joined(tensors)),
     }
@@ -66,16 +68,20 @@ def _contenders(loaded: Loaded, folder: Path, keeper: Keeper, tokens: int, *, wi
     return found
 
 
-def _saver(keeper: Keeper, session: TransformersSession, folder: Path) -> Contender:
+def _saver(stack: ExitStack, loaded: Loaded, session: TransformersSession, folder: Path) -> Contender:
+    """Save into a home of its own each time: the one before is removed, as the files of the others are."""
     numbers = itertools.count()
     least_bytes = (session.token_ids.shape[-1] - 1) * TOKEN_BYTES
 
     def prepare() -> Action:
-        made, name = another(session), f"full-{next(numbers)}"
+        stack.close()
+        made = another(session)
+        keeper = stack.enter_context(keeper_in(stack.enter_context(scratch(folder))))
+        keeper.save("first", fresh_session(loaded, BLOCK_TOKENS)).wait()  # connected, and its threads run
         settle(folder)
 
         def save() -> None:
-            backup = keeper.save(name, made).wait()
+            backup = keeper.save(f"full-{next(numbers)}", made).wait()
             if backup.bytes_written < least_bytes:
                 raise RuntimeError(f"only {backup.bytes_written} bytes were written: this was no full save")
 
