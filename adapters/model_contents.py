@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..codec.weights import is_vision
 from ..state.errors import UnsupportedState
+from .model_walk import Walk, walk_of
 from .rotary import is_rotary
 from .weight_bytes import Piece, is_plain, pieces
 
@@ -43,6 +45,11 @@ class Contents:
     root: Any = None  # the model without wrappers
     problem: str | None = None  # why the weights cannot be told
     adapter_problem: str | None = None
+
+    def is_ordinary(self) -> bool:
+        """Tell whether there is nothing but plain tensors."""
+        odd = (self.values, self.opaque, self.tuners, self.quantizers, self.problem, self.adapter_problem)
+        return not any(odd)
 
     def pieces(self) -> list[Piece]:
         """Take everything but the adapters apart. Raises: UnsupportedState."""
@@ -98,10 +105,27 @@ def contents_of(model: Any) -> Contents:
     """Walk a model. Names are those without wrappers, so that LoRA, `PeftModel` and `torch.compile` do not matter."""
     found = Contents()
     found.root = _unwrapped(model, found)
-    _walk(found.root, "", found)
+    known = _walks.get(found.root)
+    again = known.again() if known is not None and found.is_ordinary() else None
+    if again is not None:
+        found.tensors, found.rotary = again
+    else:
+        _walk(found.root, "", found)
+        _remember(found)
     if found.problem is None and any(tensor.is_meta for _, tensor in found.tensors):
         found.problem = "some of the weights are offloaded"
     return found
+
+
+_walks: weakref.WeakKeyDictionary[Any, Walk] = weakref.WeakKeyDictionary()
+
+
+def _remember(found: Contents) -> None:
+    walk = walk_of(found.root, found.tensors, found.rotary) if found.is_ordinary() else None
+    if walk is not None:
+        _walks[found.root] = walk
+    else:
+        _walks.pop(found.root, None)
 
 
 def _unwrapped(model: Any, found: Contents) -> Any:

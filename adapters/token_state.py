@@ -32,7 +32,9 @@ def media_spans(token_ids: torch.Tensor, config: Any) -> tuple[tuple[int, int], 
     places = [n for n in (getattr(config, name, None) for name in names) if isinstance(n, int)]
     if not places or token_ids.numel() == 0:
         return ()
-    found = torch.isin(token_ids, torch.tensor(places, device=token_ids.device))
+    found = token_ids == places[0]
+    for place in places[1:]:
+        found |= token_ids == place
     row = found.any(dim=0).to("cpu", torch.int8)
     edges = torch.diff(row, prepend=row.new_zeros(1), append=row.new_zeros(1)).nonzero().flatten().tolist()
     return tuple(zip(edges[::2], edges[1::2], strict=True))

@@ -43,7 +43,7 @@ from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
 from .restore import read_graded
 from .room import RoomDesk
-from .save import SaveWorker
+from .save import SaveWorker, step_back
 from .save_job import SaveHandle
 from .saver import Saver
 from .switch import WayBack
@@ -122,7 +122,8 @@ class Keeper:
         self._prefixes = Prefixes(api, self.blobs, self._threads)
         self.desk = RoomDesk(api, unasked_bytes)
         self._attached: set[Attachment] = set()
-        worker = SaveWorker(api, self.blobs, self._threads, DigestMemo(), checkpoint, self.desk)
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-write", initializer=step_back)
+        worker = SaveWorker(api, self.blobs, self._writers, DigestMemo(), checkpoint, self.desk)
         self._saver = Saver(worker, pool or Pool(), self.memory, self._rates, free_memory, clock, at_exit=self.close)
 
     def save(self, session_id: str, source: SessionSource, *, small: bool = False) -> SaveHandle:
@@ -439,6 +440,7 @@ class Keeper:
         if not self._saver.close():
             return
         self._threads.shutdown()
+        self._writers.shutdown()
         self.blobs.close()
         self.api.close()
 

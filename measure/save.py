@@ -1,56 +1,88 @@
-"""Figure 1: a full save of 1,000 tokens, durable and committed, against writing the same bytes."""
+"""A full save, durable and committed, against writing the same bytes, at every length that is asked for."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from ..adapters.demo_model import Loaded
-from ..client import Keeper
+from ..adapters.transformers import TransformersSession
+from ..store.files import write_all
+from . import workload
 from .figures import Figure
 from .peers import WRITERS, joined, write_raw
-from .rig import keeper_in, scratch
+from .rig import keeper_in, scratch, settle
 from .rounds import Action, Contender, interleave
-from .workload import TOKEN_BYTES, fresh_session, tensors_of
+from .settings import Settings
+from .workload import BLOCK_TOKENS, TOKEN_BYTES, another, fresh_session, tensors_of
 
 T = TypeVar("T")
-TOKENS = 1_000
-RAW = "raw write + fsync"
-AT_MOST = 1.25
+RAW, SIDE_BY_SIDE = "raw write + fsync", "raw, files of 9 MiB side by side, written ahead"
+SLOW = "v1 file + fsync"  # as slow as it is, one length says all
+AT_MOST = {RAW: 1.10, "safetensors + fsync": 1.0, "torch.save + fsync": 1.0}
+WRITERS_AT_ONCE = 4
+LARGE_BYTES = 1 << 30  # from here on few rounds: the disk would be full of them
 
 
-def measure(loaded: Loaded, parent: Path, rounds: int) -> list[Figure]:
-    """Save with torpor and with every peer, round by round; nothing is deleted before the end."""
-    tensors = tensors_of(fresh_session(loaded, TOKENS))
-    data = joined(tensors)
-    with scratch(parent) as folder, keeper_in(folder) as keeper:
-        contenders = {
-            "torpor": _saver(keeper, loaded),
-            RAW: _writer(folder, "raw", write_raw, data),
-        }
-        for name, write in WRITERS.items():
-            contenders[name] = _writer(folder, name.split()[0], write, tensors)
-        samples = interleave("full save", rounds, contenders)
-    ours = samples.pop("torpor")
+def measure(settings: Settings) -> list[Figure]:
+    """Save with torpor and with every peer, round by round, at each length."""
+    loaded, shortest = workload.load(), min(settings.sizes)
     return [
-        Figure("save", f"full save, {TOKENS:,} tokens", "s", ours, name, taken, AT_MOST if name == RAW else None)
-        for name, taken in samples.items()
+        figure
+        for tokens in settings.sizes
+        for figure in _figures(loaded, settings, tokens, with_slow=tokens == shortest)
     ]
 
 
-def _saver(keeper: Keeper, loaded: Loaded) -> Contender:
+def _figures(loaded: Loaded, settings: Settings, tokens: int, *, with_slow: bool) -> Iterator[Figure]:
+    large = tokens * TOKEN_BYTES >= LARGE_BYTES
+    rounds = settings.rounds(3, 1) if large else settings.rounds(9, 3)
+    with scratch(settings.folder) as folder, ExitStack() as stack:
+        contenders = _contenders(loaded, folder, stack, tokens, with_slow=with_slow)
+        samples = interleave(f"full save of {tokens:,} tokens", rounds, contenders)
+    ours = samples.pop("torpor")
+    for name, taken in samples.items():
+        yield Figure("save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name))
+
+
+def _contenders(
+    loaded: Loaded, folder: Path, stack: ExitStack, tokens: int, *, with_slow: bool
+) -> dict[str, Contender]:
+    """Return who writes what. In memory are one cache, and one copy of it for those who write a single buffer."""
+    session = fresh_session(loaded, tokens)
+    tensors = tensors_of(session)
+    found: dict[str, Contender] = {
+        "torpor": _saver(stack, loaded, session, folder),
+        RAW: _writer(folder, "raw", write_raw, lambda: joined(tensors)),
+        SIDE_BY_SIDE: _writer(folder, "parts", write_side_by_side, lambda: joined(tensors)),
+    }
+    for name, write in WRITERS.items():
+        if with_slow or name != SLOW:
+            found[name] = _writer(folder, name.split()[0], write, lambda: tensors)
+    return found
+
+
+def _saver(stack: ExitStack, loaded: Loaded, session: TransformersSession, folder: Path) -> Contender:
+    """Save into a home of its own each time: the one before is removed, as the files of the others are."""
     numbers = itertools.count()
+    least_bytes = (session.token_ids.shape[-1] - 1) * TOKEN_BYTES
 
     def prepare() -> Action:
-        session = fresh_session(loaded, TOKENS)
-        name = f"full-{next(numbers)}"
+        stack.close()
+        made = another(session)
+        keeper = stack.enter_context(keeper_in(stack.enter_context(scratch(folder))))
+        keeper.save("first", fresh_session(loaded, BLOCK_TOKENS)).wait()  # connected, and its threads run
+        settle(folder)
 
         def save() -> None:
-            backup = keeper.save(name, session).wait()
-            if backup.bytes_written < TOKENS * TOKEN_BYTES:
+            backup = keeper.save(f"full-{next(numbers)}", made).wait()
+            if backup.bytes_written < least_bytes:
                 raise RuntimeError(f"only {backup.bytes_written} bytes were written: this was no full save")
 
         return save
@@ -58,10 +90,26 @@ def _saver(keeper: Keeper, loaded: Loaded) -> Contender:
     return prepare
 
 
-def _writer(folder: Path, name: str, write: Callable[[Path, T], None], what: T) -> Contender:
+def _writer(folder: Path, name: str, write: Callable[[Path, T], None], make: Callable[[], T]) -> Contender:
     numbers = itertools.count()
 
     def prepare() -> Action:
-        return partial(write, folder / f"{name}-{next(numbers)}", what)
+        for old in folder.glob(f"{name}-*"):  # of the round before
+            old.unlink()
+        settle(folder)
+        return partial(write, folder / f"{name}-{next(numbers)}", make())
 
     return prepare
+
+
+def write_side_by_side(path: Path, data: memoryview) -> None:
+    """Write a buffer to files of a block's size, some at once, the disk being asked to begin at once; sync each."""
+    step = BLOCK_TOKENS * TOKEN_BYTES
+
+    def write(at: int) -> None:
+        with Path(f"{path}-{at}").open("xb", buffering=0) as file:
+            write_all(file.fileno(), [data[at : at + step]])
+            os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(WRITERS_AT_ONCE) as threads:
+        list(threads.map(write, range(0, data.nbytes, step)))

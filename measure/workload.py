@@ -10,10 +10,12 @@ import functools
 import itertools
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from tokenizers import Tokenizer, models
 from transformers import DynamicCache, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicLayer
 
 from ..adapters.demo_model import Loaded, small_model
 from ..adapters.transformers import TransformersSession, TransformersTarget
@@ -74,6 +76,19 @@ def fresh_session(loaded: Loaded, tokens: int) -> TransformersSession:
     )
     _append(session.cache, tokens)
     return session
+
+
+def another(session: TransformersSession) -> TransformersSession:
+    """Return a session over the same tensors, with a new number in each token: no block is as it was."""
+    held = session.cache.layers
+    held[0].keys[..., 0].normal_()
+    cache = DynamicCache()
+    for each in held:
+        layer = DynamicLayer()
+        layer.lazy_initialization(each.keys, each.values)
+        layer.keys, layer.values = each.keys, each.values
+        cache.layers.append(layer)
+    return replace(session, cache=cache)
 
 
 def go_on(session: TransformersSession, tokens: int) -> None:

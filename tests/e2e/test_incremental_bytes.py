@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget, static_cache
 from support.daemon import Daemon
+from torpor.adapters.dynamic_cache import LiveCache
 from torpor.client import Keeper
 from torpor.client.memory import Pool
 from torpor.state.errors import DaemonNotRunning
@@ -97,7 +99,24 @@ def test_equal_bytes_of_another_cache_are_shared_and_others_are_not(daemon: Daem
     assert sum(p.stat().st_size for p in daemon.blob_files()) == 2 * 128 * TOKEN_BYTES
 
 
-def test_how_a_cache_is_captured_follows_from_size_and_memory(daemon: Daemon) -> None:
+def test_a_cache_on_the_host_is_followed_and_nothing_of_it_copied_or_held(daemon: Daemon, keeper: Keeper) -> None:
+    session = CacheSession()
+    for seed, tokens in enumerate((200, 5)):
+        session.grow(tokens, seed)
+        wanted, tensors = session.copy_tensors(), [weakref.ref(t) for t in session.tensors()]
+        handle = keeper.save("s", session)
+        session.grow(5, seed + 10)  # generation goes on while the save reads
+        assert handle.snapshot == "followed"
+        handle.wait(60)
+        assert [t() for t in tensors] == [None] * len(tensors)
+        found = keeper.restore(handle.backup_id, CacheTarget()).session.tensors()
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_how_a_cache_on_a_device_is_captured_follows_from_size_and_memory(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LiveCache, "on_host", False)
     free = 1 << 40
     keeper = daemon.keeper(pool=Pool(130 * TOKEN_BYTES), free_memory=lambda: free)
     session = CacheSession()

@@ -17,13 +17,15 @@ import pytest
 import torch
 from support.caches import CacheSession, CacheTarget
 from support.daemon import Daemon
+from torpor.adapters.dynamic_cache import LiveCache
 from torpor.client import Backup
 from torpor.client.memory import Pool
 from torpor.state.errors import TorporError
 
 WALKS, STEPS = (400, 120) if os.environ.get("TORPOR_SOAK") else (24, 60)
 TOKEN_BYTES = 3 * 2 * 2 * 8 * 2
-# The pool holds a message's worth of tokens and not a session's, so that all three ways of capturing are taken.
+# The pool holds a message's worth of tokens and not a session's, so that all three ways of capturing are taken, the two
+# of a device too.
 POOL = 150 * TOKEN_BYTES
 
 WEIGHTS = {
@@ -192,7 +194,8 @@ def seen() -> Counter[str]:
 
 
 @pytest.mark.parametrize("seed", range(WALKS))
-def test_a_random_life(seed: int, daemon_of_walks: Daemon, seen: Counter[str]) -> None:
+def test_a_random_life(seed: int, daemon_of_walks: Daemon, seen: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LiveCache, "on_host", seed % 3 > 0)
     lives = Lives(daemon_of_walks, seed)
     try:
         lives.walk(STEPS)

@@ -1,0 +1,132 @@
+"""A live cache that is copied while its session goes on: every block as it was, or an error."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from support.caches import CacheSession
+from torch import nn
+from torpor.adapters.dynamic_cache import LiveCache
+from torpor.adapters.model_contents import contents_of
+from torpor.client.kv_save import witness
+from torpor.state.errors import SnapshotLost
+
+TOKENS = 200
+
+
+def blocks(live: LiveCache) -> list[tuple[int, int, memoryview]]:
+    size, width = live.layout.block_tokens, live.layout.token_bytes()
+    spans = [(at, min(at + size, live.tokens)) for at in range(0, live.tokens, size)]
+    return [(start, stop, memoryview(bytearray((stop - start) * width))) for start, stop in spans]
+
+
+@pytest.fixture
+def session() -> CacheSession:
+    session = CacheSession()
+    session.grow(TOKENS, 1)
+    return session
+
+
+def test_what_was_captured_is_copied_while_the_session_appends_and_crops(session: CacheSession) -> None:
+    live = LiveCache(session.cache)
+    wanted = [image for *_, image in blocks(live)]
+    for (start, stop, _), image in zip(blocks(live), wanted, strict=True):
+        live.copy(start, stop, image)
+    followers, failed = [live.follow() for _ in range(3)], list[BaseException]()
+
+    def read(follower: Any) -> None:
+        try:
+            for _ in range(100):
+                for (start, stop, into), image in zip(blocks(live), wanted, strict=True):
+                    follower.copy(start, stop, into)
+                    assert into == image
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=read, args=(each,)) for each in followers]
+    for thread in threads:
+        thread.start()
+    for step in range(1000):
+        if not any(thread.is_alive() for thread in threads):
+            break
+        session.grow(3, step)
+        if step >= 100 and step % 10 == 0:  # for a time it only grows
+            session.crop_to(100 + step % 90)
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_a_reset_cache_is_copied_as_it_was(session: CacheSession) -> None:
+    live = LiveCache(session.cache)
+    follower, (start, stop, wanted) = live.follow(), blocks(live)[1]
+    live.copy(start, stop, wanted)
+    session.cache.reset()
+    into = memoryview(bytearray(wanted.nbytes))
+    follower.copy(start, stop, into)
+    assert into == wanted
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("name", ["keys", "values"])
+def test_tensors_that_are_put_in_by_hand_are_noticed(session: CacheSession, layer: int, name: str) -> None:
+    live = LiveCache(session.cache)
+    follower = live.follow()
+    setattr(session.cache.layers[layer], name, torch.randn(1, 2, TOKENS + 9, 8).bfloat16())
+    for start, stop, into in blocks(live):
+        with pytest.raises(SnapshotLost):
+            follower.copy(start, stop, into)
+
+
+def test_layers_that_are_taken_away_are_noticed(session: CacheSession) -> None:
+    live = LiveCache(session.cache)
+    follower = live.follow()
+    del session.cache.layers[2:]
+    with pytest.raises(SnapshotLost):
+        follower.copy(*blocks(live)[0])
+
+
+def test_a_block_that_was_read_has_the_witness_of_the_live_cache(session: CacheSession) -> None:
+    live = LiveCache(session.cache)
+    for number, (start, stop, image) in enumerate(blocks(live)[: TOKENS // live.layout.block_tokens]):
+        live.copy(start, stop, image)
+        assert [witness(live.layout, image)] == live.witnesses(number, number + 1)
+
+
+def replaced(model: nn.Module) -> None:
+    model[1][0] = nn.Linear(4, 4)  # type: ignore[index]
+
+
+def added(model: nn.Module) -> None:
+    model[1].append(nn.Linear(4, 4))  # type: ignore[index,operator]
+
+
+def taken_away(model: nn.Module) -> None:
+    del model[1][1]  # type: ignore[index]
+
+
+def without_bias(model: nn.Module) -> None:
+    model[0].bias = None  # type: ignore[index,union-attr]
+
+
+def new_weight(model: nn.Module) -> None:
+    model[0].weight = nn.Parameter(torch.zeros(4, 4))  # type: ignore[index,union-attr]
+
+
+def hooked(model: nn.Module) -> None:
+    model[0].register_forward_hook(print)  # type: ignore[index,operator,union-attr]
+
+
+@pytest.mark.parametrize("change", [replaced, added, taken_away, without_bias, new_weight, hooked])
+def test_a_model_that_was_walked_before_is_seen_as_it_is_now(change: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    for _ in range(2):
+        contents_of(model)
+    change(model)
+    found = contents_of(model)
+    assert [name for name, _ in found.tensors] == list(dict(model.named_parameters()))
+    assert all(a is b for (_, a), b in zip(found.tensors, model.parameters(), strict=True))
+    assert (found.adapter_problem is not None) == (change is hooked)
