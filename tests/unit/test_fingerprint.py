@@ -21,9 +21,10 @@ from support.model_folders import (
     tied_model,
 )
 from torch import nn
-from torpor.adapters.demo_model import Loaded, small_model
+from torpor.adapters import model_configs
+from torpor.adapters.demo_model import Loaded, byte_tokenizer, small_model
 from torpor.adapters.model_folder import describe_folder
-from torpor.adapters.model_identity import describe_model, fingerprint_of
+from torpor.adapters.model_identity import describe_model, fingerprint_of, tokenizer_digest
 from torpor.adapters.shards import shard_lines, shard_paths
 from torpor.client.remembered import InProcess
 from torpor.state.errors import FileDamaged, InvalidFile, NotFound, TorporError, UnknownFormat
@@ -96,6 +97,17 @@ def test_an_untied_head_of_the_same_bytes_is_a_tie(loaded: Loaded) -> None:
     own = small_model()
     own.model.lm_head.weight.data.copy_(own.model.get_input_embeddings().weight)
     assert weights(own.model) == weights(tied_model().model) != weights(loaded.model)
+
+
+def test_the_next_process_need_not_sort_a_vocabulary(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, first = InProcess(), byte_tokenizer()
+    known = tokenizer_digest(first, memory)
+    assert known == tokenizer_digest(byte_tokenizer()) == describe(loaded).fingerprint.tokenizer
+    monkeypatch.setattr(model_configs, "digest_json", lambda value: pytest.fail("digested anew"))
+    assert tokenizer_digest(byte_tokenizer(), memory) == known
+    monkeypatch.undo()
+    other = byte_tokenizer(merges=("th",))
+    assert tokenizer_digest(other, memory) != known
 
 
 def test_buffers_that_follow_from_the_config_do_not_count(loaded: Loaded) -> None:
