@@ -17,7 +17,6 @@ from torpor.client.restore import PIECE_BYTES, submit_blocks
 from torpor.codec.kv_blocks import cut_up, tensor_runs
 from torpor.state.errors import BlobDamaged
 from torpor.state.manifest import BlobRef, KVCache, KVLayer, KVLayout, block_ranges
-from torpor.store import files
 from torpor.store.blobs import BlobStore
 from torpor.store.staging import Staging
 
@@ -77,7 +76,7 @@ def test_every_byte_is_read_once_in_large_pieces(
         counts.append(preadv(fd, buffers, offset))
         return counts[-1]
 
-    monkeypatch.setattr(files.os, "preadv", counting)
+    monkeypatch.setattr(os, "preadv", counting)
     read(kv, blobs, CacheSink(kv))
     assert sum(counts) == sum(ref.size_bytes for ref in kv.blocks)
     runs = [
