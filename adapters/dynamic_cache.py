@@ -7,6 +7,7 @@ cache, whose tensors are as long as it may ever become, only the tokens in it ar
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -195,6 +196,7 @@ class _Following:
     def __init__(self, cache: Any, tokens: int, on_host: bool) -> None:
         self._cache, self._tokens = cache, tokens
         self._frozen: Tensors | None = None
+        self._seen: dict[int, weakref.ref[torch.Tensor]] = {}
         # A device would have to be waited for.
         self._lasts = [self._last(t).tobytes() for t in _tensors(cache)] if on_host else []
 
@@ -205,28 +207,43 @@ class _Following:
         """Take hold of the tensors as they are."""
         self._frozen = _tensors(self._cache)
 
-    def copy(self, start: int, stop: int, into: memoryview) -> None:
-        if self._frozen is None and self._copied(self._live(), start, stop, into) and self._frozen is None:
+    def copy(self, start: int, stop: int, into: memoryview, first: int = 0) -> None:
+        if self._frozen is None and self._copied(self._live(first), first, start, stop, into) and self._frozen is None:
             return
         # Frozen before or meanwhile: what was read may be of before and after the change.
-        if self._frozen is None or not self._copied(iter(self._frozen), start, stop, into):
+        frozen = self._frozen
+        if frozen is None or not self._copied(iter(frozen[first:]), first, start, stop, into):
             raise SnapshotLost("the live cache was changed from outside before the save had read it")
 
-    def _live(self) -> Iterator[torch.Tensor]:
-        """Yield the tensors one by one, as they are by then."""
-        for layer in list(self._cache.layers):
-            yield layer.keys
-            yield layer.values
+    def _live(self, first: int) -> Iterator[torch.Tensor]:
+        """Yield the tensors one by one from number `first` on, as they are by then."""
+        layers = list(self._cache.layers)
+        for i in range(first, 2 * len(layers)):
+            yield layers[i // 2].values if i % 2 else layers[i // 2].keys
 
-    def _copied(self, tensors: Iterator[torch.Tensor], start: int, stop: int, into: memoryview) -> bool:
+    def _copied(self, tensors: Iterator[torch.Tensor], first: int, start: int, stop: int, into: memoryview) -> bool:
         image, at = numpy.frombuffer(into, dtype=numpy.uint8), 0
-        for i, tensor in enumerate(tensors):
-            if tensor is None or tensor.shape[-2] < self._tokens:
-                return False
-            if self._lasts and (i >= len(self._lasts) or self._last(tensor).tobytes() != self._lasts[i]):
+        for i, tensor in enumerate(tensors, first):
+            if at == image.size:
+                break
+            if tensor is None or tensor.shape[-2] < self._tokens or not self._is_same(i, tensor):
                 return False
             at = _copy_bytes(tensor, slice(start, stop), image, at)
-        return at == into.nbytes
+        return at == image.size
+
+    def _is_same(self, number: int, tensor: torch.Tensor) -> bool:
+        """Tell whether a tensor still ends as the one did that was followed; the same object is looked at once."""
+        if not self._lasts:
+            return True
+        if number >= len(self._lasts):
+            return False
+        known = self._seen.get(number)
+        if known is not None and known() is tensor:
+            return True
+        if self._last(tensor).tobytes() != self._lasts[number]:
+            return False
+        self._seen[number] = weakref.ref(tensor)
+        return True
 
 
 class CacheSink:

@@ -10,7 +10,8 @@ Contract of a `BlobAccess` (tests/contract runs one suite over both, and over th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +43,10 @@ class BlobAccess(Protocol):
         `within` is the save whose promised room they take.
         Raises: QuotaFull, StoreFull, StoreFailed, DaemonNotRunning, and what `still_good` raises.
         """
+        ...
+
+    def put_pieces(self, pieces: Iterable[memoryview], *, within: str | None = None) -> PutResult:
+        """Store bytes that are made a piece at a time, perhaps in the same memory. Raises: as `put` and they do."""
         ...
 
     def settle(self) -> None:
@@ -89,7 +94,19 @@ class SharedFiles:
         *,
         within: str | None = None,
     ) -> PutResult:
-        """Store bytes. The staging folder is made on first use, so a process that only reads leaves no trace."""
+        """Store bytes."""
+        staging = self._opened()
+        with self._noting() as unsynced:
+            return self._blobs.put(staging, buffers, unsynced, still_good)
+
+    def put_pieces(self, pieces: Iterable[memoryview], *, within: str | None = None) -> PutResult:
+        """Store bytes that are made a piece at a time."""
+        staging = self._opened()
+        with self._noting() as unsynced:
+            return self._blobs.put_pieces(staging, pieces, unsynced)
+
+    def _opened(self) -> Staging:
+        """Return the staging folder. It is made on first use, so a process that only reads leaves no trace."""
         with self._lock:
             if self._staging is None:
                 with translated("look at", self._parent):
@@ -97,10 +114,13 @@ class SharedFiles:
                 if not there:  # else a store would be made anew where nobody looks for one
                     raise StoreFailed(f"there is no store at {self._parent.parent} any more", hint=_MOVED_HINT)
                 self._staging = Staging(self._parent)
-            staging = self._staging
+            return self._staging
+
+    @contextmanager
+    def _noting(self) -> Iterator[set[Path]]:
         unsynced: set[Path] = set()
         try:
-            return self._blobs.put(staging, buffers, unsynced, still_good)
+            yield unsynced
         finally:
             with self._lock:  # only now: a settle in another thread may have taken the set of before
                 self._unsynced |= unsynced
@@ -160,6 +180,13 @@ class OverHttp:
         headers = {"Content-Type": "application/octet-stream"} | ({} if within is None else {SAVE_HEADER: within})
         self._api.call("PUT", f"/v1/blobs/{ref.digest}", content=b"".join(buffers), headers=headers)
         return PutResult(ref, written=True)
+
+    def put_pieces(self, pieces: Iterable[memoryview], *, within: str | None = None) -> PutResult:
+        """Upload bytes, gathered first: one request takes them."""
+        body = bytearray()
+        for piece in pieces:
+            body += piece
+        return self.put([memoryview(body)], within=within)
 
     def settle(self) -> None:
         """Do nothing: each upload was durable when it was answered."""

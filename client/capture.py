@@ -30,8 +30,11 @@ class KVView(Protocol):
 class FollowedKV(Protocol):
     """A live KV cache whose tokens are copied as they were when it was followed first, a block at a time."""
 
-    def copy(self, start: int, stop: int, into: memoryview) -> None:
-        """Copy tokens `[start, stop)` into a buffer, in block order. Raises: SnapshotLost."""
+    def copy(self, start: int, stop: int, into: memoryview, first: int = 0) -> None:
+        """Copy tokens `[start, stop)` of as many tensors as fit a buffer, in block order from number `first` on.
+
+        Raises: SnapshotLost.
+        """
         ...
 
 

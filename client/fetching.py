@@ -46,6 +46,10 @@ class Fetching:
         """Store bytes; a damaged blob that is found is written anew."""
         return self._blobs.put(buffers, still_good, within=within)
 
+    def put_pieces(self, pieces: Iterable[memoryview], *, within: str | None = None) -> PutResult:
+        """Store bytes that are made a piece at a time."""
+        return self._blobs.put_pieces(pieces, within=within)
+
     def settle(self) -> None:
         """Make everything that was put durable."""
         self._blobs.settle()

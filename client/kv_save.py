@@ -15,16 +15,16 @@ Three ways to a consistent snapshot:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 from blake3 import blake3
 
+from ..codec.kv_blocks import PIECE_BYTES, tensor_runs
 from ..state.errors import SnapshotLost
-from ..state.manifest import BlobRef, KVCache, KVLayer, KVLayout, block_ranges
+from ..state.manifest import BlobRef, KVCache, KVLayout, block_ranges
 from ..state.tensors import DTYPE_SIZES
 from .capture import FollowedKV, KVView, LiveKV
 from .memory import RESERVE_BYTES, Lease, Pool
@@ -93,19 +93,23 @@ class KVJob:
         """Return the blocks below `start` that are known to be durable. Saves run in order, so they are settled now."""
         return self.before.blocks[: self.start // self.layout.block_tokens] if self.before is not None else []
 
-    @contextmanager
-    def block(self, start: int, stop: int) -> Iterator[Sequence[memoryview]]:
-        """Give the segments of a block, for as long as it is being written. Raises: SnapshotLost."""
-        if self.view is not None and start >= self.start:
-            yield self.view.block(start, stop)
-        elif self.followed is None:
+    def segments(self, start: int, stop: int) -> Sequence[memoryview] | None:
+        """Return the segments of a block that was captured; None where it has to be copied from the live cache."""
+        return self.view.block(start, stop) if self.view is not None and start >= self.start else None
+
+    def pieces(self, start: int, stop: int) -> Generator[memoryview, None, None]:
+        """Copy a block from the followed cache, a piece at a time into the same memory. Raises: SnapshotLost."""
+        if self.followed is None:
             raise SnapshotLost("a block that an earlier save wrote is gone from the store")
-        else:
-            with self.pool.lent((stop - start) * self.layout.token_bytes()) as image:
-                self.followed.copy(start, stop, image)
-                if stop - start == self.layout.block_tokens:
-                    self.saved.witnesses[start // self.layout.block_tokens] = witness(self.layout, image)
-                yield [image]
+        runs = list(tensor_runs(self.layout.tensor_bytes(), stop - start, PIECE_BYTES))
+        rows = LastRows(self.layout, stop - start)
+        with self.pool.lent(max(size for _, size in runs)) as memory:
+            for first, size in runs:
+                self.followed.copy(start, stop, memory[:size], first)
+                rows.note(first, memory[:size])
+                yield memory[:size]
+        if stop - start == self.layout.block_tokens:
+            self.saved.witnesses[start // self.layout.block_tokens] = rows.digest()
 
     def finish(self, blocks: Sequence[BlobRef] | None) -> None:
         """Note the durable blocks (None: the save failed) for the next save of the same cache, and free memory."""
@@ -165,21 +169,32 @@ def _below(saved: Saved, start: int) -> dict[int, bytes]:
     return {i: each for i, each in dict(saved.witnesses).items() if i < start // saved.layout.block_tokens}
 
 
-def witness(layout: KVLayout, image: memoryview) -> bytes:
-    """Digest the last token of a full block in its first and its last layer, as `LiveKV.witnesses` does."""
-    parts: list[memoryview] = []
-    first, last = (_row_widths(layer, layout) for layer in (layout.layers[0], layout.layers[-1]))
-    for at, widths in ((0, first), (image.nbytes - sum(last) * layout.block_tokens, last)):
-        for width in widths:
-            at += width * layout.block_tokens
-            parts.append(image[at - width : at])
-    return blake3(b"".join(parts)).digest(length=16)
+class LastRows:
+    """The last token of a block in its first and its last layer, as its pieces pass by: its witness.
 
+    The digest is what `LiveKV.witnesses` gives.
+    """
 
-def _row_widths(layer: KVLayer, layout: KVLayout) -> list[int]:
-    """Return the bytes of one token in each segment of a layer, in block order."""
-    rows = layout.batch * layer.heads
-    return [DTYPE_SIZES[layout.dtype] * dim for dim in (layer.key_dim, layer.value_dim) for _ in range(rows)]
+    def __init__(self, layout: KVLayout, tokens: int) -> None:
+        self._widths, last = layout.tensor_bytes(), 2 * len(layout.layers) - 1
+        self._tokens, self._dims = tokens, [dim for layer in layout.layers for dim in (layer.key_dim, layer.value_dim)]
+        self._item_bytes, self._wanted = DTYPE_SIZES[layout.dtype], (0, 1, last - 1, last)
+        self._rows: dict[int, list[bytes]] = {}
+
+    def note(self, first: int, piece: memoryview) -> None:
+        """Look at a piece that begins with tensor number `first`."""
+        number, at = first, 0
+        while at < piece.nbytes:
+            size = self._widths[number] * self._tokens
+            if number in self._wanted:
+                row = self._dims[number] * self._item_bytes
+                step = row * self._tokens
+                self._rows[number] = [bytes(piece[end - row : end]) for end in range(at + step, at + size + 1, step)]
+            number, at = number + 1, at + size
+
+    def digest(self) -> bytes:
+        """Return the witness, when all pieces were noted."""
+        return blake3(b"".join(row for number in self._wanted for row in self._rows[number])).digest(length=16)
 
 
 def _unsaved_from(live: LiveKV, before: Saved | None) -> int:

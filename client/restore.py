@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..codec import tree
-from ..codec.kv_blocks import tensor_runs
+from ..codec.kv_blocks import PIECE_BYTES, tensor_runs
 from ..state.errors import RestoreRefused, TorporError
 from ..state.kv_limits import cut
 from ..state.manifest import BlobRef, KVCache, KVLayout, Manifest, block_ranges, layer_blobs
@@ -18,8 +18,6 @@ from ..state.plan import Conditions, Mode, RestorePlan, TargetState, plan_restor
 from .blob_access import BlobAccess
 from .capture import KVSink, RestoreTarget, Woken
 from .losses import failure_of, is_loss, why
-
-PIECE_BYTES = 512 << 10  # read, hashed and scattered while it is in the second-level cache
 
 
 class BlobReader(Protocol):

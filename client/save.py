@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from ..state.fingerprint import Fingerprint
 from ..state.manifest import BlobRef, KVCache, Manifest, block_ranges
 from ..state.quota import on_disk
 from ..state.timing import Timing
+from ..store.blobs import PutResult
 from .api import Api
 from .blob_access import BlobAccess
 from .digest_memo import DigestMemo
@@ -193,8 +194,11 @@ class SaveWorker:
         return KVCache(kv.layout, kv.tokens, kv.cache_class, tuple(blocks))
 
     def _put_block(self, job: SaveJob, kv: KVJob, promise: Promise, start: int, stop: int) -> BlobRef:
-        with kv.block(start, stop) as segments:
+        segments = kv.segments(start, stop)
+        if segments is not None:
             return self._put(job, promise, segments)
+        with closing(kv.pieces(start, stop)) as pieces:  # it has memory of the pool
+            return self._written(job, promise, self._blobs.put_pieces(pieces, within=promise.name))
 
     def _submit(self, job: SaveJob, call: Callable[..., BlobRef], *arguments: Any) -> Future[BlobRef]:
         future = self._threads.submit(call, *arguments)
@@ -208,7 +212,10 @@ class SaveWorker:
         buffers: Sequence[memoryview],
         still_good: Callable[[], None] | None = None,
     ) -> BlobRef:
-        result = self._blobs.put(buffers, still_good, within=promise.name)
+        return self._written(job, promise, self._blobs.put(buffers, still_good, within=promise.name))
+
+    @staticmethod
+    def _written(job: SaveJob, promise: Promise, result: PutResult) -> BlobRef:
         if result.written:
             job.written.append(result.ref)
         promise.wrote(on_disk(result.ref.size_bytes))

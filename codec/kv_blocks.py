@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 # The most buffers that one readv or writev takes (IOV_MAX on Linux).
 MAX_BUFFERS = 1024
+# Of a block, copied, hashed and read or written while it is in the second-level cache.
+PIECE_BYTES = 512 << 10
 
 
 def cut_up(buffers: Iterable[memoryview], size_bytes: int) -> Iterator[memoryview]:

@@ -6,6 +6,7 @@ missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v xdg-mime >/dev/null || missing+=(xdg-utils)
 command -v update-mime-database >/dev/null || missing+=(shared-mime-info)
+command -v mimetype >/dev/null || missing+=(libfile-mimeinfo-perl) # whom xdg-mime asks where no desktop runs
 command -v desktop-file-validate >/dev/null || missing+=(desktop-file-utils)
 command -v busctl >/dev/null || missing+=(systemd)
 command -v gio >/dev/null || missing+=(libglib2.0-bin)

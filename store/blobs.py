@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,35 +109,64 @@ class BlobStore:
         Raises: StoreFull, StoreFailed.
         """
         ref = BlobRef(digest_buffers(buffers), sum(b.nbytes for b in buffers))
-        if self._touch(ref) and self.is_sound(ref):
-            # Found, but perhaps renamed a moment ago by another writer that has not synced the folder yet.
-            unsynced.add(self.path(ref.digest).parent)
+        if self._is_there(ref, unsynced):
             return PutResult(ref, written=False)
-        temporary = staging.new_path()
-        try:
-            self._write(temporary, buffers, ref)
+        with self._new_file(staging) as (temporary, fd):
+            write_all(fd, buffers)
+            self._sync(fd, ref)
             if still_good is not None:
                 still_good()
             self.publish(temporary, ref, unsynced)
+        return PutResult(ref, written=True)
+
+    def put_pieces(self, staging: Staging, pieces: Iterable[memoryview], unsynced: set[Path]) -> PutResult:
+        """Store the bytes of pieces that are made one by one, perhaps in the same memory: as `put` does.
+
+        Each is hashed and written while it is in the processor's cache. That the store has the blob already is only
+        known at the end, so this is for what it hardly ever has.
+        """
+        with self._new_file(staging) as (temporary, fd):
+            hasher, size_bytes = blake3(), 0
+            for piece in pieces:
+                hasher.update(piece)
+                size_bytes = write_all(fd, [piece], size_bytes)
+            ref = BlobRef(Digest(hasher.hexdigest()), size_bytes)
+            if self._is_there(ref, unsynced):
+                return PutResult(ref, written=False)
+            self._sync(fd, ref)
+            self.publish(temporary, ref, unsynced)
+        return PutResult(ref, written=True)
+
+    def _is_there(self, ref: BlobRef, unsynced: set[Path]) -> bool:
+        if not (self._touch(ref) and self.is_sound(ref)):
+            return False
+        # Found, but perhaps renamed a moment ago by another writer that has not synced the folder yet.
+        unsynced.add(self.path(ref.digest).parent)
+        return True
+
+    @contextmanager
+    def _new_file(self, staging: Staging) -> Iterator[tuple[Path, int]]:
+        """Open a file in staging; it is gone at the end unless it was published. Raises: StoreFull, StoreFailed."""
+        temporary = staging.new_path()
+        try:
+            fd = create_exclusive(temporary)
+            try:
+                self._checkpoint("blob.created")
+                yield temporary, fd
+            finally:
+                os.close(fd)
         except OSError as error:
             raise store_error(error, "write a blob under", self.folder) from error
         finally:
             with suppress(OSError):  # there only when something failed; the staging folder goes as a whole
                 temporary.unlink(missing_ok=True)
-        return PutResult(ref, written=True)
 
-    def _write(self, temporary: Path, buffers: Sequence[memoryview], ref: BlobRef) -> None:
-        fd = create_exclusive(temporary)
-        try:
-            self._checkpoint("blob.created")
-            write_all(fd, buffers)
-            self._checkpoint("blob.written")
-            if os.fstat(fd).st_size != ref.size_bytes:
-                raise StoreFailed(f"a blob of {ref.size_bytes} bytes came out with another length")
-            os.fsync(fd)
-            self._checkpoint("blob.synced")
-        finally:
-            os.close(fd)
+    def _sync(self, fd: int, ref: BlobRef) -> None:
+        self._checkpoint("blob.written")
+        if os.fstat(fd).st_size != ref.size_bytes:
+            raise StoreFailed(f"a blob of {ref.size_bytes} bytes came out with another length")
+        os.fsync(fd)
+        self._checkpoint("blob.synced")
 
     def publish(self, temporary: Path, ref: BlobRef, unsynced: set[Path]) -> None:
         """Move a synced staging file to its name. The caller has checked its digest and length."""

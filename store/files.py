@@ -68,12 +68,11 @@ def create_exclusive(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def write_all(fd: int, buffers: Sequence[memoryview]) -> int:
-    """Write buffers one after the other from the start of a file; return the bytes written.
+def write_all(fd: int, buffers: Sequence[memoryview], offset: int = 0) -> int:
+    """Write buffers one after the other from an offset of a file; return where they end.
 
     The disk starts on each piece while the next is being written, so that a later fsync finds little to do.
     """
-    offset = 0
     for run in pieces(buffers, WRITE_BYTES):
         size = _write_run(fd, run, offset)
         start_writeback(fd, offset, size)

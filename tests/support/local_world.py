@@ -24,6 +24,7 @@ from torpor.client.api import Api
 from torpor.client.blob_access import SharedFiles
 from torpor.client.digest_memo import DigestMemo
 from torpor.client.kv_save import KVJob, Saved
+from torpor.client.memory import Pool
 from torpor.client.save import SaveWorker
 from torpor.client.save_job import SaveHandle, SaveJob
 from torpor.codec import manifest_file
@@ -119,6 +120,10 @@ class Blocks:
 
     def block(self, start: int, stop: int) -> Sequence[memoryview]:
         return [memoryview(BLOCKS[self._blocks[start // LAYOUT.block_tokens]])]
+
+    def copy(self, start: int, stop: int, into: memoryview, first: int = 0) -> None:
+        at = sum(LAYOUT.tensor_bytes()[:first]) * LAYOUT.block_tokens
+        into[:] = self.block(start, stop)[0][at : at + into.nbytes]
 
 
 @dataclass(slots=True)
@@ -307,10 +312,10 @@ class World:
         same = next((i for i, (a, b) in enumerate(zip(session.blocks, blocks)) if a != b), None)  # noqa: B905
         start = LAYOUT.block_tokens * (min(len(session.blocks), len(blocks)) if same is None else same)
         before, tokens = session.saved, len(blocks) * LAYOUT.block_tokens
-        session.blocks, session.saved = list(blocks), Saved(tokens, [], LAYOUT)
+        session.blocks, session.saved = list(blocks), Saved(tokens, {}, LAYOUT)
         live, backup_id = Blocks(session.blocks), f"01M81P35719XNDZ4R57NM{self.made:05d}"
         self.made, self.blocks_of[backup_id] = self.made + 1, session.blocks
-        kv = KVJob(LAYOUT, "DynamicCache", tokens, start, "held", live, session.saved, before, live)
+        kv = KVJob(LAYOUT, "DynamicCache", tokens, start, "held", live, session.saved, before, live, Pool(1 << 20))
         handle = SaveHandle(backup_id, f"s{self.sessions.index(session)}")
         job = SaveJob(handle, "test", self.now, tokens + 1, {}, lambda: FULL, {}, kv=kv)
         threads = cast(ThreadPoolExecutor, AtOnce())

@@ -11,7 +11,8 @@ from support.caches import CacheSession
 from torch import nn
 from torpor.adapters.dynamic_cache import LiveCache
 from torpor.adapters.model_contents import contents_of
-from torpor.client.kv_save import witness
+from torpor.client.kv_save import LastRows
+from torpor.codec.kv_blocks import tensor_runs
 from torpor.state.errors import SnapshotLost
 
 TOKENS = 200
@@ -89,11 +90,22 @@ def test_layers_that_are_taken_away_are_noticed(session: CacheSession) -> None:
         follower.copy(*blocks(live)[0])
 
 
-def test_a_block_that_was_read_has_the_witness_of_the_live_cache(session: CacheSession) -> None:
+@pytest.mark.parametrize("piece_bytes", [1, 40_000, 1 << 20])  # a tensor each, some, all at once
+def test_a_block_that_was_read_in_pieces_has_the_witness_of_the_live_cache(
+    session: CacheSession, piece_bytes: int
+) -> None:
     live = LiveCache(session.cache)
+    follower = live.follow()
     for number, (start, stop, image) in enumerate(blocks(live)[: TOKENS // live.layout.block_tokens]):
         live.copy(start, stop, image)
-        assert [witness(live.layout, image)] == live.witnesses(number, number + 1)
+        rows, read = LastRows(live.layout, stop - start), bytearray()
+        for first, size in tensor_runs(live.layout.tensor_bytes(), stop - start, piece_bytes):
+            piece = memoryview(bytearray(size))
+            follower.copy(start, stop, piece, first)
+            rows.note(first, piece)
+            read += piece
+        assert read == image
+        assert [rows.digest()] == live.witnesses(number, number + 1)
 
 
 def replaced(model: nn.Module) -> None:
