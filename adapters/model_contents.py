@@ -70,9 +70,10 @@ class Contents:
         return [piece for name, value in (*self.tensors, *self.values) for piece in pieces(name, value)]
 
     def places(self) -> tuple[object, ...]:
-        """Return where everything lies and how often it was changed; cheap, and different after most changes."""
+        """Return what lies where and how often it was changed; cheap, and different after most changes."""
         found: list[object] = []
         for name, value in (*self.tensors, *self.values):
+            found.append(name)  # two modules may have changed places
             found += places_of(name, value)
         for _, module in self.opaque:
             found += [_Same(value) for key, value in vars(module).items() if key not in _MODULE_FIELDS]

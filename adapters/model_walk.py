@@ -1,7 +1,8 @@
 """A walk over a model that need not be made again, as long as a look at every module says that nothing moved.
 
-The walk reads what each module is and how it is called; the look compares what that depends on (classes, children, the
-names and classes of tensors, hooks), in less than half the time. It is taken at every save, while the caller waits.
+The walk reads what each module is and how it is called; the look compares what that depends on (classes, the children
+and their names, the names and classes of tensors, hooks), in less than half the time. It is taken at every save, while
+the caller waits.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def _below(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _look(modules: Sequence[nn.Module | None]) -> tuple[list[object], list[torch.Tensor | None]] | None:
-    """Return what the walk depends on, and all tensors; None where a module is gone or code runs between the layers."""
+    """Return what the walk depends on, and the tensors of a state dict, with None in the place of others.
+
+    None where a module is gone, code runs between the layers, or a tensor is quantised.
+    """
     seen: list[object] = []
     tensors: list[torch.Tensor | None] = []
     for module in modules:
@@ -68,15 +72,18 @@ def _look(modules: Sequence[nn.Module | None]) -> tuple[list[object], list[torch
             return None
         seen.append(type(module))
         if children := parts["_modules"]:
+            seen += children
             seen += map(id, children.values())  # each of them is looked at itself, so it cannot have been another's
         for own in (parts["_parameters"], parts["_buffers"]):
             if own:
                 seen += own
                 seen += map(type, own.values())
                 tensors += own.values()
-        if parts["_non_persistent_buffers_set"]:
-            seen.append(frozenset(parts["_non_persistent_buffers_set"]))
-    return seen, tensors
+        if passing := parts["_non_persistent_buffers_set"]:
+            seen.append(frozenset(passing))
+            buffers = parts["_buffers"]  # the last ones that were taken
+            tensors[len(tensors) - len(buffers) :] = [None if key in passing else buffers[key] for key in buffers]
+    return (seen, tensors) if not any(tensor is not None and tensor.is_quantized for tensor in tensors) else None
 
 
 def _places(all_of: Sequence[Any], named: Named) -> list[tuple[int, str]] | None:

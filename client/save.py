@@ -144,7 +144,7 @@ class SaveWorker:
         pending = [each for encoded in job.trees.values() for each in encoded.pending]
         if job.fingerprint_future is None:  # may read all weights: beside the writes, and once
             beside = bool(pending) or job.kv is not None
-            job.fingerprint_future = self._threads.submit(job.fingerprint) if beside else done(job.fingerprint)
+            job.fingerprint_future = self._start(job.fingerprint) if beside else done(job.fingerprint)
         leaves = [(body, self._put_leaf(job, leaf, promise)) for leaf, body in pending]
         kv = None if job.kv is None else self._write_kv(job, job.kv, gone, promise)
         for body, refs in leaves:
@@ -201,9 +201,17 @@ class SaveWorker:
             return self._written(job, promise, self._blobs.put_pieces(pieces, within=promise.name))
 
     def _submit(self, job: SaveJob, call: Callable[..., BlobRef], *arguments: Any) -> Future[BlobRef]:
-        future = self._threads.submit(call, *arguments)
+        future = self._start(call, *arguments)
         job.futures.append(future)
         return future
+
+    def _start(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
+        try:
+            return self._threads.submit(call, *arguments)
+        except (
+            RuntimeError
+        ):  # the interpreter ends, and lets its pools start nothing: what was captured is written here
+            return done(partial(call, *arguments))
 
     def _put(
         self,

@@ -6,6 +6,7 @@ import atexit
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
@@ -169,10 +170,14 @@ class Saver:
 
     def _loop(self) -> None:
         while (item := self._jobs.get()) is not None:
-            self._run(item)
-            del item
+            failed = self._run(item)
+            if failed is not None:
+                _empty_frames(failed)
+                item.fail(failed)
+            del item, failed
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch) -> TorporError | None:
+        """Save, and tell those who wait; return what it failed with, which they are told when nothing runs any more."""
         for job, source in zip(batch.jobs, batch.sources, strict=True):
             job.parent_id = self._lineage.of(source)  # saves run in order: the last one that was really committed
         try:
@@ -187,11 +192,11 @@ class Saver:
             if error.kept is not None:
                 for job, source in zip(batch.jobs, batch.sources, strict=True):
                     self._lineage.note(source, job.handle.backup_id)
-            batch.fail(error)
+            return error
         except BaseException as error:
             wrapped = TorporError(f"the save failed: {type(error).__name__}: {error}")
             wrapped.__cause__ = error
-            batch.fail(wrapped)
+            return wrapped
         else:
             batch.finish(backups)
             for job in batch.jobs:
@@ -200,6 +205,7 @@ class Saver:
             if kv is not None and kv.way != "followed":  # the next one may be copied while the caller waits
                 with suppress(MemoryError, OSError):
                     self.pool.warm(2 * kv.layout.block_tokens * kv.layout.token_bytes())
+        return None
 
     def _note_rates(self, job: SaveJob) -> None:
         if job.observations:
@@ -233,3 +239,14 @@ class Saver:
             thread.join()
             atexit.unregister(self._at_exit)
         return True
+
+
+def _empty_frames(error: TorporError) -> None:
+    """Empty the frames that a failure went through: who keeps its handle would keep a whole cache in them."""
+    left, seen = list[BaseException]([error]), list[BaseException]()
+    while left:
+        at = left.pop()
+        if at not in seen:
+            seen.append(at)
+            traceback.clear_frames(at.__traceback__)
+            left += [each for each in (at.__cause__, at.__context__) if each is not None]

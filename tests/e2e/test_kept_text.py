@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import threading
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 from support.caches import IDENTITY, CacheSession, CacheTarget
 from support.daemon import Daemon
 from torpor.client import Capture, Keeper
-from torpor.client.capture import KVView
+from torpor.client.capture import FollowedKV
 from torpor.state.errors import SnapshotLost, TorporError
 from torpor.state.fingerprint import Fingerprint
 
@@ -28,16 +31,12 @@ class Failing:
     def copy(self, start: int, stop: int, into: memoryview) -> None:
         if self._copy is not None:
             raise self._copy
+        if self._read is not None and start:  # the first block is read and written
+            raise self._read
         self._real.copy(start, stop, into)
 
-    def hold(self) -> KVView:
-        return self if self._read is not None else self._real.hold()
-
-    def block(self, start: int, stop: int) -> Sequence[memoryview]:
-        assert self._read is not None
-        if start:  # the first block is read and written
-            raise self._read
-        return self._real.hold().block(start, stop)
+    def follow(self) -> FollowedKV:
+        return self if self._read is not None else self._real.follow()
 
 
 @dataclass(eq=False)
@@ -100,6 +99,30 @@ def test_a_cache_that_cannot_be_read(shared_daemon: Daemon, change: Callable[[Ca
         later = keeper.save(backup.session_id, session).wait(60)
         assert later.parent_id == backup.id
         assert keeper.restore(later.id, CacheTarget(), require="full").session.digest() == session.digest()
+
+
+def test_who_keeps_a_handle_of_a_save_that_failed_keeps_no_cache(shared_daemon: Daemon) -> None:
+    gate = threading.Event()
+
+    def waiting() -> Fingerprint:
+        gate.wait(60)
+        return IDENTITY
+
+    with shared_daemon.keeper() as keeper:
+        keeper.save("gated", Rich(change=lambda c: replace(c, fingerprint=waiting)))
+        session = CacheSession()
+        session.grow(200, 1)
+        handle = keeper.save("unkept", session)
+        tensors, cache = session.tensors(), weakref.ref(session.cache)
+        session.crop_to(100)
+        for tensor in tensors:
+            tensor.zero_()  # which nobody can announce
+        del session, tensors, tensor
+        gate.set()
+        with pytest.raises(SnapshotLost):
+            handle.wait(60)
+    gc.collect()
+    assert cache() is None
 
 
 def test_weights_that_cannot_be_read(shared_daemon: Daemon) -> None:

@@ -155,3 +155,18 @@ keeper.save("s", PlainSession({"text_context": {}})).wait()
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=daemon.environment(), capture_output=True, text=True, cwd="/")
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+def test_saves_that_were_started_are_finished_when_the_process_ends(daemon: Daemon) -> None:
+    """By then the interpreter lets no pool start anything."""
+    script = """
+from torpor.adapters.plain import PlainSession
+from torpor.client import connect
+keeper = connect()
+for i in range(10):
+    keeper.save(f"s{i}", PlainSession({"text_context": {"said": bytes([i]) * 1_000_000}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=daemon.environment(), capture_output=True, cwd="/")
+    assert done.returncode == 0, done.stderr.decode()
+    with daemon.keeper() as keeper:
+        assert sorted(each.session_id for each in keeper.api.backups()) == [f"s{i}" for i in range(10)]

@@ -9,8 +9,10 @@ import pytest
 import torch
 from support.caches import CacheSession
 from torch import nn
+from torpor.adapters.demo_model import small_model
 from torpor.adapters.dynamic_cache import LiveCache
 from torpor.adapters.model_contents import contents_of
+from torpor.adapters.model_identity import fingerprint_of
 from torpor.client.kv_save import LastRows
 from torpor.codec.kv_blocks import tensor_runs
 from torpor.state.errors import SnapshotLost
@@ -132,7 +134,12 @@ def hooked(model: nn.Module) -> None:
     model[0].register_forward_hook(print)  # type: ignore[index,operator,union-attr]
 
 
-@pytest.mark.parametrize("change", [replaced, added, taken_away, without_bias, new_weight, hooked])
+def names_exchanged(model: nn.Module) -> None:
+    inner = model[1]  # type: ignore[index]
+    inner._modules = dict(zip(["1", "0"], inner._modules.values(), strict=True))
+
+
+@pytest.mark.parametrize("change", [replaced, names_exchanged, added, taken_away, without_bias, new_weight, hooked])
 def test_a_model_that_was_walked_before_is_seen_as_it_is_now(change: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
     for _ in range(2):
@@ -142,3 +149,36 @@ def test_a_model_that_was_walked_before_is_seen_as_it_is_now(change: Any) -> Non
     assert [name for name, _ in found.tensors] == list(dict(model.named_parameters()))
     assert all(a is b for (_, a), b in zip(found.tensors, model.parameters(), strict=True))
     assert (found.adapter_problem is not None) == (change is hooked)
+
+
+def test_a_tensor_that_is_a_passing_buffer_too_is_seen_as_it_is_now() -> None:
+    layer, shared = nn.LayerNorm(4), torch.ones(3)
+    layer.register_buffer("passing", shared, persistent=False)
+    layer.register_buffer("kept", shared)
+    for _ in range(2):
+        contents_of(layer)
+    layer.kept = torch.zeros(3)
+    assert dict(contents_of(layer).tensors)["kept"] is layer.kept
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
+def test_a_buffer_that_was_quantised_since_is_noticed() -> None:
+    layer = nn.LayerNorm(4)
+    layer.register_buffer("kept", torch.ones(3))
+    for _ in range(2):
+        contents_of(layer)
+    layer.kept = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)
+    assert contents_of(layer).quantizers == {"Tensor"}
+
+
+def test_modules_that_changed_places_make_other_weights() -> None:
+    model = small_model().model
+    known = fingerprint_of(model).weights
+    norms = model.model.language_model.layers[0]
+    names = list(norms._modules)
+    first, second = names.index("input_layernorm"), names.index("post_attention_layernorm")
+    names[first], names[second] = names[second], names[first]
+    norms.input_layernorm.weight.data.mul_(3)
+    changed = fingerprint_of(model).weights
+    norms._modules = dict(zip(names, norms._modules.values(), strict=True))
+    assert len({known, changed, fingerprint_of(model).weights}) == 3
