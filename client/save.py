@@ -208,9 +208,7 @@ class SaveWorker:
     def _start(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
         try:
             return self._threads.submit(call, *arguments)
-        except (
-            RuntimeError
-        ):  # the interpreter ends, and lets its pools start nothing: what was captured is written here
+        except RuntimeError:  # the interpreter ends, and its pools start nothing: what was captured is written here
             return done(partial(call, *arguments))
 
     def _put(

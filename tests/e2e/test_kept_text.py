@@ -31,12 +31,23 @@ class Failing:
     def copy(self, start: int, stop: int, into: memoryview) -> None:
         if self._copy is not None:
             raise self._copy
-        if self._read is not None and start:  # the first block is read and written
-            raise self._read
         self._real.copy(start, stop, into)
 
     def follow(self) -> FollowedKV:
-        return self if self._read is not None else self._real.follow()
+        real: FollowedKV = self._real.follow()
+        return real if self._read is None else FailingReads(real, self._read)
+
+
+class FailingReads:
+    """A followed cache whose first block is read and written."""
+
+    def __init__(self, real: FollowedKV, error: Exception) -> None:
+        self._real, self._error = real, error
+
+    def copy(self, start: int, stop: int, into: memoryview, first: int = 0) -> None:
+        if start:
+            raise self._error
+        self._real.copy(start, stop, into, first)
 
 
 @dataclass(eq=False)
