@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import select
 import socket
+import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -20,6 +23,8 @@ from urllib.parse import quote, urlencode
 import httpx
 
 AT_ONCE_BYTES = 64 << 10  # head and body of a question that go in one piece: each piece wakes the daemon
+MOST_LINES = 100  # at once, as httpx has: the daemon has places for 256, and sends away whoever comes behind them
+MOST_IDLE = 20  # that are kept: the daemon closes its side of an idle one, and ours stays until somebody looks
 _SAFE = "/?=&%:@!$'()*+,;~"  # what stands for itself in a path with a query
 
 
@@ -99,11 +104,21 @@ class _Line(http.client.HTTPConnection):
             self.timeout = timeout.connect
             self.connect()
         self.sock.settimeout(timeout.read)
-        for piece in _joined(pieces):
-            super().send(piece)
+        taken = self._give(_joined(pieces))
         response = self.getresponse()
         content = response.read()
+        if not taken:
+            self.close()
         return Answer(response.status, response.headers, content)
+
+    def _give(self, pieces: list[bytes]) -> bool:
+        """Send; False when the daemon takes no more, as it does once it has refused a body: its answer may be there."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for piece in pieces:
+                for at in range(0, len(piece), AT_ONCE_BYTES):  # a timeout is one of all that a call sends
+                    super().send(memoryview(piece)[at : at + AT_ONCE_BYTES])
+            return True
+        return False
 
 
 def _joined(pieces: list[bytes]) -> list[bytes]:
@@ -116,8 +131,12 @@ class Wire:
     def __init__(self, host: str, port: int | None, path: str | None, headers: Mapping[str, str]) -> None:
         """Take a host and port for TCP, or the path of a Unix socket; `headers` go with each question."""
         self._host, self._port, self._path, self._headers = host, port, path, dict(headers)
-        self._idle = deque[_Line]()
         self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._idle, self._places = deque[_Line](), threading.Semaphore(MOST_LINES)
+        self._process = os.getpid()
 
     def ask(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
@@ -125,9 +144,22 @@ class Wire:
         """Ask, and return the whole answer. Raises: httpx.TransportError, RuntimeError once it is closed."""
         if self._closed:
             raise RuntimeError("Cannot send a request, as the client has been closed.")
+        if self._process != os.getpid():  # forked: what is open is the parent's, and so are its answers
+            self._begin()
+        places = self._places
+        if not places.acquire(timeout=timeout.pool):
+            raise httpx.PoolTimeout(f"{MOST_LINES} questions wait for an answer")
+        try:
+            return self._asked(method, target, body, self._headers | dict(headers), timeout)
+        finally:
+            places.release()
+
+    def _asked(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
+    ) -> Answer:
         line = self._line()
         try:
-            answer = line.ask(method, target, body, self._headers | dict(headers), timeout)
+            answer = line.ask(method, target, body, headers, timeout)
         except BaseException as error:
             line.close()
             if isinstance(error, TimeoutError):
@@ -137,7 +169,10 @@ class Wire:
             if isinstance(error, (http.client.HTTPException, ValueError)):  # the latter: a header that is none
                 raise httpx.RemoteProtocolError(str(error) or type(error).__name__) from error
             raise
-        self._idle.append(line)
+        if len(self._idle) < MOST_IDLE:
+            self._idle.append(line)
+        else:
+            line.close()
         if self._closed:
             self.close()
         return answer
