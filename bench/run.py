@@ -29,8 +29,8 @@ from torpor.state.errors import BadInput, TorporError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS = (
-    Group("switch", "a switch of the model, and back", "switch_cost", disk=1, memory=1, tokens=6_104),
-    Group("daemon", "the daemon: its start, and at rest", "daemon_cost", disk=4, memory=2, tokens=1_000),
+    Group("switch", "a switch of the model, and back", "switch_cost", disk=1, memory=1, tokens=6_104, seconds=60),
+    Group("daemon", "the daemon: its start, and at rest", "daemon_cost", disk=4, memory=2, tokens=1_000, seconds=90),
     Group(
         "remote",
         "the second copy, on a SeaweedFS of this machine: up and down against plain boto3",
@@ -38,6 +38,7 @@ OURS = (
         disk=70,
         memory=3,
         tokens=1_000,
+        seconds=300,
     ),
 )
 

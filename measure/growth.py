@@ -26,7 +26,7 @@ from .workload import BLOCK_TOKENS, TOKEN_BYTES, fresh_session, go_on, load, ten
 
 HALF_BLOCK = BLOCK_TOKENS // 2  # at the end of the session; the next save writes it again
 MORE_TOKENS = 64
-LATER_SAVES, FEW_LATER_SAVES = 12, 4
+LATER_SAVES, FEW_LATER_SAVES = 8, 4
 TOOL_ROUNDS, FEW_TOOL_ROUNDS = 2, 1  # a tool reads all of the file again: seconds to a minute
 BYTES_AT_MOST, BYTES_SLACK = 1.02, 128 << 10
 TIME_AT_MOST = 1 / 20

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from types import MappingProxyType
 from ..client import Keeper, connect
 
 STOP_S = 15.0
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,13 @@ def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> It
     with tempfile.TemporaryFile() as noise:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, env=environment, cwd=home.parent, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=noise
+            command,
+            env=environment,
+            cwd=home.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=noise,
+            preexec_fn=ends_with_parent(),
         )
         try:
             assert process.stdout is not None
@@ -71,6 +80,20 @@ def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> It
             yield Daemon(process.pid, time.perf_counter() - started)
         finally:
             _stop(process)
+
+
+def ends_with_parent() -> Callable[[], None] | None:
+    """Return what a child runs before its program, so that it ends when this process is killed (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def arrange() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it was killed already
+            os._exit(1)
+
+    return arrange
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
