@@ -79,6 +79,7 @@ def _see_to_extras() -> None:
         raise MissingExtra(f"a bench needs {' and '.join(missing)}, not installed here", hint=hint)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # there is a progress of our own
 
 
 def _groups(only: str | None, model: Path | None, *, bucket: bool) -> list[Group]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..client import Keeper, connect
+from ..state.errors import DaemonNotRunning
 
 STOP_S = 15.0
 _PR_SET_PDEATHSIG = 1
@@ -73,10 +74,14 @@ def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> It
         )
         try:
             assert process.stdout is not None
-            if not process.stdout.readline():
+            said = process.stdout.readline()
+            try:
+                connect(home=home).close()  # its first successful GET /v1/status
+            except DaemonNotRunning as error:
+                process.kill()
                 noise.seek(0)
-                raise RuntimeError(f"the daemon did not start: {noise.read().decode(errors='replace').strip()}")
-            connect(home=home).close()  # its first successful GET /v1/status
+                words = (said + process.stdout.read() + noise.read()).decode(errors="replace")
+                raise RuntimeError(f"the daemon did not start: {' '.join(words.split())[-300:]}") from error
             yield Daemon(process.pid, time.perf_counter() - started)
         finally:
             _stop(process)
