@@ -18,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TQDM_DISABLE", "1")  # there is a progress of our own
 
 from rich.console import Console
 from torpor.measure import place, results, suite, telling
@@ -29,8 +30,8 @@ from torpor.state.errors import BadInput, TorporError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS = (
-    Group("switch", "a switch of the model, and back", "switch_cost", disk=1, memory=1, tokens=6_104),
-    Group("daemon", "the daemon: its start, and at rest", "daemon_cost", disk=4, memory=2, tokens=1_000),
+    Group("switch", "a switch of the model, and back", "switch_cost", disk=1, memory=1, tokens=6_104, seconds=60),
+    Group("daemon", "the daemon: its start, and at rest", "daemon_cost", disk=4, memory=2, tokens=1_000, seconds=90),
     Group(
         "remote",
         "the second copy, on a SeaweedFS of this machine: up and down against plain boto3",
@@ -38,6 +39,7 @@ OURS = (
         disk=70,
         memory=3,
         tokens=1_000,
+        seconds=300,
     ),
 )
 

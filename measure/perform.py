@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,12 +38,14 @@ def perform(
 ) -> Performed:
     """Take the figures of some groups, in a process that `suite.prepare` has set up.
 
-    Raises: StoreFull, OutOfMemory before anything is written.
+    Raises: StoreFull, OutOfMemory, BadInput before anything is measured.
     """
     need = Need.of(groups, settings)
     check(need, settings.folder.parent)
+    for each in (write_to, chart):
+        _check_folder(each)
     about = machine.describe(settings.folder)
-    telling.tell_start(console, about, need, settings.folder.parent)
+    telling.tell_start(console, about, need, settings.folder.parent, sum(each.lasts_s(settings) for each in groups))
     started, outcomes = time.monotonic(), list[suite.Outcome]()
     for outcome in suite.run(groups, settings):
         outcomes.append(outcome)
@@ -54,6 +57,14 @@ def perform(
         console, outcomes, time.monotonic() - started, [each for each in (write_to, drawn) if each and each.exists()]
     )
     return Performed(outcomes, about, write_to, drawn)
+
+
+def _check_folder(path: Path | None) -> None:
+    """Make sure that a file can be written at the end of minutes. Raises: BadInput."""
+    if path is None:
+        return
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadInput(f"no file can be written at {path}", hint="Name a file in a folder that is there.")
 
 
 def _drawn(outcomes: Sequence[suite.Outcome], about: dict[str, Any], path: Path) -> Path | None:

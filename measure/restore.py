@@ -32,6 +32,7 @@ SESSION = "restored"
 BEST_OF = 3
 MOST_RESIDENT = 0.01
 LARGE_TOKENS = 8_192  # from here on one run of a contender takes long enough to be a sample, and rounds are few
+HUGE_TOKENS = 32_768  # from here on as few as can be: each is a minute
 _PEERS_NEED = 2.5  # caches: one that is filled, the reader's own, and what else it holds of it
 
 
@@ -65,7 +66,9 @@ def _saved(settings: Settings, tokens: int) -> Iterator[_Saved]:
 
 
 def _rounds(settings: Settings, tokens: int) -> int:
-    return settings.rounds(5, 2) if tokens >= LARGE_TOKENS else settings.rounds(9, 3)
+    if tokens >= LARGE_TOKENS:
+        return settings.rounds(2 if tokens >= HUGE_TOKENS else 4, 1)
+    return settings.rounds(9, 3)
 
 
 def measure_warm(settings: Settings) -> list[Figure]:
@@ -77,7 +80,11 @@ def _warm(settings: Settings, tokens: int) -> list[Figure]:
     with _saved(settings, tokens) as saved:
         floor = Floor(list(saved.tensors.values()))
         try:
-            actions = {"torpor": saved.restore, **_memory(floor, tokens), **_warm_readers(saved, tokens)}
+            actions = {
+                "torpor": saved.restore,
+                **_memory(floor, tokens),
+                **_warm_readers(saved, tokens, with_slow=not settings.brief),
+            }
             contenders = {name: partial(_as_it_is, action) for name, action in actions.items()}
             samples = interleave("warm restore", _rounds(settings, tokens), contenders, best_of=BEST_OF)
         finally:
@@ -102,15 +109,15 @@ def _memory(floor: Floor, tokens: int) -> dict[str, Action]:
     }
 
 
-def _warm_readers(saved: _Saved, tokens: int) -> dict[str, Action]:
+def _warm_readers(saved: _Saved, tokens: int, *, with_slow: bool) -> dict[str, Action]:
     raw, buffer = saved.folder / "raw", memoryview(bytearray(PIECE_BYTES))
     if not _room_for_peers(tokens):
         return {}
     write_raw(raw, joined(saved.tensors))
     readers: dict[str, Action] = {"raw warm read, one buffer": partial(read_raw, raw, buffer)}
     for (name, read), write in zip(READERS.items(), WRITERS.values(), strict=True):
-        if name == "v1 file" and tokens >= LARGE_TOKENS:
-            continue  # minutes
+        if name == "v1 file" and not (with_slow and tokens < LARGE_TOKENS):
+            continue  # seconds, and minutes of a large one
         path = saved.folder / name.split()[0]
         write(path, saved.tensors)
         readers[name] = partial(read, path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,8 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..client import Keeper, connect
+from ..state.errors import DaemonNotRunning
 
 STOP_S = 15.0
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,41 @@ def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> It
     with tempfile.TemporaryFile() as noise:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, env=environment, cwd=home.parent, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=noise
+            command,
+            env=environment,
+            cwd=home.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=noise,
+            preexec_fn=ends_with_parent(),
         )
         try:
             assert process.stdout is not None
-            if not process.stdout.readline():
+            said = process.stdout.readline()
+            try:
+                connect(home=home).close()  # its first successful GET /v1/status
+            except DaemonNotRunning as error:
+                process.kill()
                 noise.seek(0)
-                raise RuntimeError(f"the daemon did not start: {noise.read().decode(errors='replace').strip()}")
-            connect(home=home).close()  # its first successful GET /v1/status
+                words = (said + process.stdout.read() + noise.read()).decode(errors="replace")
+                raise RuntimeError(f"the daemon did not start: {' '.join(words.split())[-300:]}") from error
             yield Daemon(process.pid, time.perf_counter() - started)
         finally:
             _stop(process)
+
+
+def ends_with_parent() -> Callable[[], None] | None:
+    """Return what a child runs before its program, so that it ends when this process is killed (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def arrange() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it was killed already
+            os._exit(1)
+
+    return arrange
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

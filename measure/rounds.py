@@ -28,9 +28,11 @@ def seconds(action: Action) -> float:
 
 
 def interleave(
-    what: str, rounds: int, contenders: Mapping[str, Contender], *, best_of: int = 1
+    what: str, rounds: int, contenders: Mapping[str, Contender], *, best_of: int = 1, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Run every contender once a round, each round starting with another one; a first round is not counted.
+
+    Without `warm_up` there is no such round: for actions of many seconds, in which a first call is lost.
 
     With `best_of`, a sample is the best of some runs one behind the other (slow contenders get fewer). That is for
     actions of less than 100 ms on several threads: after a pause, the scheduler of a small virtual machine may leave
@@ -39,7 +41,7 @@ def interleave(
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
     with console.status("") as status:
-        for number in range(-1, rounds):
+        for number in range(-1 if warm_up else 0, rounds):
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 status.update(f"{what}: round {max(number, 0) + 1} of {rounds}, {name}")

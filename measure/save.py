@@ -27,7 +27,7 @@ RAW, SIDE_BY_SIDE = "raw write + fsync", "raw, 9 MiB files, four at once"
 SLOW = "v1 file + fsync"  # as slow as it is, one length says all
 AT_MOST = {RAW: 1.10, "safetensors + fsync": 1.0, "torch.save + fsync": 1.0}
 WRITERS_AT_ONCE = 4
-LARGE_BYTES = 1 << 30  # from here on few rounds: the disk would be full of them
+LARGE_BYTES, HUGE_BYTES = 1 << 30, 4 << 30  # from here on few rounds, and none that is not counted: each is a minute
 
 
 def measure(settings: Settings) -> list[Figure]:
@@ -36,16 +36,17 @@ def measure(settings: Settings) -> list[Figure]:
     return [
         figure
         for tokens in settings.sizes
-        for figure in _figures(loaded, settings, tokens, with_slow=tokens == shortest)
+        for figure in _figures(loaded, settings, tokens, with_slow=tokens == shortest and not settings.brief)
     ]
 
 
 def _figures(loaded: Loaded, settings: Settings, tokens: int, *, with_slow: bool) -> Iterator[Figure]:
-    large = tokens * TOKEN_BYTES >= LARGE_BYTES
-    rounds = settings.rounds(3, 1) if large else settings.rounds(9, 3)
+    size_bytes = tokens * TOKEN_BYTES
+    large = size_bytes >= LARGE_BYTES
+    rounds = settings.rounds(2 if size_bytes >= HUGE_BYTES else 3, 1) if large else settings.rounds(9, 3)
     with scratch(settings.folder) as folder, ExitStack() as stack:
         contenders = _contenders(loaded, folder, stack, tokens, with_slow=with_slow)
-        samples = interleave(f"full save of {tokens:,} tokens", rounds, contenders)
+        samples = interleave(f"full save of {tokens:,} tokens", rounds, contenders, warm_up=not large)
     ours = samples.pop("torpor")
     for name, taken in samples.items():
         yield Figure("save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name))

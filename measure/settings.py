@@ -14,16 +14,20 @@ LEAST, MOST = 64, 262_144
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where files go (a real disk), how long it may take, which model is run (None: what comes without a hub)."""
+    """Where files go (a real disk), how long it may take, which model is run (None: what comes without a hub).
+
+    `brief` is the usual run of a user: fewer rounds, and nobody who takes far longer than all others.
+    """
 
     folder: Path
     quick: bool = False
     sizes: tuple[int, ...] = SIZES
     model: Path | None = None
+    brief: bool = False
 
     def rounds(self, many: int, few: int) -> int:
         """Return how many rounds a figure takes."""
-        return few if self.quick else many
+        return few if self.quick else (many + few) // 2 if self.brief else many
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from .workload import fresh_session, go_on, load
 
 MORE_TOKENS = 64
 LATER_SAVES, FEW_LATER_SAVES = 100, 20
+LARGE_TOKENS, LARGE_LATER_SAVES = 32_768, 30  # there a model's own `torch.cat` takes seconds; p99 is the longest then
 FIRST_SAVES, FEW_FIRST_SAVES = 5, 3
 P99_AT_MOST_S = 0.005
 OPERATIONS, WIDTH = 100, 96  # of a step: products of small matrices, about 50 µs each
@@ -56,7 +57,7 @@ def measure(settings: Settings) -> list[Figure]:
             torch.set_num_threads(threads)
         for _ in range(settings.rounds(FIRST_SAVES, FEW_FIRST_SAVES) - 1):
             samples.first_s.append(_first_again(folder / "home", session))
-        for number in range(settings.rounds(LATER_SAVES, FEW_LATER_SAVES)):
+        for number in range(_later_saves(settings, tokens)):
             status.update(f"stall: later save {number + 1} at {tokens:,} tokens")
             go_on(session, MORE_TOKENS)
             torch.set_num_threads(1)
@@ -65,6 +66,10 @@ def measure(settings: Settings) -> list[Figure]:
             finally:
                 torch.set_num_threads(threads)
     return _figures(tokens, samples)
+
+
+def _later_saves(settings: Settings, tokens: int) -> int:
+    return settings.rounds(LARGE_LATER_SAVES if tokens >= LARGE_TOKENS else LATER_SAVES, FEW_LATER_SAVES)
 
 
 def _save(

@@ -30,7 +30,8 @@ class Group:
     """Some figures that are taken together.
 
     `module` and `function` name what takes them. `disk` and `memory` say how much that has at once, at its largest
-    size, in KV caches of that size; `tokens` is the size of groups that have one of their own.
+    size, in KV caches of that size; `tokens` is the size of groups that have one of their own, `grown_bytes` what a
+    session becomes longer by. How long it takes is rough: so many seconds on two cores, and more for each GiB of KV.
     """
 
     name: str
@@ -40,6 +41,9 @@ class Group:
     disk: float = 0.0
     memory: float = 0.0
     tokens: int | None = None
+    grown_bytes: int = 0
+    seconds: float = 30.0
+    seconds_a_gib: float = 0.0
 
     def figures(self, settings: Settings) -> list[Figure]:
         """Take them."""
@@ -52,32 +56,64 @@ class Group:
 
     def disk_bytes(self, settings: Settings) -> int:
         """Return what it has on the disk at most."""
-        return int(self.disk * self._size(settings)) + FIXED_DISK_BYTES
+        return int(self.disk * self._size(settings)) + self.grown_bytes + FIXED_DISK_BYTES
 
     def memory_bytes(self, settings: Settings) -> int:
         """Return what it has in memory at most."""
-        return int(self.memory * self._size(settings)) + FIXED_MEMORY_BYTES
+        return int(self.memory * self._size(settings)) + self.grown_bytes + FIXED_MEMORY_BYTES
+
+    def lasts_s(self, settings: Settings) -> float:
+        """Return about how long it takes on a machine that does nothing else."""
+        rounds = settings.rounds(9, 3) / 9
+        return rounds * (self.seconds + self.seconds_a_gib * TOKEN_BYTES * sum(settings.sizes) / 2**30)
 
     def _size(self, settings: Settings) -> int:
         return TOKEN_BYTES * (self.tokens or max(settings.sizes))
 
 
 GROUPS = (
-    Group("save", "full save: from `save` to committed and durable", ".save", disk=12, memory=3),
-    Group("restore", "verified restore, files in the page cache", ".restore", "measure_warm", disk=5, memory=4),
-    Group("cold", "verified restore, nothing in the page cache", ".restore", "measure_cold", disk=3, memory=3),
-    Group("growth", "a growing session: the save after 64 more tokens", ".growth", disk=14, memory=2),
-    Group("stall", "how long a save holds the thread that generates", ".stall", disk=1.5, memory=1.5),
-    Group("text_save", "a save of text alone, with each message", ".text_save"),
-    Group("dedupe", "twenty forks of one session", ".dedupe", disk=1.5, memory=1.5),
-    Group("memory", "memory while saving and restoring, beside the tensors", ".memory", disk=1.5, memory=2.5),
-    Group("load", "many clients at once: each save timed from the moment at which it was due", ".load"),
-    Group("wake", "waking a real language model, against prefill", ".wake", disk=1, memory=1, tokens=8_192),
-    Group("live", "a real language model while it is saved", ".live", disk=1, memory=1, tokens=8_192),
-    Group("codec", "lossless ratio and speed on a real KV cache", ".codec_figures", disk=1, memory=1, tokens=8_192),
-    Group("llama", "llama.cpp's slots: save and restore", ".llama", disk=1, memory=1, tokens=8_192),
-    Group("bucket", "your bucket: up and down, against plain requests", ".bucket", disk=6, memory=3, tokens=512),
-)
+    Group(
+        "save", "full save: from `save` to committed and durable", ".save",
+        disk=6, memory=3, seconds=35, seconds_a_gib=28,
+    ),
+    Group(
+        "restore", "verified restore, files in the page cache", ".restore", "measure_warm",
+        disk=5, memory=2.5, seconds=35, seconds_a_gib=22,
+    ),
+    Group(
+        "cold", "verified restore, nothing in the page cache", ".restore", "measure_cold",
+        disk=3.5, memory=2.5, seconds=25, seconds_a_gib=20,
+    ),
+    Group(
+        "growth", "a growing session: the save after 64 more tokens", ".growth",
+        disk=9, memory=2, grown_bytes=256 << 20, seconds=15, seconds_a_gib=22,
+    ),
+    Group(
+        "stall", "how long a save holds the thread that generates", ".stall",
+        disk=1.2, memory=1.2, grown_bytes=1_400 << 20, seconds=45, seconds_a_gib=22,
+    ),
+    Group("text_save", "a save of text alone, with each message", ".text_save", seconds=25),
+    Group("dedupe", "twenty forks of one session", ".dedupe", disk=1.2, memory=2.5, grown_bytes=400 << 20),
+    Group(
+        "memory", "memory while saving and restoring, beside the tensors", ".memory",
+        disk=1.5, memory=2.5, seconds=25, seconds_a_gib=22,
+    ),
+    Group("load", "many clients at once: each save timed from the moment at which it was due", ".load", seconds=45),
+    Group(
+        "wake", "waking a real language model, against prefill", ".wake",
+        disk=1, memory=1, tokens=8_192, seconds=420,
+    ),
+    Group("live", "a real language model while it is saved", ".live", disk=1, memory=1, tokens=8_192, seconds=240),
+    Group(
+        "codec", "lossless ratio and speed on a real KV cache", ".codec_figures",
+        disk=1, memory=1, tokens=8_192, seconds=90,
+    ),
+    Group("llama", "llama.cpp's slots: save and restore", ".llama", disk=1, memory=1, tokens=8_192, seconds=120),
+    Group(
+        "bucket", "your bucket: up and down, against plain requests", ".bucket",
+        disk=6, memory=3, tokens=512, seconds=60,
+    ),
+)  # fmt: skip
 USUAL = ("save", "restore", "cold", "text_save")  # of a user who asks for nothing else: a minute or two at 1,000 tokens
 NOT_ASKED = ("bucket",)  # what leaves the machine is measured only when somebody says so
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ def wide(console: Console) -> Console:
     return console if console.is_terminal else Console(file=console.file, width=WIDTH)
 
 
-def tell_start(console: Console, about: dict[str, Any], need: Need, folder: Path) -> None:
+def tell_start(console: Console, about: dict[str, Any], need: Need, folder: Path, lasts_s: float) -> None:
     """Say what is measured on, and what that takes."""
     for part in ("machine", "versions"):
         said = ", ".join(f"{name} {value}" for name, value in about[part].items())
         console.print(f"[dim]{escape(said)}[/]", highlight=False)
     takes = f"{_gib(need.disk_bytes)} on the disk of {escape(str(folder))} and {_gib(need.memory_bytes)} of memory"
-    console.print(f"It takes at most {takes}; all of it is removed again.\n", highlight=False, soft_wrap=True)
+    minutes = "a minute" if lasts_s <= 60 else f"{ceil(lasts_s / 60)} minutes"
+    console.print(
+        f"It takes about {minutes} on two free cores, and at most {takes}; all of it is removed again.\n",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def tell(console: Console, outcome: Outcome) -> None:

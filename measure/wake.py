@@ -24,7 +24,7 @@ from ..client import Keeper
 from . import smol
 from .figures import Figure
 from .fresh_process import ANSWER, CHECKED_TOKENS, now_s
-from .rig import keeper_in, scratch
+from .rig import ends_with_parent, keeper_in, scratch
 from .rounds import console, seconds
 from .settings import Settings
 
@@ -146,7 +146,14 @@ def run_process(how: str, model: Path, ids_file: Path, *where: object) -> Proces
     command = [sys.executable, "-m", "torpor.measure.fresh_process", how, str(model), str(ids_file), *map(str, where)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     began = now_s()
-    ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROCESS_S)
+    ended = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PROCESS_S,
+        preexec_fn=ends_with_parent(),
+    )
     if ended.returncode:
         raise RuntimeError(f"{how} in a new process failed: {ended.stderr.decode(errors='replace').strip()[-500:]}")
     told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])

@@ -10,6 +10,7 @@ import functools
 import itertools
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -99,9 +100,14 @@ def go_on(session: TransformersSession, tokens: int) -> None:
 
 def _append(cache: DynamicCache, tokens: int) -> None:
     shape = (1, HEADS, tokens, HEAD_DIM)
-    for layer in range(LAYERS):
-        keys, values = (torch.empty(shape, dtype=torch.bfloat16).normal_() for _ in range(2))
-        cache.update(keys, values, layer)
+    with ThreadPoolExecutor() as threads:  # at 32,768 tokens one would take half a minute
+        for layer in range(LAYERS):
+            seeds = torch.randint(0, 2**62, (2,)).tolist()
+            cache.update(*threads.map(lambda seed: _normal(shape, seed), seeds), layer)
+
+
+def _normal(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(generator=torch.Generator().manual_seed(seed))
 
 
 def tensors_of(session: TransformersSession) -> dict[str, torch.Tensor]:

@@ -92,3 +92,22 @@ def test_without_torch_it_says_what_to_install(home: Path) -> None:
     assert done.returncode == 9, done.stderr
     assert "a bench needs torch, not installed here" in done.stderr
     assert "pip install 'torpor[all]'" in done.stderr
+
+
+def test_the_daemon_of_a_run_that_is_killed_ends_with_it(home: Path) -> None:
+    environment = {**clean_environment(), "TORPOR_HOME": str(home)}
+    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--only", "text_save"]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    socket = f"{PREFIX}*/*/home/torpor.sock"
+    until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
+    (daemon,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    running.kill()
+    running.wait()
+    until(lambda: _has_ended(int(daemon)), "the daemon lives on")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

@@ -172,3 +172,27 @@ def test_how_many_times_better_is_the_same_for_both_kinds_of_figures() -> None:
         assert found.low <= found.median <= found.high
         assert (figure.wanted_times(), figure.met()) == (wanted, met)
     assert Figure("g", "f", "s", [1.0]).times_better() is None
+
+
+def test_where_results_cannot_be_written_nothing_is_measured(tmp_path: Path) -> None:
+    groups, settings = [Group("none", "", "a_module_that_nobody_has")], Settings(tmp_path / "w")
+    for write_to, chart in (
+        (tmp_path / "no" / "out", None),
+        (tmp_path, None),
+        (tmp_path / "out", tmp_path / "no" / "c"),
+    ):
+        with pytest.raises(BadInput, match="no file can be written"):
+            perform(groups, settings, write_to, chart=chart, console=Console(file=StringIO()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_usual_run_is_between_a_quick_one_and_a_full_one(tmp_path: Path) -> None:
+    rounds = [
+        each.rounds(9, 3) for each in (Settings(tmp_path, True), Settings(tmp_path, brief=True), Settings(tmp_path))
+    ]
+    assert rounds == [3, 6, 9]
+    usual = sum(each.lasts_s(Settings(tmp_path, sizes=(1000,), brief=True)) for each in chosen(",".join(USUAL)))
+    assert usual <= 120  # as its help says
+    whole = chosen("save,restore,cold,growth,stall,text_save,dedupe,memory,load,codec")
+    assert all(each.disk_bytes(Settings(tmp_path)) < 64 * GIB for each in whole)
+    assert all(each.memory_bytes(Settings(tmp_path)) < 18 * GIB for each in whole)
