@@ -17,7 +17,7 @@ class GatheredTransport(asyncio.Transport):
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._transport, self._loop = transport, loop
-        self._pieces: list[bytes | bytearray | memoryview] = []
+        self._pieces: list[bytes] = []
         self._waiting_bytes = 0
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
@@ -26,8 +26,8 @@ class GatheredTransport(asyncio.Transport):
             return
         if not self._pieces:
             self._loop.call_soon(self._flush)
-        self._pieces.append(data)
-        self._waiting_bytes += len(data)
+        self._pieces.append(bytes(data))  # a copy only of what could be changed before it is sent
+        self._waiting_bytes += len(self._pieces[-1])
         if self._waiting_bytes > MAX_GATHERED_BYTES:
             self._flush()
 

@@ -131,3 +131,14 @@ def test_what_is_large_is_not_kept_back_nor_put_before_what_came_first() -> None
         assert len(sent.pieces) == 2
 
     asyncio.run(answer())
+
+
+def test_what_was_written_may_be_used_again() -> None:
+    async def answer() -> list[bytes]:
+        sent, buffer = Sent(), bytearray(b"first")
+        GatheredTransport(sent, asyncio.get_running_loop()).write(buffer)
+        buffer[:] = b"other"
+        await asyncio.sleep(0)
+        return sent.pieces
+
+    assert asyncio.run(answer()) == [b"first"]
