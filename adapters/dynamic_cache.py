@@ -196,9 +196,10 @@ class _Following:
     def __init__(self, cache: Any, tokens: int, on_host: bool) -> None:
         self._cache, self._tokens = cache, tokens
         self._frozen: Tensors | None = None
-        self._seen: dict[int, weakref.ref[torch.Tensor]] = {}
+        tensors = _tensors(cache)
+        self._seen = {i: (weakref.ref(tensor), _version(tensor)) for i, tensor in enumerate(tensors)}
         # A device would have to be waited for.
-        self._lasts = [self._last(t).tobytes() for t in _tensors(cache)] if on_host else []
+        self._lasts = [self._last(t).tobytes() for t in tensors] if on_host else []
 
     def _last(self, tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:
         return _bytes_of(tensor, slice(self._tokens - 1, self._tokens))
@@ -232,18 +233,21 @@ class _Following:
         return at == image.size
 
     def _is_same(self, number: int, tensor: torch.Tensor) -> bool:
-        """Tell whether a tensor still ends as the one did that was followed; the same object is looked at once."""
-        if not self._lasts:
-            return True
-        if number >= len(self._lasts):
+        """Tell whether a tensor was not written to, and ends as the one did that was followed."""
+        known, version = self._seen.get(number), _version(tensor)
+        if known is not None and known[0]() is tensor and version is not None:
+            return known[1] == version
+        if known is None or (known[0]() is not tensor and tensor.shape[-2] == self._tokens):
+            return False  # whoever appends makes it longer
+        if self._lasts and self._last(tensor).tobytes() != self._lasts[number]:
             return False
-        known = self._seen.get(number)
-        if known is not None and known() is tensor:
-            return True
-        if self._last(tensor).tobytes() != self._lasts[number]:
-            return False
-        self._seen[number] = weakref.ref(tensor)
+        self._seen[number] = weakref.ref(tensor), version
         return True
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """Return how often a tensor was written to, where torch counts it."""
+    return None if tensor.is_inference() else int(tensor._version)
 
 
 class CacheSink:

@@ -20,7 +20,7 @@ class Staging:
     """An open staging folder. Its file names are counters, never input."""
 
     def __init__(self, parent: Path) -> None:
-        self._count, self._mutex = 0, threading.Lock()
+        self._count, self._mutex, self._process = 0, threading.Lock(), os.getpid()
         with translated("open staging under", parent):
             self.folder = parent / f"w{os.getpid()}-{os.urandom(6).hex()}"
             make_private_folder(self.folder)
@@ -34,9 +34,10 @@ class Staging:
             return self.folder / f"{self._count:08d}.tmp"
 
     def close(self) -> None:
-        """Remove the folder and free its lock."""
+        """Remove the folder and free its lock; in a process that was forked, leave both to whose they are."""
         if self._lock_fd >= 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if os.getpid() == self._process:
+                shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self._lock_fd)
             self._lock_fd = -1
 

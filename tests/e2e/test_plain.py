@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from typing import Any
@@ -170,3 +171,21 @@ for i in range(10):
     assert done.returncode == 0, done.stderr.decode()
     with daemon.keeper() as keeper:
         assert sorted(each.session_id for each in keeper.api.backups()) == [f"s{i}" for i in range(10)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_that_ends_leaves_the_files_of_its_parent(daemon: Daemon) -> None:
+    script = """
+import os, sys
+from torpor.adapters.plain import PlainSession
+from torpor.client import connect
+keeper = connect()
+for said in (b"1", b"2"):
+    keeper.save("s", PlainSession({"text_context": {"said": said * 100_000}})).wait(60)
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=daemon.environment(), capture_output=True, cwd="/")
+    assert done.returncode == 0, done.stderr.decode()

@@ -84,6 +84,21 @@ def test_tensors_that_are_put_in_by_hand_are_noticed(session: CacheSession, laye
             follower.copy(start, stop, into)
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["in place", "replaced"])
+def test_tokens_that_are_changed_by_hand_are_noticed_though_the_last_is_not(
+    session: CacheSession, replaced: bool
+) -> None:
+    live = LiveCache(session.cache)
+    follower, (first, second, *_) = live.follow(), blocks(live)
+    follower.copy(*first)
+    layer = session.cache.layers[1]
+    if replaced:
+        layer.keys = layer.keys.clone()
+    layer.keys[:, :, 100] = 0
+    with pytest.raises(SnapshotLost):
+        follower.copy(*second)
+
+
 def test_layers_that_are_taken_away_are_noticed(session: CacheSession) -> None:
     live = LiveCache(session.cache)
     follower = live.follow()
