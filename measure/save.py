@@ -36,7 +36,12 @@ def measure(settings: Settings) -> list[Figure]:
     return [
         figure
         for tokens in settings.sizes
-        for figure in _figures(loaded, settings, tokens, with_slow=tokens == shortest and not settings.brief)
+        for figure in _figures(
+            loaded,
+            settings,
+            tokens,
+            with_slow=tokens == shortest and not settings.brief and tokens * TOKEN_BYTES < LARGE_BYTES,
+        )
     ]
 
 
