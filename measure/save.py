@@ -68,6 +68,8 @@ def _contenders(
         RAW: _writer(folder, "raw", write_raw, lambda: joined(tensors)),
         SIDE_BY_SIDE: _writer(folder, "parts", write_side_by_side, lambda: joined(tensors)),
     }
+    if tokens * TOKEN_BYTES >= HUGE_BYTES:
+        del found[SIDE_BY_SIDE]
     for name, write in WRITERS.items():
         if with_slow or name != SLOW:
             found[name] = _writer(folder, name.split()[0], write, lambda: tensors)
