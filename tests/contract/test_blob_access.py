@@ -15,7 +15,7 @@ from torpor.client.blob_access import BlobAccess, OverHttp, SharedFiles
 from torpor.client.discover import Endpoint
 from torpor.client.fetching import Fetching
 from torpor.state.crash_points import no_checkpoint
-from torpor.state.errors import BlobDamaged, BlobNotFound
+from torpor.state.errors import BlobDamaged, BlobNotFound, SnapshotLost
 from torpor.state.manifest import BlobRef
 from torpor.store.home import Home
 
@@ -72,6 +72,45 @@ def test_equal_bytes_are_written_once(access: BlobAccess) -> None:
     data = os.urandom(500)
     assert access.put(views(data)).written
     assert not access.put(views(data[:200], data[200:])).written
+
+
+def one_by_one(data: bytes, size: int, breaks_at: int | None = None) -> Iterator[memoryview]:
+    """Yield data in pieces that are all in the same memory, perhaps not to the end."""
+    memory = bytearray(size)
+    for at in range(0, len(data), size):
+        if at == breaks_at:
+            raise SnapshotLost("the cache was changed")
+        part = data[at : at + size]
+        memory[: len(part)] = part
+        yield memoryview(memory)[: len(part)]
+
+
+def test_pieces_in_the_same_memory_are_one_blob(access: BlobAccess, place: Callable[[str], Path]) -> None:
+    data = os.urandom((3 << 20) + 7)
+    result = access.put_pieces(one_by_one(data, 1 << 20))
+    access.settle()
+    assert (result.ref, result.written) == (BlobRef(blake3(data).hexdigest(), len(data)), True)
+    assert place(result.ref.digest).read_bytes() == data
+    assert place(result.ref.digest).stat().st_mode & 0o777 == 0o600
+    assert not access.put_pieces(one_by_one(data, 1000)).written
+    assert not access.put(views(data)).written
+
+
+def test_pieces_heal_a_damaged_blob_and_a_break_leaves_nothing(shared_daemon: Daemon) -> None:
+    home, data = Home(shared_daemon.home), os.urandom(50_000)
+    access = SharedFiles(home, no_checkpoint)
+    place = home.store / "blobs" / blake3(data).hexdigest()[:2] / blake3(data).hexdigest()
+    with pytest.raises(SnapshotLost):
+        access.put_pieces(one_by_one(data, 10_000, breaks_at=30_000))
+    assert not place.exists()
+    [mine] = [folder for folder in (home.store / "staging").glob(f"w{os.getpid()}-*") if any(folder.iterdir())]
+    assert [file.name for file in mine.iterdir()] == ["lock"]
+    ref = access.put_pieces(one_by_one(data, 10_000)).ref
+    place.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert access.put_pieces(one_by_one(data, 10_000)).written
+    assert bytes(access.read(ref)) == data
+    assert [file.name for file in mine.iterdir()] == ["lock"]
+    access.close()
 
 
 def test_missing_names_what_is_missing(access: BlobAccess) -> None:
