@@ -120,7 +120,6 @@ def test_a_chart_has_a_bar_for_all_that_can_be_compared(tmp_path: Path) -> None:
     rows = rows_of([*FIGURES, Figure("save", "alone", "s", [1.0])])
     assert sum(row.times is not None for row in rows) == len(FIGURES)
     assert len({row.at for row in rows}) == len(rows)
-    pytest.importorskip("matplotlib", reason="the chart's library is an extra of its own")
     from torpor.measure.chart import draw
 
     draw(FIGURES, ABOUT, tmp_path / "chart.png")
