@@ -215,8 +215,8 @@ def test_a_program_reads_one_json_object_also_at_its_end(machine: Machine) -> No
             f"http://127.0.0.1:{silent.getsockname()[1]}",
         ]
         command = start(words, machine.environment | keys, stdout=said, stderr=no)
-        silent.accept()[0].close()
-        until(lambda: command.poll() is not None or command.send_signal(signal.SIGINT), "its end")
+        with silent.accept()[0]:  # which is never answered
+            until(lambda: command.poll() is not None or command.send_signal(signal.SIGINT), "its end")
         assert command.wait(60) == 130
         said.seek(0)
         assert orjson.loads(said.read() or b"{}") == {}
