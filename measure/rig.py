@@ -84,7 +84,7 @@ def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> It
                 raise RuntimeError(f"the daemon did not start: {' '.join(words.split())[-300:]}") from error
             yield Daemon(process.pid, time.perf_counter() - started)
         finally:
-            _stop(process)
+            stop(process)
 
 
 def ends_with_parent() -> Callable[[], None] | None:
@@ -101,7 +101,8 @@ def ends_with_parent() -> Callable[[], None] | None:
     return arrange
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process, in the end by force."""
     process.terminate()
     try:
         process.wait(STOP_S)
