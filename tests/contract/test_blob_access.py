@@ -113,6 +113,15 @@ def test_pieces_heal_a_damaged_blob_and_a_break_leaves_nothing(shared_daemon: Da
     access.close()
 
 
+def test_pieces_are_synced_before_they_are_named(shared_daemon: Daemon) -> None:
+    passed = list[str]()
+    access = SharedFiles(Home(shared_daemon.home), passed.append)
+    access.put_pieces(one_by_one(os.urandom(5000), 1000))
+    access.settle()
+    access.close()
+    assert passed == ["blob.created", "blob.written", "blob.synced", "blob.replaced", "blob.directory-synced"]
+
+
 def test_missing_names_what_is_missing(access: BlobAccess) -> None:
     here = access.put(views(os.urandom(10))).ref
     gone = BlobRef("0" * 64, 10)
