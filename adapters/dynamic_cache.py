@@ -33,6 +33,7 @@ __all__ = ["DYNAMIC", "STATIC", "CacheSink", "LiveCache", "layout_of", "note_fed
 DYNAMIC, STATIC = "DynamicCache", "StaticCache"
 
 Tensors = list[torch.Tensor]  # K0, V0, K1, V1, …
+_Seen = dict[int, tuple[weakref.ref[torch.Tensor], int | None]]  # each of them, and how often it was written to
 
 
 def layout_of(cache: Any) -> KVLayout:
@@ -65,10 +66,10 @@ def _segments(views: Sequence[numpy.ndarray[Any, Any]], start: int, stop: int) -
 
 def _bytes_of(tensor: torch.Tensor, tokens: slice) -> numpy.ndarray[Any, Any]:
     """View some tokens as bytes on the host; a tensor on the host whose rows are whole is not copied."""
-    part = tensor.detach()[:, :, tokens].to("cpu")
-    part = part if part.stride(-1) == 1 else part.contiguous()
-    view: numpy.ndarray[Any, Any] = part.view(torch.uint8).numpy()
-    return view
+    if not tensor.is_cpu or tensor.stride(-1) != 1:
+        tensor, tokens = tensor[:, :, tokens].to("cpu").contiguous(), slice(None)
+    view: numpy.ndarray[Any, Any] = tensor.detach().view(torch.uint8).numpy()
+    return view[:, :, tokens]
 
 
 def _copy_bytes(tensor: torch.Tensor, tokens: slice, image: numpy.ndarray[Any, Any], at: int) -> int:
@@ -195,9 +196,9 @@ class _Following:
 
     def __init__(self, cache: Any, tokens: int, on_host: bool) -> None:
         self._cache, self._tokens = cache, tokens
-        self._frozen: Tensors | None = None
+        self._frozen: tuple[Tensors, _Seen] | None = None
         tensors = _tensors(cache)
-        self._seen = {i: (weakref.ref(tensor), _version(tensor)) for i, tensor in enumerate(tensors)}
+        self._seen: _Seen = {i: (weakref.ref(tensor), _version(tensor)) for i, tensor in enumerate(tensors)}
         # A device would have to be waited for.
         self._lasts = [self._last(t).tobytes() for t in tensors] if on_host else []
 
@@ -206,14 +207,16 @@ class _Following:
 
     def freeze(self) -> None:
         """Take hold of the tensors as they are."""
-        self._frozen = _tensors(self._cache)
+        self._frozen = _tensors(self._cache), dict(self._seen)
 
     def copy(self, start: int, stop: int, into: memoryview, first: int = 0) -> None:
-        if self._frozen is None and self._copied(self._live(first), first, start, stop, into) and self._frozen is None:
-            return
+        if self._frozen is None:
+            whole = self._copied(self._live(first), self._seen, first, start, stop, into)
+            if whole and self._frozen is None:
+                return
         # Frozen before or meanwhile: what was read may be of before and after the change.
-        frozen = self._frozen
-        if frozen is None or not self._copied(iter(frozen[first:]), first, start, stop, into):
+        tensors, seen = self._frozen or ([], {})
+        if not self._copied(iter(tensors[first:]), seen, first, start, stop, into):
             raise SnapshotLost("the live cache was changed from outside before the save had read it")
 
     def _live(self, first: int) -> Iterator[torch.Tensor]:
@@ -222,26 +225,28 @@ class _Following:
         for i in range(first, 2 * len(layers)):
             yield layers[i // 2].values if i % 2 else layers[i // 2].keys
 
-    def _copied(self, tensors: Iterator[torch.Tensor], first: int, start: int, stop: int, into: memoryview) -> bool:
+    def _copied(
+        self, tensors: Iterator[torch.Tensor], seen: _Seen, first: int, start: int, stop: int, into: memoryview
+    ) -> bool:
         image, at = numpy.frombuffer(into, dtype=numpy.uint8), 0
         for i, tensor in enumerate(tensors, first):
             if at == image.size:
                 break
-            if tensor is None or tensor.shape[-2] < self._tokens or not self._is_same(i, tensor):
+            if tensor is None or tensor.shape[-2] < self._tokens or not self._is_same(i, tensor, seen):
                 return False
             at = _copy_bytes(tensor, slice(start, stop), image, at)
         return at == image.size
 
-    def _is_same(self, number: int, tensor: torch.Tensor) -> bool:
+    def _is_same(self, number: int, tensor: torch.Tensor, seen: _Seen) -> bool:
         """Tell whether a tensor was not written to, and ends as the one did that was followed."""
-        known, version = self._seen.get(number), _version(tensor)
+        known, version = seen.get(number), _version(tensor)
         if known is not None and known[0]() is tensor and version is not None:
             return known[1] == version
         if known is None or (known[0]() is not tensor and tensor.shape[-2] == self._tokens):
             return False  # whoever appends makes it longer
         if self._lasts and self._last(tensor).tobytes() != self._lasts[number]:
             return False
-        self._seen[number] = weakref.ref(tensor), version
+        seen[number] = weakref.ref(tensor), version
         return True
 
 

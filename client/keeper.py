@@ -58,7 +58,8 @@ if TYPE_CHECKING:  # imported where they are used: a process that wakes a sessio
     from .provider import Provider
 
 S = TypeVar("S")
-WRITERS = 4  # enough to keep a disk busy while others hash; each needs no memory of its own
+READERS = 4
+WRITERS = min(4, (os.cpu_count() or 1) + 1)  # one more than can hash, to keep a disk busy; more would share the cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Keeper:
         plain: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
         self._fetching = Fetching(plain, api) if has_bucket else None
         self.blobs: BlobAccess = self._fetching or plain
-        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="torpor-io")
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="torpor-io")
         self.max_recoverable_tokens = max_recoverable_tokens
         self._way_back = WayBack(api, self.blobs)
         self.memory: Memory = InDaemon(api)

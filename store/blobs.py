@@ -21,6 +21,7 @@ from ..state.errors import BlobDamaged, BlobNotFound, StoreFailed
 from ..state.ids import Digest, is_digest, parse_digest
 from ..state.manifest import BlobRef
 from .files import (
+    Appending,
     create_exclusive,
     make_private_folder,
     read_run,
@@ -126,11 +127,11 @@ class BlobStore:
         known at the end, so this is for what it hardly ever has.
         """
         with self._new_file(staging) as (temporary, fd):
-            hasher, size_bytes = blake3(), 0
+            hasher, file = blake3(), Appending(fd)
             for piece in pieces:
                 hasher.update(piece)
-                size_bytes = write_all(fd, [piece], size_bytes)
-            ref = BlobRef(Digest(hasher.hexdigest()), size_bytes)
+                file.write([piece])
+            ref = BlobRef(Digest(hasher.hexdigest()), file.end)
             if self._is_there(ref, unsynced):
                 return PutResult(ref, written=False)
             self._sync(fd, ref)

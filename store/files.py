@@ -13,7 +13,7 @@ from ..codec.kv_blocks import pieces
 from ..state.errors import StoreFailed, StoreFull, TorporError, UnsafeHome
 from .writeback import start_writeback
 
-WRITE_BYTES = 1 << 20  # of one write: large enough for the disk, small enough to keep it busy early
+WRITE_BYTES = 1 << 20  # of what the disk is asked to begin with: less at a time costs more calls, more begins late
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -68,24 +68,33 @@ def create_exclusive(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def write_all(fd: int, buffers: Sequence[memoryview], offset: int = 0) -> int:
-    """Write buffers one after the other from an offset of a file; return where they end.
+class Appending:
+    """Writes buffers one behind the other, from an offset of a file.
 
-    The disk starts on each piece while the next is being written, so that a later fsync finds little to do.
+    The disk starts on each `WRITE_BYTES` while the next are being written, so that a later fsync finds little to do.
     """
+
+    def __init__(self, fd: int, offset: int = 0) -> None:
+        self._fd, self._begun, self.end = fd, offset, offset
+
+    def write(self, run: Sequence[memoryview]) -> None:
+        """Write buffers that one vectored call can take."""
+        wanted = sum(b.nbytes for b in run)
+        done = os.pwritev(self._fd, run, self.end)
+        while done < wanted:  # a short write: go on behind it
+            done += os.pwritev(self._fd, _behind(run, done), self.end + done)
+        self.end += wanted
+        if self.end - self._begun >= WRITE_BYTES:
+            start_writeback(self._fd, self._begun, self.end - self._begun)
+            self._begun = self.end
+
+
+def write_all(fd: int, buffers: Sequence[memoryview], offset: int = 0) -> int:
+    """Write buffers one after the other from an offset of a file; return where they end."""
+    file = Appending(fd, offset)
     for run in pieces(buffers, WRITE_BYTES):
-        size = _write_run(fd, run, offset)
-        start_writeback(fd, offset, size)
-        offset += size
-    return offset
-
-
-def _write_run(fd: int, run: list[memoryview], offset: int) -> int:
-    wanted = sum(b.nbytes for b in run)
-    done = os.pwritev(fd, run, offset)
-    while done < wanted:  # a short write: go on behind it
-        done += os.pwritev(fd, _behind(run, done), offset + done)
-    return wanted
+        file.write(run)
+    return file.end
 
 
 def read_run(fd: int, run: Sequence[memoryview], offset: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.caches import CacheSession
 from torch import nn
+from torpor.adapters import dynamic_cache
 from torpor.adapters.demo_model import small_model
 from torpor.adapters.dynamic_cache import LiveCache
 from torpor.adapters.model_contents import contents_of
@@ -70,6 +71,35 @@ def test_a_reset_cache_is_copied_as_it_was(session: CacheSession) -> None:
     session.cache.reset()
     into = memoryview(bytearray(wanted.nbytes))
     follower.copy(start, stop, into)
+    assert into == wanted
+
+
+def test_a_cache_that_grew_to_the_same_end_in_the_middle_of_a_copy_is_copied_as_it_was(
+    session: CacheSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveCache(session.cache)
+    follower, (start, stop, wanted) = live.follow(), blocks(live)[1]
+    live.copy(start, stop, wanted)
+    copy_bytes, lasts = (
+        dynamic_cache._copy_bytes,
+        [(t.keys[:, :, -1], t.values[:, :, -1]) for t in session.cache.layers],
+    )
+
+    def regrow(*arguments: Any) -> int:
+        at = copy_bytes(*arguments)
+        if session.cache.get_seq_length() == TOKENS and not regrown:
+            regrown.append(at)
+            session.crop_to(start)
+            session.grow(TOKENS, 2)
+            for layer, (key, value) in zip(session.cache.layers, lasts, strict=True):
+                layer.keys[:, :, TOKENS - 1], layer.values[:, :, TOKENS - 1] = key, value
+        return at
+
+    regrown: list[int] = []
+    monkeypatch.setattr(dynamic_cache, "_copy_bytes", regrow)
+    into = memoryview(bytearray(wanted.nbytes))
+    follower.copy(start, stop, into)
+    assert regrown
     assert into == wanted
 
 
