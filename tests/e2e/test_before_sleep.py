@@ -99,7 +99,7 @@ def test_awake_again_the_bucket_is_looked_for_and_a_lost_bus_is_found_again(
     index = Index(tmp_path / "index.sqlite")
     with logind() as machine:
         asyncio.run(test())
-        assert machine.held() == 0
+        until(lambda: machine.held() == 0)  # the bus may have the answer with the lock still
     index.close()
     assert any("until logind is back" in record.message for record in caplog.records)
 
