@@ -33,7 +33,7 @@ __all__ = ["DYNAMIC", "STATIC", "CacheSink", "LiveCache", "layout_of", "note_fed
 DYNAMIC, STATIC = "DynamicCache", "StaticCache"
 
 Tensors = list[torch.Tensor]  # K0, V0, K1, V1, …
-_Seen = dict[int, tuple[weakref.ref[torch.Tensor], int | None]]  # each of them, and how often it was written to
+_Sight = tuple[weakref.ref[torch.Tensor], int | None]  # one of them, and how often it was written to
 
 
 def layout_of(cache: Any) -> KVLayout:
@@ -196,9 +196,9 @@ class _Following:
 
     def __init__(self, cache: Any, tokens: int, on_host: bool) -> None:
         self._cache, self._tokens = cache, tokens
-        self._frozen: tuple[Tensors, _Seen] | None = None
+        self._frozen: tuple[Tensors, dict[int, _Sight]] | None = None
         tensors = _tensors(cache)
-        self._seen: _Seen = {i: (weakref.ref(tensor), _version(tensor)) for i, tensor in enumerate(tensors)}
+        self._seen = {i: (weakref.ref(tensor), _version(tensor)) for i, tensor in enumerate(tensors)}
         # A device would have to be waited for.
         self._lasts = [self._last(t).tobytes() for t in tensors] if on_host else []
 
@@ -216,38 +216,55 @@ class _Following:
                 return
         # Frozen before or meanwhile: what was read may be of before and after the change.
         tensors, seen = self._frozen or ([], {})
-        if not self._copied(iter(tensors[first:]), seen, first, start, stop, into):
+        frozen = ((seen.get(i), tensors[i]) for i in range(first, len(tensors)))
+        if not self._copied(frozen, seen, first, start, stop, into):
             raise SnapshotLost("the live cache was changed from outside before the save had read it")
 
-    def _live(self, first: int) -> Iterator[torch.Tensor]:
-        """Yield the tensors one by one from number `first` on, as they are by then."""
+    def _live(self, first: int) -> Iterator[tuple[_Sight | None, torch.Tensor]]:
+        """Yield the tensors one by one from number `first` on, as they are by then, with what was seen of each.
+
+        That is looked up first: another thread may see a longer one in between, and this one would look out of date.
+        """
         layers = list(self._cache.layers)
         for i in range(first, 2 * len(layers)):
-            yield layers[i // 2].values if i % 2 else layers[i // 2].keys
+            known = self._seen.get(i)
+            yield known, layers[i // 2].values if i % 2 else layers[i // 2].keys
 
     def _copied(
-        self, tensors: Iterator[torch.Tensor], seen: _Seen, first: int, start: int, stop: int, into: memoryview
+        self,
+        tensors: Iterator[tuple[_Sight | None, torch.Tensor]],
+        seen: dict[int, _Sight],
+        first: int,
+        start: int,
+        stop: int,
+        into: memoryview,
     ) -> bool:
         image, at = numpy.frombuffer(into, dtype=numpy.uint8), 0
-        for i, tensor in enumerate(tensors, first):
+        for i, (known, tensor) in enumerate(tensors, first):
             if at == image.size:
                 break
-            if tensor is None or tensor.shape[-2] < self._tokens or not self._is_same(i, tensor, seen):
+            sight = self._sight_of(i, tensor, known)
+            if sight is None:
                 return False
+            seen[i] = sight
             at = _copy_bytes(tensor, slice(start, stop), image, at)
         return at == image.size
 
-    def _is_same(self, number: int, tensor: torch.Tensor, seen: _Seen) -> bool:
-        """Tell whether a tensor was not written to, and ends as the one did that was followed."""
-        known, version = seen.get(number), _version(tensor)
-        if known is not None and known[0]() is tensor and version is not None:
-            return known[1] == version
-        if known is None or (known[0]() is not tensor and tensor.shape[-2] == self._tokens):
-            return False  # whoever appends makes it longer
+    def _sight_of(self, number: int, tensor: torch.Tensor | None, known: _Sight | None) -> _Sight | None:
+        """Return what a tensor is known by from now on.
+
+        None where it was written to, or does not end as the one did that was followed.
+        """
+        if tensor is None or known is None or tensor.shape[-2] < self._tokens:
+            return None
+        before, version = known[0](), _version(tensor)
+        if before is tensor and version is not None:
+            return known if known[1] == version else None
+        if before is not tensor and tensor.shape[-2] == self._tokens:
+            return None  # whoever appends makes it longer
         if self._lasts and self._last(tensor).tobytes() != self._lasts[number]:
-            return False
-        seen[number] = weakref.ref(tensor), version
-        return True
+            return None
+        return weakref.ref(tensor), version
 
 
 def _version(tensor: torch.Tensor) -> int | None:

@@ -64,6 +64,30 @@ def test_what_was_captured_is_copied_while_the_session_appends_and_crops(session
     assert failed == []
 
 
+def test_a_thread_that_took_a_tensor_before_another_one_saw_it_longer_copies_it(session: CacheSession) -> None:
+    live = LiveCache(session.cache)
+    follower, (first, second, *_) = live.follow(), blocks(live)
+    wanted = memoryview(bytearray(first[2].nbytes))
+    live.copy(*first[:2], wanted)
+    layer = session.cache.layers[1]
+
+    class Slow:
+        """The layer, for somebody who is kept waiting with its keys in hand."""
+
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(layer, name)
+            if name == "keys" and found.shape[2] == TOKENS:
+                session.cache.layers[1] = layer
+                session.grow(1, 2)
+                follower.copy(*second)  # another thread
+            return found
+
+    session.cache.layers[1] = Slow()
+    follower.copy(*first)
+    assert session.tokens == TOKENS + 1
+    assert first[2] == wanted
+
+
 def test_a_reset_cache_is_copied_as_it_was(session: CacheSession) -> None:
     live = LiveCache(session.cache)
     follower, (start, stop, wanted) = live.follow(), blocks(live)[1]
