@@ -7,6 +7,7 @@ cache, whose tensors are as long as it may ever become, only the tokens in it ar
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -197,6 +198,9 @@ class _Following:
     def __init__(self, cache: Any, tokens: int, on_host: bool) -> None:
         self._cache, self._tokens = cache, tokens
         self._frozen: tuple[Tensors, dict[int, _Sight]] | None = None
+        # Each copy keeps a tensor for a moment, which the session may have replaced. And one that is in a writer's hand
+        # would look put in by hand to it, if another writer had seen a longer one since: so one at a time.
+        self._copying = threading.Lock()
         tensors = _tensors(cache)
         self._seen = {i: (weakref.ref(tensor), _version(tensor)) for i, tensor in enumerate(tensors)}
         # A device would have to be waited for.
@@ -210,29 +214,28 @@ class _Following:
         self._frozen = _tensors(self._cache), dict(self._seen)
 
     def copy(self, start: int, stop: int, into: memoryview, first: int = 0) -> None:
+        with self._copying:
+            if not self._copied_whole(start, stop, into, first):
+                raise SnapshotLost("the live cache was changed from outside before the save had read it")
+
+    def _copied_whole(self, start: int, stop: int, into: memoryview, first: int) -> bool:
         if self._frozen is None:
             whole = self._copied(self._live(first), self._seen, first, start, stop, into)
-            if whole and self._frozen is None:
-                return
+            if self._frozen is None:
+                return whole
         # Frozen before or meanwhile: what was read may be of before and after the change.
-        tensors, seen = self._frozen or ([], {})
-        frozen = ((seen.get(i), tensors[i]) for i in range(first, len(tensors)))
-        if not self._copied(frozen, seen, first, start, stop, into):
-            raise SnapshotLost("the live cache was changed from outside before the save had read it")
+        tensors, seen = self._frozen
+        return self._copied(iter(tensors[first:]), seen, first, start, stop, into)
 
-    def _live(self, first: int) -> Iterator[tuple[_Sight | None, torch.Tensor]]:
-        """Yield the tensors one by one from number `first` on, as they are by then, with what was seen of each.
-
-        That is looked up first: another thread may see a longer one in between, and this one would look out of date.
-        """
+    def _live(self, first: int) -> Iterator[torch.Tensor]:
+        """Yield the tensors one by one from number `first` on, as they are by then."""
         layers = list(self._cache.layers)
         for i in range(first, 2 * len(layers)):
-            known = self._seen.get(i)
-            yield known, layers[i // 2].values if i % 2 else layers[i // 2].keys
+            yield layers[i // 2].values if i % 2 else layers[i // 2].keys
 
     def _copied(
         self,
-        tensors: Iterator[tuple[_Sight | None, torch.Tensor]],
+        tensors: Iterator[torch.Tensor],
         seen: dict[int, _Sight],
         first: int,
         start: int,
@@ -240,10 +243,10 @@ class _Following:
         into: memoryview,
     ) -> bool:
         image, at = numpy.frombuffer(into, dtype=numpy.uint8), 0
-        for i, (known, tensor) in enumerate(tensors, first):
+        for i, tensor in enumerate(tensors, first):
             if at == image.size:
                 break
-            sight = self._sight_of(i, tensor, known)
+            sight = self._sight_of(i, tensor, seen.get(i))
             if sight is None:
                 return False
             seen[i] = sight

@@ -103,7 +103,7 @@ GROUPS = (
         "wake", "waking a real language model, against prefill", ".wake",
         disk=1, memory=1, tokens=8_192, seconds=420,
     ),
-    Group("live", "a real language model while it is saved", ".live", disk=1, memory=1, tokens=8_192, seconds=240),
+    Group("live", "a real language model while it is saved", ".live", disk=1, memory=1, tokens=8_192, seconds=420),
     Group(
         "codec", "lossless ratio and speed on a real KV cache", ".codec_figures",
         disk=1, memory=1, tokens=8_192, seconds=90,

@@ -64,28 +64,41 @@ def test_what_was_captured_is_copied_while_the_session_appends_and_crops(session
     assert failed == []
 
 
-def test_a_thread_that_took_a_tensor_before_another_one_saw_it_longer_copies_it(session: CacheSession) -> None:
+def test_a_tensor_in_a_writers_hand_is_copied_though_another_writer_comes_when_it_has_grown(
+    session: CacheSession,
+) -> None:
     live = LiveCache(session.cache)
     follower, (first, second, *_) = live.follow(), blocks(live)
-    wanted = memoryview(bytearray(first[2].nbytes))
-    live.copy(*first[:2], wanted)
-    layer = session.cache.layers[1]
+    wanted = [memoryview(bytearray(each[2].nbytes)) for each in (first, second)]
+    for (start, stop, _), image in zip((first, second), wanted, strict=True):
+        live.copy(start, stop, image)
+    layer, failed = session.cache.layers[1], list[Exception]()
+
+    def copy() -> None:
+        try:
+            follower.copy(*second)
+        except Exception as error:
+            failed.append(error)
+
+    other = threading.Thread(target=copy)
 
     class Slow:
-        """The layer, for somebody who is kept waiting with its keys in hand."""
+        """The layer, for a writer that is kept waiting with its keys in hand."""
 
         def __getattr__(self, name: str) -> Any:
             found = getattr(layer, name)
-            if name == "keys" and found.shape[2] == TOKENS:
+            if name == "keys":
                 session.cache.layers[1] = layer
                 session.grow(1, 2)
-                follower.copy(*second)  # another thread
+                other.start()
+                other.join(0.2)
             return found
 
     session.cache.layers[1] = Slow()
     follower.copy(*first)
-    assert session.tokens == TOKENS + 1
-    assert first[2] == wanted
+    other.join()
+    assert failed == []
+    assert [first[2], second[2]] == wanted
 
 
 def test_a_reset_cache_is_copied_as_it_was(session: CacheSession) -> None:
