@@ -1,4 +1,4 @@
-"""Drop files from the page cache, and check that they are gone.
+"""Drop files from the page cache or bring them there, and check that it was done.
 
 `posix_fadvise` forgets the clean pages of one file and leaves everybody else's alone, which `drop_caches` does not.
 It is advice, so `mincore` has the last word.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy
 
+_READ_BYTES = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,6 +34,18 @@ def evict(paths: Iterable[Path]) -> float:
         finally:
             os.close(fd)
     return resident_share(paths)
+
+
+def bring(paths: Iterable[Path]) -> float:
+    """Read what is missing of files into the page cache; return the share of their pages that is not there even so."""
+    paths = list(paths)
+    buffer = memoryview(bytearray(_READ_BYTES))
+    for path in paths:
+        if resident_share([path]) < 1 and path.stat().st_size:
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+    return 1 - resident_share(paths)
 
 
 def resident_share(paths: Iterable[Path]) -> float:

@@ -16,7 +16,7 @@ from ..client import Keeper
 from ..client.memory import available_bytes
 from .figures import Figure
 from .floor import Floor
-from .page_cache import evict, files_under
+from .page_cache import bring, evict, files_under
 from .peers import PIECE_BYTES, READERS, WRITERS, joined, read_raw, read_safetensors, write_raw, write_safetensors
 from .raw_reads import fastest, read_all
 from .rig import keeper_in, scratch
@@ -30,9 +30,10 @@ WARM_AT_MOST = {FLOOR: 1.25, HUGE: 1.25, "torch.load": 1.0, "safetensors, cloned
 COLD_AT_MOST = {RAW: 1.15, "safetensors, cloned": 1.0}
 SESSION = "restored"
 BEST_OF = 3
-MOST_RESIDENT = 0.01
+MOST_RESIDENT = MOST_AWAY = 0.01
 LARGE_TOKENS = 8_192  # from here on one run of a contender takes long enough to be a sample, and rounds are few
 HUGE_TOKENS = 32_768  # from here on as few as can be: each is a minute
+_TAKEN_WARM, _TAKEN_COLD = 1.0, 2.0  # caches: one that is filled, and one of pages for what is read
 _PEERS_NEED = 2.5  # caches: one that is filled, the reader's own, and what else it holds of it
 
 
@@ -77,18 +78,21 @@ def measure_warm(settings: Settings) -> list[Figure]:
 
 
 def _warm(settings: Settings, tokens: int) -> list[Figure]:
+    away: list[float] = []
     with _saved(settings, tokens) as saved:
         floor = Floor(list(saved.tensors.values()))
         try:
-            actions = {
-                "torpor": saved.restore,
-                **_memory(floor, tokens),
-                **_warm_readers(saved, tokens, with_slow=not settings.brief),
+            contenders: dict[str, Contender] = {
+                "torpor": _warm_again(lambda: files_under(saved.folder / "home"), saved.restore, away),
+                **{name: partial(_as_it_is, action) for name, action in _memory(floor, tokens).items()},
+                **_warm_readers(saved, tokens, away, with_slow=not settings.brief),
             }
-            contenders = {name: partial(_as_it_is, action) for name, action in actions.items()}
-            samples = interleave("warm restore", _rounds(settings, tokens), contenders, best_of=BEST_OF)
+            rounds, taken = _rounds(settings, tokens), int(_TAKEN_WARM * tokens * TOKEN_BYTES)
+            samples = interleave("warm restore", rounds, contenders, best_of=BEST_OF, takes_bytes=taken)
         finally:
             floor.close()
+    if max(away) > MOST_AWAY:
+        console.print(f"[bold red]not warm:[/] up to {max(away):.1%} of the pages were not in the page cache")
     return _figures("restore", f"warm restore, {tokens:,} tokens", samples, WARM_AT_MOST)
 
 
@@ -109,19 +113,19 @@ def _memory(floor: Floor, tokens: int) -> dict[str, Action]:
     }
 
 
-def _warm_readers(saved: _Saved, tokens: int, *, with_slow: bool) -> dict[str, Action]:
+def _warm_readers(saved: _Saved, tokens: int, away: list[float], *, with_slow: bool) -> dict[str, Contender]:
     raw, buffer = saved.folder / "raw", memoryview(bytearray(PIECE_BYTES))
     if not _room_for_peers(tokens):
         return {}
     write_raw(raw, joined(saved.tensors))
-    readers: dict[str, Action] = {"raw warm read, one buffer": partial(read_raw, raw, buffer)}
+    found = {"raw warm read, one buffer": _warm_again(lambda: [raw], partial(read_raw, raw, buffer), away)}
     for (name, read), write in zip(READERS.items(), WRITERS.values(), strict=True):
         if name == "v1 file" and not (with_slow and tokens < LARGE_TOKENS):
             continue  # seconds, and minutes of a large one
         path = saved.folder / name.split()[0]
         write(path, saved.tensors)
-        readers[name] = partial(read, path)
-    return readers
+        found[name] = _warm_again(partial(list, [path]), partial(read, path), away)
+    return found
 
 
 def _room_for_peers(tokens: int) -> bool:
@@ -151,10 +155,21 @@ def _cold(settings: Settings, tokens: int) -> list[Figure]:
             RAW: _evicted(lambda: [raw], partial(read_all, raw, way), stayed),
             "safetensors, cloned": _evicted(lambda: [other], partial(read_safetensors, other), stayed),
         }
-        samples = interleave("cold restore", rounds, contenders, best_of=BEST_OF)
+        taken = int(_TAKEN_COLD * tokens * TOKEN_BYTES)
+        samples = interleave("cold restore", rounds, contenders, best_of=BEST_OF, takes_bytes=taken)
     if max(stayed) > MOST_RESIDENT:
         console.print(f"[bold red]not cold:[/] up to {max(stayed):.1%} of the pages stayed in the page cache")
     return _figures("cold", f"cold restore, {tokens:,} tokens", samples, COLD_AT_MOST)
+
+
+def _warm_again(paths: Callable[[], list[Path]], action: Action, away: list[float]) -> Contender:
+    """Bring files back into the page cache before each run, which others may have pushed out; note what is away."""
+
+    def prepare() -> Action:
+        away.append(bring(paths()))
+        return action
+
+    return prepare
 
 
 def _evicted(paths: Callable[[], list[Path]], action: Action, stayed: list[float]) -> Contender:

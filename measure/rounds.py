@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from .free_pages import have_at_hand
+
 Action = Callable[[], Any]
 Contender = Callable[[], Action]  # prepares what must be fresh each time and returns what is timed
 
@@ -28,7 +30,13 @@ def seconds(action: Action) -> float:
 
 
 def interleave(
-    what: str, rounds: int, contenders: Mapping[str, Contender], *, best_of: int = 1, warm_up: bool = True
+    what: str,
+    rounds: int,
+    contenders: Mapping[str, Contender],
+    *,
+    best_of: int = 1,
+    warm_up: bool = True,
+    takes_bytes: int = 0,
 ) -> dict[str, list[float]]:
     """Run every contender once a round, each round starting with another one; a first round is not counted.
 
@@ -37,6 +45,8 @@ def interleave(
     With `best_of`, a sample is the best of some runs one behind the other (slow contenders get fewer). That is for
     actions of less than 100 ms on several threads: after a pause, the scheduler of a small virtual machine may leave
     two threads on one core for tens of milliseconds, and that would decide the figure instead of the code.
+
+    `takes_bytes` is how much memory each of them takes, in the page cache or outside: it is at hand before each run.
     """
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -45,15 +55,17 @@ def interleave(
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 status.update(f"{what}: round {max(number, 0) + 1} of {rounds}, {name}")
-                took_s = _sample(contenders[name], best_of)
+                took_s = _sample(contenders[name], best_of, takes_bytes)
                 if number >= 0:
                     samples[name].append(took_s)
     return samples
 
 
-def _sample(contender: Contender, best_of: int) -> float:
+def _sample(contender: Contender, best_of: int, takes_bytes: int) -> float:
     gc.collect()  # nobody pays for another's garbage
     runs_s: list[float] = []
     while not runs_s or (len(runs_s) < best_of and sum(runs_s) < REPEAT_WITHIN_S):
-        runs_s.append(seconds(contender()))
+        action = contender()
+        have_at_hand(takes_bytes)
+        runs_s.append(seconds(action))
     return min(runs_s)

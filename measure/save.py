@@ -51,7 +51,9 @@ def _figures(loaded: Loaded, settings: Settings, tokens: int, *, with_slow: bool
     rounds = settings.rounds(2 if size_bytes >= HUGE_BYTES else 3, 1) if large else settings.rounds(9, 3)
     with scratch(settings.folder) as folder, ExitStack() as stack:
         contenders = _contenders(loaded, folder, stack, tokens, with_slow=with_slow)
-        samples = interleave(f"full save of {tokens:,} tokens", rounds, contenders, warm_up=not large)
+        samples = interleave(
+            f"full save of {tokens:,} tokens", rounds, contenders, warm_up=not large, takes_bytes=size_bytes
+        )
     ours = samples.pop("torpor")
     for name, taken in samples.items():
         yield Figure("save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name))

@@ -1,0 +1,38 @@
+"""Memory that is at hand before a contender runs: some virtual machines give free memory back to their host."""
+
+from __future__ import annotations
+
+import os
+
+from torpor.measure.free_pages import have_at_hand
+from torpor.measure.memory import Watched
+from torpor.measure.rounds import Action, interleave
+
+SIZE_BYTES = 64 << 20
+
+
+def test_every_page_is_written_to_and_freed() -> None:
+    watched = Watched(os.getpid())
+    watched.begin()
+    assert have_at_hand(SIZE_BYTES) == SIZE_BYTES
+    assert watched.end() * 2**20 > 0.9 * SIZE_BYTES
+    assert watched._field("VmRSS") - watched.before < SIZE_BYTES / 2
+
+
+def test_less_than_a_page_is_left_alone() -> None:
+    assert have_at_hand(0) == have_at_hand(1000) == 0
+
+
+def test_before_each_run_behind_what_prepares_it() -> None:
+    seen: list[int] = []
+
+    def prepare() -> Action:
+        watched = Watched(os.getpid())
+        watched.begin()
+        return lambda: seen.append(int(watched.end() * 2**20))
+
+    interleave("test", 2, {"one": prepare, "other": prepare}, takes_bytes=SIZE_BYTES)
+    assert len(seen) == 6  # a round is not counted
+    assert all(peak > 0.9 * SIZE_BYTES for peak in seen)
+    interleave("test", 1, {"one": prepare}, warm_up=False)
+    assert seen[6] < SIZE_BYTES / 2
