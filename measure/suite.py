@@ -110,7 +110,7 @@ GROUPS = (
     ),
     Group(
         "llama", "llama.cpp's slots at the same geometry: save, restore, a growing session", ".llama",
-        disk=5, memory=3.2, seconds=60, seconds_a_gib=28,
+        disk=2.5, memory=3.2, seconds=40, seconds_a_gib=60,
     ),
     Group(
         "llama_small", "llama.cpp's slots, a model with a small cache", ".llama", "measure_small",
