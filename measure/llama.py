@@ -1,182 +1,211 @@
-"""llama.cpp's slot save and restore against ours, per byte: the same weights, the same text, as many tokens.
+"""llama.cpp's slot save and restore against ours, a byte: at the geometry of workload.py, and on real weights.
 
-llama.cpp keeps its KV cache as f16, transformers as bf16: as many bytes. Its save asks for no fsync and no digest, its
-restore checks nothing; a variant syncs the file behind the save, as ours does.
+llama.cpp keeps its KV cache as f16, ours is bf16: as many bytes. Its save asks for no fsync and no digest, its restore
+checks nothing and reads into memory that the server has; a variant syncs the file behind the save, as ours does.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import DynamicCache
 
 from ..adapters.demo_model import Loaded
 from ..adapters.transformers import TransformersSession
 from ..client import Keeper
-from . import smol
+from ..client.memory import available_bytes
+from . import smol, workload
 from .figures import Figure
-from .llama_server import LlamaServer, find_server, llama_server
+from .growth import FASTER_AT_LEAST, HALF_BLOCK, MORE_TOKENS
+from .llama_model import write_gguf
+from .llama_server import find_server, llama_server
+from .llama_slot import Slot
+from .restore import BEST_OF
 from .rig import keeper_in, scratch
 from .rounds import Action, Contender, console, interleave
+from .save import HUGE_BYTES, LARGE_BYTES, saver
 from .settings import Settings
-from .workload import check_equal, target_of, tensors_of
+from .workload import (
+    BLOCK_TOKENS,
+    HEAD_DIM,
+    HEADS,
+    LAYERS,
+    TOKEN_BYTES,
+    check_equal,
+    fresh_session,
+    go_on,
+    target_of,
+    tensors_of,
+)
 
-TOKENS, QUICK_TOKENS = 4_096, 1_024
+SMOL_TOKENS, QUICK_SMOL_TOKENS = 4_096, 1_024
 TORPOR, SAVE, SYNCED, RESTORE = "torpor", "llama.cpp, not synced", "llama.cpp + fsync", "llama.cpp, not checked"
-FILE = "slot.bin"
+SESSION = "llama"
+LATER_SAVES, FEW_LATER_SAVES = 4, 2
+SPARE_TOKENS = (LATER_SAVES + 3) * MORE_TOKENS  # that the slot grows by
+JUDGED_TOKENS = 32_768  # from here on a later save has to be that many times faster
+_NEEDED = 3.2  # caches: theirs, ours, and the restored one
 
 
-@dataclass(slots=True)
-class Rival:
-    """The server with a prompt in its slot, and what its saves wrote."""
-
-    server: LlamaServer
-    slots: Path
-    ids: list[int]
-    next_token: list[int]
-    file_bytes: int = 0
-
-    def save(self, *, synced: bool) -> None:
-        """Save the slot."""
-        self.file_bytes = int(self.server.slot("save", filename=FILE)["n_written"])
-        if synced:
-            self.sync()
-
-    def sync(self) -> None:
-        """Have the file on the disk, so that nobody else's fsync pays for it."""
-        fd = os.open(self.slots / FILE, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def restore(self) -> None:
-        """Bring the slot back."""
-        self.server.slot("restore", filename=FILE)
-
-    def check(self) -> None:
-        """Raise unless what was restored goes on at once, with the token that came before."""
-        answer = self.server.prompt(self.ids)
-        computed, tokens = answer["timings"]["prompt_n"], answer["tokens"]
-        if computed > 1 or tokens != self.next_token:
-            raise RuntimeError(f"llama-server computed {computed} tokens again and said {tokens}")
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Own:
-    """Our side: a real cache of as many tokens, and a daemon."""
+    """Our side: a session with its cache, and a daemon of its own for what is restored and grows."""
 
     loaded: Loaded
-    keeper: Keeper
     session: TransformersSession
-    kv_bytes: int
-    numbers: Any = field(default_factory=itertools.count)
+    keeper: Keeper
 
-    def prepare_save(self) -> Action:
-        """Return a full save of a cache in which no block is like one that was saved before."""
-        number = next(self.numbers)
-        session = _like(self.session, number)
+    @property
+    def kv_bytes(self) -> int:
+        """Return how many bytes the cache has."""
+        return sum(tensor.nbytes for tensor in tensors_of(self.session).values())
 
-        def save() -> None:
-            if self.keeper.save(f"llama-{number}", session).wait().bytes_written < self.kv_bytes:
-                raise RuntimeError("this was no full save")
-
-        return save
+    def save(self) -> int:
+        """Save it; return how many bytes were new."""
+        return self.keeper.save(SESSION, self.session).wait().bytes_written
 
 
 def measure(settings: Settings) -> list[Figure]:
-    """Save and restore with both. Raises: MissingExtra, BadInput."""
+    """Take the figures at Qwen3-VL's geometry, at every length. Raises: MissingExtra."""
     find_server()
-    gguf, loaded = smol.gguf_file(settings), smol.load(settings)
-    tokens = QUICK_TOKENS if settings.quick else TOKENS
+    loaded = workload.load()
+    with scratch(settings.folder) as folder:
+        model = folder / "geometry.gguf"
+        write_gguf(loaded, model)
+        return [figure for tokens in settings.sizes for figure in _at_geometry(settings, loaded, model, tokens)]
+
+
+def _at_geometry(settings: Settings, loaded: Loaded, model: Path, tokens: int) -> list[Figure]:
+    if available_bytes() < _NEEDED * tokens * TOKEN_BYTES:
+        console.print(f"[yellow]{tokens:,} tokens: too little memory for both sides: left out[/]")
+        return []
+    size_bytes = tokens * TOKEN_BYTES
+    few = (2 if size_bytes >= HUGE_BYTES else 3, 1)
+    rounds = settings.rounds(*few) if size_bytes >= LARGE_BYTES else settings.rounds(7, 3)
+    session = fresh_session(loaded, tokens)
+    with _sides(settings, loaded, session, model) as (own, slot, folder):
+        slot.fill(2 * LAYERS, HEADS * HEAD_DIM * 2)
+        first = partial(fresh_session, loaded, BLOCK_TOKENS)
+        return [
+            *_saves(own, slot, folder, first, rounds, f"{tokens:,} tokens"),
+            *_restores(own, slot, rounds, f"{tokens:,} tokens"),
+            *_later_saves(own, slot, settings.rounds(LATER_SAVES, FEW_LATER_SAVES), tokens),
+        ]
+
+
+def measure_small(settings: Settings) -> list[Figure]:
+    """Take them on real weights with a small cache, both sides of the same text. Raises: MissingExtra, BadInput."""
+    find_server()
+    model, loaded = smol.gguf_file(settings), smol.load(settings)
+    tokens = QUICK_SMOL_TOKENS if settings.quick else SMOL_TOKENS
     ids = smol.prompt_ids(loaded, tokens + 1)
+
+    def prefilled(count: int) -> TransformersSession:
+        session = smol.session_of(loaded, ids[:, : count + 1])
+        session.prefill()
+        return session
+
+    with _sides(settings, loaded, prefilled(tokens), model) as (own, slot, folder):
+        slot.prefill()
+        rounds, what = settings.rounds(7, 3), f"{tokens:,} tokens of a small cache"
+        first = partial(prefilled, BLOCK_TOKENS)
+        return [*_saves(own, slot, folder, first, rounds, what), *_restores(own, slot, rounds, what)]
+
+
+@contextmanager
+def _sides(
+    settings: Settings, loaded: Loaded, session: TransformersSession, model: Path
+) -> Iterator[tuple[Own, Slot, Path]]:
+    """Run both: a daemon for ours, and a server whose slot is still empty; they share a folder."""
+    ids = session.token_ids[0, :-1].tolist()
     with scratch(settings.folder) as folder:
         slots = folder / "slots"
         slots.mkdir()
-        with (
-            llama_server(gguf, slots, tokens + 64) as server,
-            keeper_in(folder) as keeper,
-            console.status(f"llama: {tokens:,} tokens are prefilled by both"),
-        ):
-            own = own_side(loaded, keeper, ids)
-            rival = rival_side(server, slots, ids[0, :-1].tolist())
-            return llama_figures(own, rival, settings.rounds(7, 3), tokens)
+        with llama_server(model, slots, len(ids) + SPARE_TOKENS) as server, keeper_in(folder) as keeper:
+            yield Own(loaded, session, keeper), Slot(server, slots, ids), folder
 
 
-def own_side(loaded: Loaded, keeper: Keeper, ids: torch.Tensor) -> Own:
-    """Prefill a text, all but its last token."""
-    session = smol.session_of(loaded, ids)
-    session.prefill()
-    kv_bytes = sum(tensor.nbytes for tensor in tensors_of(session).values())
-    return Own(loaded, keeper, session, kv_bytes)
+def _saves(
+    own: Own, slot: Slot, folder: Path, first: Callable[[], TransformersSession], rounds: int, what: str
+) -> list[Figure]:
+    """Save all of it by turns, each time into new files, and tell the time of a MiB."""
+    with ExitStack() as stack:
+        contenders: dict[str, Contender] = {
+            TORPOR: saver(stack, own.session, folder / "full", first),
+            SAVE: lambda: partial(slot.save, synced=False),
+            SYNCED: lambda: partial(slot.save, synced=True),
+        }
+        samples = interleave(
+            f"llama: save of {what}",
+            rounds,
+            {name: partial(_cleared, slot, contender) for name, contender in contenders.items()},
+            warm_up=own.kv_bytes < LARGE_BYTES,
+        )
+    return _a_mib(f"durable save of {what}, a MiB", samples, own, slot)
 
 
-def rival_side(server: LlamaServer, slots: Path, ids: list[int]) -> Rival:
-    """Have the server prefill some ids."""
-    return Rival(server, slots, ids, server.prompt(ids)["tokens"])
+def _cleared(slot: Slot, contender: Contender) -> Action:
+    slot.clear()
+    return contender()
 
 
-def _like(session: TransformersSession, number: int) -> TransformersSession:
-    """Return a session with a copy of the cache, in which every block differs by one number from all others."""
-    cache = DynamicCache(config=session.model.config.get_text_config())
-    for layer, held in enumerate(session.cache.layers):
-        keys = held.keys.clone()
-        keys[:, :, ::64, 0] = number
-        cache.update(keys, held.values.clone(), layer)
-    copy = smol.session_of(Loaded(session.model, session.tokenizer, session.processor), session.token_ids)
-    copy.cache = cache
-    return copy
-
-
-def llama_figures(own: Own, rival: Rival, rounds: int, tokens: int) -> list[Figure]:
-    """Save by turns, then restore by turns, and tell the time of a MiB."""
-
-    def theirs(action: Callable[[], None]) -> Contender:
-        def prepare() -> Action:
-            if (rival.slots / FILE).exists():
-                rival.sync()
-            return action
-
-        return prepare
-
-    saves = interleave(
-        "llama: save",
-        rounds,
-        {
-            TORPOR: own.prepare_save,
-            SAVE: theirs(lambda: rival.save(synced=False)),
-            SYNCED: theirs(lambda: rival.save(synced=True)),
-        },
-    )
-    rival.sync()
-    target = target_of(own.loaded)
-    own.keeper.save("llama", own.session).wait()
-    check_equal(tensors_of(own.keeper.restore("llama", target, require="full").session), tensors_of(own.session))
+def _restores(own: Own, slot: Slot, rounds: int, what: str) -> list[Figure]:
+    """Restore by turns with the files in the page cache, and tell the time of a MiB."""
+    slot.clear()
+    slot.save(synced=True)
+    own.save()
+    restore = partial(own.keeper.restore, SESSION, target_of(own.loaded), require="full")
+    check_equal(tensors_of(restore().session), tensors_of(own.session))
 
     def erased() -> Action:
-        rival.server.slot("erase")
-        return rival.restore
+        slot.server.slot("erase")
+        return slot.restore
 
-    restores = interleave(
-        "llama: restore",
-        rounds,
-        {TORPOR: lambda: lambda: own.keeper.restore("llama", target, require="full"), RESTORE: erased},
-    )
-    rival.check()
-    sizes = {TORPOR: own.kv_bytes, SAVE: rival.file_bytes, SYNCED: rival.file_bytes, RESTORE: rival.file_bytes}
-    return [
-        *_compared(f"durable save of {tokens:,} tokens, a MiB", saves, sizes),
-        *_compared(f"verified restore of {tokens:,} tokens, a MiB", restores, sizes),
-    ]
+    contenders: dict[str, Contender] = {TORPOR: lambda: restore, RESTORE: erased}
+    samples = interleave(f"llama: restore of {what}", rounds, contenders, best_of=BEST_OF)
+    slot.check(own.kv_bytes)
+    return _a_mib(f"verified restore of {what}, a MiB", samples, own, slot)
 
 
-def _compared(name: str, samples: Mapping[str, list[float]], sizes: Mapping[str, int]) -> list[Figure]:
-    a_mib = {who: [took_s * 1e3 / (sizes[who] / 2**20) for took_s in taken] for who, taken in samples.items()}
+def _a_mib(name: str, samples: Mapping[str, list[float]], own: Own, slot: Slot) -> list[Figure]:
+    """Compare by the MiB: of the KV cache on our side, of the file on theirs."""
+    a_mib = {
+        who: [took_s * 1e3 / ((own.kv_bytes if who == TORPOR else slot.file_bytes) / 2**20) for took_s in taken]
+        for who, taken in samples.items()
+    }
     ours = a_mib.pop(TORPOR)
     return [Figure("llama", name, "ms", ours, who, taken, at_most_ratio=1.0) for who, taken in a_mib.items()]
+
+
+def _later_saves(own: Own, slot: Slot, rounds: int, tokens: int) -> list[Figure]:
+    """Let both grow and save, by turns; they have no other save than a whole one, and no fsync holds it up here."""
+    lead = HALF_BLOCK + -tokens % BLOCK_TOKENS  # so that half a block is left at the end
+    go_on(own.session, lead)
+    slot.grow(lead)
+    own.save()
+    written: list[float] = []
+    files: list[float] = []
+
+    def ours() -> Action:
+        slot.clear()
+        go_on(own.session, MORE_TOKENS)
+        return lambda: written.append(own.save())
+
+    def save_slot() -> None:
+        slot.save(synced=False)
+        files.append(slot.file_bytes)
+
+    def theirs() -> Action:
+        slot.clear()
+        slot.grow(MORE_TOKENS)
+        return save_slot
+
+    samples = interleave(f"llama: later save at {tokens:,} tokens", rounds, {TORPOR: ours, SAVE: theirs})
+    name = f"later save, +{MORE_TOKENS} at {tokens:,} tokens"
+    faster = FASTER_AT_LEAST if tokens >= JUDGED_TOKENS else None
+    return [
+        Figure("llama", f"{name}: bytes", "B", written[-rounds:], "llama.cpp's file", files[-rounds:]),
+        Figure("llama", name, "s", samples[TORPOR], SAVE, samples[SAVE], faster_at_least=faster),
+    ]

@@ -66,7 +66,7 @@ def _contenders(
     session = fresh_session(loaded, tokens)
     tensors = tensors_of(session)
     found: dict[str, Contender] = {
-        "torpor": _saver(stack, loaded, session, folder),
+        "torpor": saver(stack, session, folder, partial(fresh_session, loaded, BLOCK_TOKENS)),
         RAW: _writer(folder, "raw", write_raw, lambda: joined(tensors)),
         SIDE_BY_SIDE: _writer(folder, "parts", write_side_by_side, lambda: joined(tensors)),
     }
@@ -78,16 +78,21 @@ def _contenders(
     return found
 
 
-def _saver(stack: ExitStack, loaded: Loaded, session: TransformersSession, folder: Path) -> Contender:
-    """Save into a home of its own each time: the one before is removed, as the files of the others are."""
+def saver(
+    stack: ExitStack, session: TransformersSession, folder: Path, first: Callable[[], TransformersSession]
+) -> Contender:
+    """Save into a home of its own each time: the one before is removed, as the files of the others are.
+
+    `first` makes the short session that each daemon is given before.
+    """
     numbers = itertools.count()
-    least_bytes = (session.token_ids.shape[-1] - 1) * TOKEN_BYTES
+    least_bytes = sum(tensor.nbytes for tensor in tensors_of(session).values())
 
     def prepare() -> Action:
         stack.close()
         made = another(session)
         keeper = stack.enter_context(keeper_in(stack.enter_context(scratch(folder))))
-        keeper.save("first", fresh_session(loaded, BLOCK_TOKENS)).wait()  # connected, and its threads run
+        keeper.save("first", first()).wait()  # connected, and its threads run
         settle(folder)
 
         def save() -> None:

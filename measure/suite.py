@@ -108,7 +108,14 @@ GROUPS = (
         "codec", "lossless ratio and speed on a real KV cache", ".codec_figures",
         disk=1, memory=1, tokens=8_192, seconds=90,
     ),
-    Group("llama", "llama.cpp's slots: save and restore", ".llama", disk=1, memory=1, tokens=8_192, seconds=120),
+    Group(
+        "llama", "llama.cpp's slots at the same geometry: save, restore, a growing session", ".llama",
+        disk=2.5, memory=3.2, seconds=40, seconds_a_gib=60,
+    ),
+    Group(
+        "llama_small", "llama.cpp's slots, a model with a small cache", ".llama", "measure_small",
+        disk=1, memory=1, tokens=8_192, seconds=120,
+    ),
     Group(
         "bucket", "your bucket: up and down, against plain requests", ".bucket",
         disk=6, memory=3, tokens=512, seconds=60,

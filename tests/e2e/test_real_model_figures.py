@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.llama_stand_in import StandIn, slot_file
 from support.model_folders import save_folder
 from torpor.adapters.demo_model import Loaded, small_model
+from torpor.adapters.transformers import TransformersSession
 from torpor.client import Keeper
 from torpor.measure import live, llama, wake
 from torpor.measure.rig import keeper_in
-from torpor.measure.smol import prompt_ids
+from torpor.measure.save import saver
+from torpor.measure.settings import Settings
+from torpor.measure.smol import prompt_ids, session_of
+from torpor.measure.workload import BLOCK_TOKENS, HEAD_DIM, HEADS, LAYERS, TOKEN_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +73,34 @@ def test_chats_are_held_with_saves_and_without(loaded: Loaded, keeper: Keeper) -
     assert {"live-first", "live-0", "live-1"} <= saved
 
 
-def test_our_side_of_the_slots_saves_all_of_it_each_time(loaded: Loaded, keeper: Keeper) -> None:
-    own = llama.own_side(loaded, keeper, prompt_ids(loaded, 201))
-    assert own.kv_bytes == 200 * 4 * 2 * 2 * 64 * 2
-    own.prepare_save()()
-    own.prepare_save()()  # raises if a block was there already
+def test_every_turn_of_a_full_save_writes_all_of_it(loaded: Loaded, folder: Path) -> None:
+    def prefilled(tokens: int) -> TransformersSession:
+        session = session_of(loaded, prompt_ids(loaded, tokens + 1))
+        session.prefill()
+        return session
+
+    with ExitStack() as stack:
+        prepare = saver(stack, prefilled(200), folder / "full", lambda: prefilled(64))
+        prepare()()
+        prepare()()  # raises if a block was there already
+
+
+def test_slots_are_compared_with_the_same_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+
+    @contextmanager
+    def server(model: Path, slots: Path, context_tokens: int) -> Iterator[StandIn]:
+        assert model.stat().st_size < 64 << 20
+        assert context_tokens >= 3 * BLOCK_TOKENS
+        yield StandIn(0, slots, partial(slot_file, tensors=2 * LAYERS, row_bytes=2 * HEADS * HEAD_DIM))
+
+    monkeypatch.setattr(llama, "llama_server", server)
+    monkeypatch.setattr(llama, "find_server", lambda: None)
+    monkeypatch.setattr(llama, "LARGE_BYTES", 1)  # so that rounds are few
+    found = {figure.name: figure for figure in llama.measure(Settings(tmp_path, quick=True, sizes=(128,)))}
+    assert len(found) == 4
+    later = found["later save, +64 at 128 tokens: bytes"]
+    assert all(96 * TOKEN_BYTES < each < 96 * TOKEN_BYTES + (128 << 10) for each in later.ours)
+    tokens = [128 + 32 + 64 * number for number in (2, 3)]
+    assert all(0 < each - count * TOKEN_BYTES < 1 << 14 for each, count in zip(later.baseline, tokens, strict=True))
+    assert list(tmp_path.iterdir()) == []
