@@ -18,6 +18,7 @@ from ..codec.torch_bridge import byte_view
 from ..state.backup import Backup
 from .backup_tools import Repository, Tool, ToolError, installed
 from .figures import Figure
+from .free_pages import have_at_hand
 from .peers import joined, write_raw
 from .rig import keeper_in, scratch
 from .rounds import console, seconds
@@ -65,7 +66,7 @@ def measure(settings: Settings) -> list[Figure]:
     with scratch(settings.folder) as folder, keeper_in(folder) as keeper, console.status("") as status:
         growing = _Growing(keeper, fresh_session(load(), samples.tokens), folder)
         status.update("growing session: the first save")
-        samples.full_s = growing.save()[0]
+        samples.full_s = growing.save(samples.tokens * TOKEN_BYTES)[0]
         repositories = growing.first_backups(tools)
         growing.later(_Samples(samples.tokens))  # the first of them is not counted
         for number in range(settings.rounds(LATER_SAVES, FEW_LATER_SAVES)):
@@ -83,9 +84,10 @@ class _Growing:
         self._keeper, self._session, self._folder = keeper, session, folder
         self._dumped = folder / "state.raw"
 
-    def save(self) -> tuple[float, float, Backup]:
-        """Save; return how long it took, how long the caller was held, and the backup."""
+    def save(self, takes_bytes: int) -> tuple[float, float, Backup]:
+        """Save what takes as much memory; return how long it took, how long the caller was held, and the backup."""
         gc.collect()
+        have_at_hand(takes_bytes)
         started = time.perf_counter()
         handle = self._keeper.save("growing", self._session)
         backup = handle.wait()
@@ -95,11 +97,12 @@ class _Growing:
         """Let the session grow and save it, beside a bare write of the new bytes."""
         partial_tokens = self._tokens() % BLOCK_TOKENS
         go_on(self._session, MORE_TOKENS)
-        took_s, stall_s, backup = self.save()
+        new_bytes = (MORE_TOKENS + partial_tokens) * TOKEN_BYTES
+        took_s, stall_s, backup = self.save(new_bytes)
         samples.later_s.append(took_s)
         samples.stall_s.append(stall_s)
         samples.written.append(backup.bytes_written)
-        samples.expected.append((MORE_TOKENS + partial_tokens) * TOKEN_BYTES)
+        samples.expected.append(new_bytes)
         samples.raw_s.append(self._raw_s(MORE_TOKENS + partial_tokens))
 
     def first_backups(self, tools: list[Tool]) -> list[Repository]:
@@ -124,6 +127,7 @@ class _Growing:
             self._dump()
         for repository in list(repositories):
             before_bytes = repository.size_bytes()
+            have_at_hand(self._dumped.stat().st_size // 2)  # as much as they add
             try:
                 took_s = repository.backup(self._dumped)
             except ToolError as error:
@@ -147,6 +151,7 @@ class _Growing:
     def _raw_s(self, tokens: int) -> float:
         data = joined({name: tensor[:, :, -tokens:] for name, tensor in tensors_of(self._session).items()})
         gc.collect()
+        have_at_hand(data.nbytes)
         return seconds(lambda: write_raw(self._folder / f"raw-{self._tokens()}", data))
 
 

@@ -142,6 +142,7 @@ def _saves(
             rounds,
             {name: partial(_cleared, slot, contender) for name, contender in contenders.items()},
             warm_up=own.kv_bytes < LARGE_BYTES,
+            takes_bytes=own.kv_bytes,
         )
     return _a_mib(f"durable save of {what}, a MiB", samples, own, slot)
 
@@ -164,7 +165,7 @@ def _restores(own: Own, slot: Slot, rounds: int, what: str) -> list[Figure]:
         return slot.restore
 
     contenders: dict[str, Contender] = {TORPOR: lambda: restore, RESTORE: erased}
-    samples = interleave(f"llama: restore of {what}", rounds, contenders, best_of=BEST_OF)
+    samples = interleave(f"llama: restore of {what}", rounds, contenders, best_of=BEST_OF, takes_bytes=own.kv_bytes)
     slot.check(own.kv_bytes)
     return _a_mib(f"verified restore of {what}, a MiB", samples, own, slot)
 
@@ -202,7 +203,8 @@ def _later_saves(own: Own, slot: Slot, rounds: int, tokens: int) -> list[Figure]
         slot.grow(MORE_TOKENS)
         return save_slot
 
-    samples = interleave(f"llama: later save at {tokens:,} tokens", rounds, {TORPOR: ours, SAVE: theirs})
+    what, contenders = f"llama: later save at {tokens:,} tokens", {TORPOR: ours, SAVE: theirs}
+    samples = interleave(what, rounds, contenders, takes_bytes=own.kv_bytes)
     name = f"later save, +{MORE_TOKENS} at {tokens:,} tokens"
     faster = FASTER_AT_LEAST if tokens >= JUDGED_TOKENS else None
     return [

@@ -23,6 +23,7 @@ from ..adapters.transformers import TransformersSession, TransformersTarget
 from ..client import Keeper
 from . import smol
 from .figures import Figure
+from .free_pages import have_at_hand
 from .fresh_process import ANSWER, CHECKED_TOKENS, now_s
 from .rig import ends_with_parent, keeper_in, scratch
 from .rounds import console, seconds
@@ -31,7 +32,7 @@ from .settings import Settings
 QUICK, FULL = (1_024, 2_048), (4_096, 8_128)  # the last is the largest that leaves SmolLM2 room to go on
 FASTER_AT_LEAST, PROCESS_FASTER_AT_LEAST = 136.0, 10.0
 WAKES = 3  # a sample is the median of as many; of the prefill, which takes minutes, there is one
-PROCESS_S = 900
+PROCESS_S, PROCESS_BYTES = 900, 1 << 30  # how long it may take, and the memory that it takes, about
 PARTS = ("python", "torch and transformers", "weights and tokenizer", "torpor", "connect", "restore", "next token")
 
 
@@ -95,6 +96,7 @@ def in_process(loaded: Loaded, keeper: Keeper, saved: Saved) -> list[Figure]:
     wakes_s, restores_s = [], []
     for number in range(-1, WAKES):  # the first one is not counted
         gc.collect()
+        have_at_hand(2 * saved.kv_bytes)
         began = time.perf_counter()
         session = keeper.restore(saved.name, target, require="full").session
         restored = time.perf_counter()
@@ -145,6 +147,7 @@ def run_process(how: str, model: Path, ids_file: Path, *where: object) -> Proces
     """Run the program once. Raises: RuntimeError with what it said."""
     command = [sys.executable, "-m", "torpor.measure.fresh_process", how, str(model), str(ids_file), *map(str, where)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    have_at_hand(PROCESS_BYTES)
     began = now_s()
     ended = subprocess.run(
         command,
