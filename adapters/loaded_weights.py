@@ -55,6 +55,7 @@ class LoadedWeights:
     adapter_problem: str | None = None
     quantizers: frozenset[str] = frozenset()  # classes that take the place of ordinary layers and parameters
     frequencies: tuple[tuple[str, str], ...] = ()  # rotary ones that the config does not say, and their digests
+    over: Over | None = None  # what `adapters` is of, where they are those of now
 
 
 @dataclass(slots=True)
@@ -126,6 +127,11 @@ def weights_stamp(model: Any, fed_under: Over | None = None) -> Stamp:
         return Stamp(known.epoch, (), None, adapters, adapter_places)
 
 
+def is_known(model: Any) -> bool:
+    """Tell whether a model's weights were digested before; they may have changed since."""
+    return _model(model).digests is not None
+
+
 def weights_of(
     model: Any, stamp: Stamp | None = None, memory: Memory | None = None, progress: Progress = no_progress
 ) -> LoadedWeights:
@@ -137,10 +143,11 @@ def weights_of(
     with known.lock:
         contents = contents_of(model)
         digests, problem = _base_weights(model, known, contents, stamp, memory, progress)
-        adapters, adapter_problem = _adapters(model, known, contents, stamp)
+        over = _over(model, contents) if stamp is None else None
+        adapters, adapter_problem = _adapters(known, over, stamp)
     config = model.config
     odd = odd_frequencies(contents.rotary, (config, config.get_text_config(), getattr(config, "vision_config", None)))
-    return LoadedWeights(digests, adapters, problem, adapter_problem, frozenset(contents.quantizers), tuple(odd))
+    return LoadedWeights(digests, adapters, problem, adapter_problem, frozenset(contents.quantizers), tuple(odd), over)
 
 
 def _base_weights(
@@ -168,11 +175,11 @@ def _is_of(stamp: Stamp, known: _Model, places: tuple[object, ...]) -> bool:
     return same_witness and stamp.epoch == known.epoch and stamp.places == known.places == places
 
 
-def _adapters(model: Any, known: _Model, contents: Contents, stamp: Stamp | None) -> tuple[str | None, str | None]:
+def _adapters(known: _Model, over: Over | None, stamp: Stamp | None) -> tuple[str | None, str | None]:
     """Digest the adapters that are active, or were at the time of a stamp: those are there still, even if off."""
-    found = adapters_of(model, contents) if stamp is None else stamp.adapters
+    found = over.adapters if over is not None else stamp.adapters if stamp is not None else Adapters()
     try:
-        places = found.places()
+        places = over.places if over is not None else found.places()
         if stamp is not None and places != stamp.adapter_places:
             return None, "an adapter was changed after the state was captured"
         if not found.parts or found.problem is not None:

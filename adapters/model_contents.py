@@ -14,7 +14,7 @@ from ..codec.weights import is_vision
 from ..state.errors import UnsupportedState
 from .model_walk import Walk, walk_of
 from .rotary import is_rotary
-from .weight_bytes import Piece, is_plain, pieces
+from .weight_bytes import Piece, is_plain, pieces, whole_or_pieces
 
 # Modules whose state lies in parameters and buffers alone; of others, plain attributes are looked at too.
 _ORDINARY = ("torch.nn.", "transformers.", "peft.")
@@ -60,7 +60,7 @@ class Contents:
 
     def sampled(self) -> list[Piece]:
         """Return the pieces that a sample is taken of: without what only unpacking tells and nobody can write to."""
-        found = self._direct()
+        found = [piece for name, value in (*self.tensors, *self.values) for piece in whole_or_pieces(name, value)]
         for name, module in self.opaque:
             if type(module).get_extra_state is not nn.Module.get_extra_state:
                 found += pieces(f"{name}!extra", module.get_extra_state())

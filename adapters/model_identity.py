@@ -36,11 +36,15 @@ KV_LAYOUT = "layer,kv,batch,head,token,dim/1"
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """A fingerprint, for each part of it that is unknown the reason, and how many positions the model has."""
+    """A fingerprint, for each part of it that is unknown the reason, and how many positions the model has.
+
+    `over` is what lay over the weights, where the fingerprint is of the time it was made.
+    """
 
     fingerprint: Fingerprint
     notes: dict[str, str] = field(default_factory=dict)
     window_tokens: int | None = None
+    over: Over | None = None
 
 
 def fingerprint_of(
@@ -101,7 +105,8 @@ def describe_model(
         tokenizer=tokenizer_digest(tokenizer, memory),
         chat_template=template_part(tokenizer, processor),
     )
-    return Identified(fingerprint, notes_of(fingerprint, found.problem, found.adapter_problem), window_of(config))
+    notes = notes_of(fingerprint, found.problem, found.adapter_problem)
+    return Identified(fingerprint, notes, window_of(config), found.over)
 
 
 def window_of(config: Any) -> int | None:

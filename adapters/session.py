@@ -268,12 +268,13 @@ class TransformersSession:
             unfed_types = None if types is None else types[:, cached:]
             check_fed(kinds, self.token_ids[:, cached:], unfed_types, self.model.config)
 
-    def note_adapters(self) -> None:
+    def note_adapters(self, over: Over | None = None) -> None:
         """Note which adapters are active: the cache is saved as theirs, whichever are when it is saved.
 
-        `generate` and `prefill` do it by themselves; a loop of your own calls it when it switches adapters.
+        `generate` and `prefill` do it by themselves; a loop of your own calls it when it switches adapters. `over` is
+        what a look has found already.
         """
-        now = over_weights(self.model)
+        now = over or over_weights(self.model)
         known = self._fed_under if self._cached() else None
         self._fed_under = now if known is None else known.and_then(now)
 

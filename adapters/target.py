@@ -27,6 +27,7 @@ from .device import device_name, spare_device_bytes
 from .dynamic_cache import DYNAMIC, STATIC, CacheSink, LiveCache, odd_static_layer
 from .generation import without_token_ids
 from .last_step import Step
+from .loaded_weights import Over, is_known
 from .model_identity import describe_model
 from .session import TransformersSession
 from .token_row import row_of_ids
@@ -64,10 +65,15 @@ class TransformersTarget:
         self._static_tokens = max_cache_len
         self._progress = progress
         self._memory: Memory | None = None
+        self._over: Over | None = None  # what lay over the weights at the last description
 
     def use_memory(self, memory: Memory) -> None:
         """Remember digests of weights there, so that the next process need not read them."""
         self._memory = memory
+
+    def is_familiar(self) -> bool:
+        """Tell whether the weights were read before."""
+        return is_known(self.model)
 
     def describe(self) -> TargetState:
         """Return the model's fingerprint, its window, and the memory that is free for it."""
@@ -78,6 +84,7 @@ class TransformersTarget:
             memory=self._memory,
             progress=self._progress,
         )
+        self._over = found.over
         config, static = self.model.config.get_text_config(), self._static_tokens
         limits = [n for n in (found.window_tokens, static) if n is not None]
         own, others = (DYNAMIC, [STATIC]) if static is None else (STATIC, [DYNAMIC])
@@ -151,6 +158,7 @@ class TransformersTarget:
         rng = usable_rng(tokens.get("rng_state") or {}, device)
         made = waking.pictures.encode(waking.draft.images) if waking.draft is not None else None
         session = self._session(woken, from_ids=waking.ids is not None)
+        self._over = None  # the next one is described first, or looks for itself
         session.observations += waking.pictures.observations
         session.mark, session.notes = waking.mark, list(waking.notes)
         if waking.draft is not None and waking.talk is not None:
@@ -206,7 +214,7 @@ class TransformersTarget:
             rope_deltas=tokens.get("rope_deltas") if kv is not None else None,
         )
         if kv is not None:
-            self._check_cache(session)
+            self._check_cache(session, self._over)
         reference = canary.from_tree(tokens.get("canary"))
         if kv is not None and reference is not None:  # the next save has it again, unless a step comes before
             fed = session.token_ids[:, : reference.position + 1]
@@ -214,9 +222,10 @@ class TransformersTarget:
         return session
 
     @staticmethod
-    def _check_cache(session: TransformersSession) -> None:
+    def _check_cache(session: TransformersSession, over: Over | None) -> None:
         """Make sure of what `generate` would not notice, and note what the cache was found to be of.
 
+        That is what lay over the weights when the backup's fingerprint was compared with theirs.
         Raises: UnsupportedState.
         """
         reason = session.why_not_ours(session.cache)
@@ -224,7 +233,7 @@ class TransformersTarget:
             raise UnsupportedState(reason, hint="Restore with at_most='embeddings': the cache is made again.")
         if session.rope_deltas is None:  # else those of another session would count
             session.rope_deltas = new_rope_deltas(session)
-        session.note_adapters()
+        session.note_adapters(over)
 
     def token_row(self, token_ids: Any, media: Sequence[Medium] = ()) -> TokenRow:
         """Return ids (a tensor, or integers) with the media that stand behind their placeholders."""

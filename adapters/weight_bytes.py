@@ -136,20 +136,40 @@ def _line(name: str, value: torch.Tensor | bytes, told: Callable[[int], None]) -
     return WeightLine(name, str(value.dtype).removeprefix("torch."), tuple(value.shape), hasher.hexdigest())
 
 
+def whole_or_pieces(name: str, value: Any) -> Iterable[Piece]:
+    """Take a value apart for a sample: a plain tensor stays as it is, for speed. Raises: as `pieces`."""
+    if isinstance(value, torch.Tensor) and is_plain(value) and value.layout == torch.strided:
+        return ((name, value),)
+    return pieces(name, value)
+
+
 def sample(found: Iterable[Piece], *, every_row: bool = False) -> bytes:
     """Digest some elements of every piece: 64, evenly spread; with `every_row` one of each row and column at least."""
+    with torch.no_grad():
+        return _sampled(found, every_row)
+
+
+def _sampled(found: Iterable[Piece], every_row: bool) -> bytes:
     groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     total = blake3()
     for _, value in found:
         if isinstance(value, bytes):
             total.update(value)
             continue
-        flat = value.reshape(-1)
-        taken = _diagonal(value, flat) if every_row else flat[:: max(1, flat.numel() // _SAMPLES)]
-        groups.setdefault((flat.dtype, flat.device), []).append(taken)
+        taken = _diagonal(value, value.reshape(-1)) if every_row else _spread(value)
+        groups.setdefault((value.dtype, value.device), []).append(taken)
     for samples in groups.values():
         total.update(tensor_leaf(torch.cat(samples), copy=False).data)
     return total.digest()
+
+
+def _spread(value: torch.Tensor) -> torch.Tensor:
+    """Return some elements of a tensor, evenly spread; of one without gaps by a single step of torch."""
+    count = value.numel()
+    step = max(1, count // _SAMPLES)
+    if value.is_contiguous():
+        return value.as_strided((-(-count // step),), (step,))
+    return value.reshape(-1)[::step]
 
 
 def _diagonal(value: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,8 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -44,6 +44,20 @@ def _wire(endpoint: Endpoint, headers: Mapping[str, str]) -> Wire | None:
         return Wire("localhost", None, endpoint.socket, headers)
     found = _PLAIN_URL.match(endpoint.url.rstrip("/"))
     return None if found is None else Wire(found[1], int(found[2] or 80), None, headers)
+
+
+def checked_ref(ref: str) -> str:
+    """Return a backup's or group's id, or a session's, or a group's name. Raises: InvalidId."""
+    return ref if is_backup_id(ref) else parse_session_id(ref)
+
+
+def _exchanged(
+    way: _Way, method: str, target: str, body: Any, headers: Mapping[str, str], patience: httpx.Timeout
+) -> Answer:
+    if way.wire is not None and (body is None or isinstance(body, bytes)):
+        return way.wire.ask(method, target, body, headers, patience)
+    answer = way.http.request(method, target, content=body, headers=headers, timeout=patience)
+    return Answer(answer.status_code, answer.headers, answer.content)
 
 
 class Api:
@@ -101,13 +115,29 @@ class Api:
         patience = TIMEOUT if timeout is None else httpx.Timeout(timeout)
         target = target_of(path, params)
 
-        def send(way: _Way) -> Answer:
-            if way.wire is not None and (body is None or isinstance(body, bytes)):
-                return way.wire.ask(method, target, body, headers, patience)
-            answer = way.http.request(method, target, content=body, headers=headers, timeout=patience)
-            return Answer(answer.status_code, answer.headers, answer.content)
+        return self._sent(f"{method} {path}", lambda way: _exchanged(way, method, target, body, headers, patience))
 
-        return self._sent(f"{method} {path}", send)
+    @contextmanager
+    def asking(self, path: str) -> Iterator[Callable[[], Answer]]:
+        """Send a question (GET), and yield what waits for its answer: the daemon works while its caller does, too.
+
+        It is asked again when it comes to nothing, so nothing is raised before the answer is wanted; then as `call`.
+        """
+        way, target, sent = self._way, target_of(path, None), None
+        if way.wire is not None:
+            with suppress(httpx.TransportError):
+                sent = way.wire.put("GET", target, None, {}, TIMEOUT)
+
+        def send(again: _Way) -> Answer:
+            nonlocal sent
+            ahead, sent = sent, None
+            return _exchanged(again, "GET", target, None, {}, TIMEOUT) if ahead is None else ahead.answer()
+
+        try:
+            yield lambda: self._sent(f"GET {path}", send)
+        finally:
+            if sent is not None:
+                sent.drop()
 
     def open(self, path: str, silence_s: float, **options: Any) -> httpx.Response:
         """Get an answer that is read as it comes, and closed by the caller; silence for so many seconds breaks it off.
@@ -178,9 +208,8 @@ class Api:
         Raises: InvalidId, BackupNotFound, SessionNotFound, AmbiguousId; Offline when nobody can look whether it is
         in the bucket.
         """
-        checked = ref if is_backup_id(ref) else parse_session_id(ref)
         query = {} if ask else {"ask": False}
-        return Backup.from_dict(self.json("GET", f"/v1/backups/{checked}", params=query))
+        return Backup.from_dict(self.json("GET", f"/v1/backups/{checked_ref(ref)}", params=query))
 
     def backups(self, *, session_id: str | None = None, limit: int = 50, before: str | None = None) -> list[Backup]:
         """Return backups, newest first."""
@@ -243,8 +272,7 @@ class Api:
 
     def group(self, ref: str) -> Group:
         """Return a group by its id, or the newest of a name. Raises: InvalidId, GroupNotFound."""
-        checked = ref if is_backup_id(ref) else parse_session_id(ref)
-        return Group.from_dict(self.json("GET", f"/v1/groups/{checked}"))
+        return Group.from_dict(self.json("GET", f"/v1/groups/{checked_ref(ref)}"))
 
     def groups(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return groups, newest first: id, name, size, how many are `present`, `created_at`, `bytes_total`."""

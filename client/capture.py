@@ -197,6 +197,15 @@ class Foreseeing(Protocol):
 
 
 @runtime_checkable
+class Familiar(Protocol):
+    """A target that can tell whether it is known already, so that describing it takes milliseconds."""
+
+    def is_familiar(self) -> bool:
+        """Tell it, at once."""
+        ...
+
+
+@runtime_checkable
 class CanaryTarget(Protocol):
     """A target that can run a model, so that it can tell whether a cache is one of this model."""
 

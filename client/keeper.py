@@ -38,6 +38,7 @@ from .forking import fork
 from .groups import GroupHandle, check_targets
 from .losses import NOT_THERE, why_let_go, why_not_fetched
 from .memory import Pool, available_bytes
+from .opening import opened, opened_for
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
@@ -201,8 +202,7 @@ class Keeper:
 
     def manifest(self, ref: str) -> tuple[Backup, Manifest]:
         """Return a backup and its manifest. Raises: BackupNotFound, SessionNotFound, ManifestDamaged."""
-        backup = self.api.backup(ref)
-        return backup, manifest_file.load(self.api.manifest(backup.id))
+        return opened(self.api, ref)
 
     def restore(
         self,
@@ -276,8 +276,7 @@ class Keeper:
     ) -> _Read:
         check_overflow(overflow)
         lend(self.memory, target)
-        backup, manifest = self.manifest(ref)
-        state = target.describe()
+        (backup, manifest), state = opened_for(self.api, ref, target)
         source = self._way_back.source(manifest, state, at_most)
         self._threads.submit(
             self._note_used, {backup.id, source.base_id or backup.id}

@@ -14,8 +14,8 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -69,6 +69,7 @@ class _Line(http.client.HTTPConnection):
         super().__init__(host, port)
         self._path = path
         self._pieces: list[bytes] | None = None
+        self._taken = True
 
     def connect(self) -> None:
         if self._path is None:
@@ -92,9 +93,10 @@ class _Line(http.client.HTTPConnection):
         else:
             self._pieces.append(data)
 
-    def ask(
+    def put(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
-    ) -> Answer:
+    ) -> None:
+        """Send a question as a whole."""
         self._pieces = pieces = list[bytes]()
         try:
             self.request(method, target, body, dict(headers))
@@ -104,10 +106,13 @@ class _Line(http.client.HTTPConnection):
             self.timeout = timeout.connect
             self.connect()
         self.sock.settimeout(timeout.read)
-        taken = self._give(_joined(pieces))
+        self._taken = self._give(_joined(pieces))
+
+    def answer(self) -> Answer:
+        """Read what was answered to the question that was sent last."""
         response = self.getresponse()
         content = response.read()
-        if not taken:
+        if not self._taken:
             self.close()
         return Answer(response.status, response.headers, content)
 
@@ -123,6 +128,48 @@ class _Line(http.client.HTTPConnection):
 
 def _joined(pieces: list[bytes]) -> list[bytes]:
     return [b"".join(pieces)] if sum(map(len, pieces)) <= AT_ONCE_BYTES else pieces
+
+
+@contextmanager
+def _told(line: _Line) -> Iterator[None]:
+    """Close a connection that fails, and say why as httpx does."""
+    try:
+        yield
+    except BaseException as error:
+        line.close()
+        if isinstance(error, TimeoutError):
+            raise httpx.ReadTimeout(str(error)) from error
+        if isinstance(error, OSError):
+            raise httpx.NetworkError(str(error)) from error
+        if isinstance(error, (http.client.HTTPException, ValueError)):  # the latter: a header that is none
+            raise httpx.RemoteProtocolError(str(error) or type(error).__name__) from error
+        raise
+
+
+class Question:
+    """A question that was sent. It is answered once, or dropped; until then it has a connection for itself."""
+
+    def __init__(self, line: _Line, keep: Callable[[_Line], None], leave: Callable[[], None]) -> None:
+        self._line, self._keep, self._leave = line, keep, leave
+        self._open = True
+
+    def answer(self) -> Answer:
+        """Wait for the answer. Raises: httpx.TransportError."""
+        self._open = False
+        try:
+            with _told(self._line):
+                answer = self._line.answer()
+            self._keep(self._line)
+            return answer
+        finally:
+            self._leave()
+
+    def drop(self) -> None:
+        """Close the connection of a question whose answer nobody has read."""
+        if self._open:
+            self._open = False
+            self._line.close()
+            self._leave()
 
 
 class Wire:
@@ -142,6 +189,12 @@ class Wire:
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
     ) -> Answer:
         """Ask, and return the whole answer. Raises: httpx.TransportError, RuntimeError once it is closed."""
+        return self.put(method, target, body, headers, timeout).answer()
+
+    def put(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
+    ) -> Question:
+        """Send a question, whose answer is read later, or never: then it is dropped. Raises: as `ask`."""
         if self._closed:
             raise RuntimeError("Cannot send a request, as the client has been closed.")
         if self._process != os.getpid():  # forked: what is open is the parent's, and so are its answers
@@ -150,32 +203,21 @@ class Wire:
         if not places.acquire(timeout=timeout.pool):
             raise httpx.PoolTimeout(f"{MOST_LINES} questions wait for an answer")
         try:
-            return self._asked(method, target, body, self._headers | dict(headers), timeout)
-        finally:
+            line = self._line()
+            with _told(line):
+                line.put(method, target, body, self._headers | dict(headers), timeout)
+        except BaseException:
             places.release()
-
-    def _asked(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
-    ) -> Answer:
-        line = self._line()
-        try:
-            answer = line.ask(method, target, body, headers, timeout)
-        except BaseException as error:
-            line.close()
-            if isinstance(error, TimeoutError):
-                raise httpx.ReadTimeout(str(error)) from error
-            if isinstance(error, OSError):
-                raise httpx.NetworkError(str(error)) from error
-            if isinstance(error, (http.client.HTTPException, ValueError)):  # the latter: a header that is none
-                raise httpx.RemoteProtocolError(str(error) or type(error).__name__) from error
             raise
+        return Question(line, self._keep, places.release)
+
+    def _keep(self, line: _Line) -> None:
         if len(self._idle) < MOST_IDLE:
             self._idle.append(line)
         else:
             line.close()
         if self._closed:
             self.close()
-        return answer
 
     def _line(self) -> _Line:
         while self._idle:

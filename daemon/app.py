@@ -15,7 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ..state.api import API_VERSION, DIGEST_HEADER, SAVE_HEADER
+from ..codec.manifest_file import digest_of
+from ..state.api import API_VERSION, BODY_DIGEST_HEADER, DIGEST_HEADER, SAVE_HEADER
 from ..state.backup import Backup
 from ..state.errors import BadInput, NotFound, TorporError
 from ..state.ids import parse_backup_id, parse_digest, parse_session_id
@@ -44,6 +45,7 @@ from .plan_api import add_plans
 from .prefixes import add_prefixes
 from .purge import Purge
 from .remembered_api import add_remembered
+from .remote import RemoteSide
 from .removals import Removals
 from .retention_api import add_retention
 from .room import Room
@@ -227,6 +229,12 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
         digest = catalog.index.backup(backup_id).manifest_digest
         return Response(raw, media_type="application/json", headers={DIGEST_HEADER: digest})
 
+    @app.get("/v1/backups/{ref}/opened")
+    async def open_backup(ref: str) -> Response:
+        """Return one backup, found as by its row, and its manifest: who restores asks one question."""
+        found = await resolve(catalog, back, ref, ask=True)
+        return await run_in_threadpool(_opened, catalog, side, found)
+
     @app.get("/v1/backups/{backup_id}/blobs")
     def get_blobs(backup_id: str) -> Response:
         """Tell where each blob of a backup lies, and which other backups share it."""
@@ -279,6 +287,12 @@ def _add_sessions(app: FastAPI, catalog: Catalog) -> None:
 
 def _backup(record: Backup) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _BACKUP_FIELDS}  # `asdict` copies what nobody changes
+
+
+def _opened(catalog: Catalog, side: RemoteSide, found: Backup) -> Response:
+    row = orjson.dumps(_backup(found) | {"remote": places(side, [found.id])[found.id]})
+    body = b'{"backup":%b,"manifest":%b}' % (row, catalog.manifest_of(found))
+    return Response(body, media_type="application/json", headers={BODY_DIGEST_HEADER: digest_of(body)})
 
 
 def _add_blobs(app: FastAPI, catalog: Catalog, room: Room) -> None:

@@ -17,6 +17,7 @@ ROUTES: dict[str, str] = {
     "GET /v1/backups": "read restore",
     "GET /v1/backups/{ref}": "read save restore",
     "GET /v1/backups/{backup_id}/manifest": "restore",
+    "GET /v1/backups/{ref}/opened": "restore",
     "GET /v1/backups/{backup_id}/blobs": "read restore",
     "PUT /v1/backups/{backup_id}": "save",
     "PATCH /v1/backups/{backup_id}": "manage",

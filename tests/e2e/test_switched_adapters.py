@@ -10,9 +10,12 @@ import pytest
 import torch
 from support.daemon import Daemon
 from support.pictures import mixed_session, text
+from torpor.adapters import loaded_weights
 from torpor.adapters.demo_model import Loaded, small_model
 from torpor.adapters.transformers import TransformersSession, TransformersTarget
 from torpor.client import Keeper
+from torpor.client.capture import KVSink
+from torpor.state.manifest import KVCache
 
 SETTINGS: dict[str, Any] = {
     "do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 3, "suppress_tokens": [260, 261],
@@ -110,3 +113,25 @@ def test_a_hook_that_was_there_while_the_cache_grew_counts(keeper: Keeper) -> No
     backup = keeper.save("steered", session).wait(60)
     plan = keeper.plan(backup.id, TransformersTarget(loaded.model, tokenizer=loaded.tokenizer))
     assert (plan.mode, plan.layers["kv_cache"][1]) == ("embeddings", "not proven equal: adapters")
+
+
+def test_a_woken_cache_is_of_the_adapter_that_it_was_compared_with(
+    keeper: Keeper, loaded: Loaded, other: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is looked at once a restore, and what somebody switches meanwhile does not count."""
+
+    class Switching(TransformersTarget):
+        def allocate(self, kv: KVCache) -> KVSink:
+            self.model.set_adapter("b")
+            return super().allocate(kv)
+
+    looks, real = list[Any](), loaded_weights.contents_of
+    backup = keeper.save("woken-meanwhile", grown(loaded, "a", 7)).wait(60)
+    other.model.set_adapter("a")
+    monkeypatch.setattr(loaded_weights, "contents_of", lambda model: (looks.append(model), real(model))[1])
+    restored = keeper.restore(backup.id, Switching(other.model, tokenizer=other.tokenizer))
+    assert restored.mode == "full"
+    assert len(looks) == 1
+    again = keeper.save("woken-meanwhile", restored.session).wait(60)
+    found = modes(keeper, again.id, other)
+    assert (found["a"], found["b"]) == ("full", "embeddings")
