@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..state.backup import Backup
 from ..state.manifest import Manifest
 from .together import Outcome
 
@@ -22,6 +23,7 @@ class Commit:
     new_session: bool
     staged: dict[str, Path] = field(default_factory=dict)
     new: list[Manifest] = field(default_factory=list)
+    entered: dict[str, Backup] = field(default_factory=dict)  # those that the index had not
 
     def keys(self) -> frozenset[str]:
         """Return what no other commit of the same transaction may touch."""
