@@ -39,7 +39,7 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
-from .commits import Blobs, Commit, each_its_outcome
+from .commits import Blobs, Commit, Latest, each_its_outcome
 from .spared import Spared
 from .together import Together
 
@@ -94,7 +94,7 @@ class Catalog:
         self._trusted = clock
         self._lock = threading.Lock()
         self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
-        self.spared = Spared()
+        self._latest, self.spared = Latest(), Spared()
         self._on_queued: Callable[[], None] | None = None
         self._listeners: list[Callable[[Iterable[str], bool], None]] = []
         self._room_for: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
@@ -202,6 +202,8 @@ class Catalog:
             raise
         for commit in commits:
             commit.entered = {each.id: each for each in entered if each.id in commit.raws}
+            for manifest in commit.manifests:
+                self._latest.note(manifest)
 
     def _staged(self, commit: Commit, backup_id: str) -> Path:
         path = commit.staged.pop(backup_id, None)
@@ -269,7 +271,9 @@ class Catalog:
 
     def _keep_here_too(self, manifest: Manifest) -> None:
         """Keep a session on this machine that goes on from a backup of one that stays: it holds what that one holds."""
-        if manifest.parent_id is None or not self._comes_from_here(manifest, manifest.parent_id):
+        if manifest.parent_id is None or self._latest.is_parent_of(manifest):
+            return
+        if not self._comes_from_here(manifest, manifest.parent_id):
             return
         sidecar = self.sidecars.read(manifest.session_id)
         if not sidecar.no_sync:

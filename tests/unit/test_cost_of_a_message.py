@@ -57,7 +57,7 @@ def test_a_commit_is_one_file_and_one_transaction(tmp_path: Path, monkeypatch: p
         *["INSERT"] * 3,  # session, backup, preview
         "COMMIT",
     ]
-    assert sum(each.startswith("SELECT") for each in seen) == 2  # with the parent's session
+    assert sum(each.startswith("SELECT") for each in seen) == 1  # nothing is asked beside it
 
 
 def test_a_save_is_one_question_in_one_piece(shared_daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
