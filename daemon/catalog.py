@@ -39,7 +39,7 @@ from ..store.pending_groups import PendingGroups
 from ..store.sidecars import Sidecar, SidecarStore
 from ..store.staging import Staging
 from ..store.trash import BlobTrash
-from .commits import Blobs, Commit, each_its_outcome
+from .commits import Blobs, Commit, Latest, each_its_outcome
 from .spared import Spared
 from .together import Together
 
@@ -94,7 +94,7 @@ class Catalog:
         self._trusted = clock
         self._lock = threading.Lock()
         self._together = Together(self._lock, partial(each_its_outcome, self._check, self._write))
-        self.spared = Spared()
+        self._latest, self.spared = Latest(), Spared()
         self._on_queued: Callable[[], None] | None = None
         self._listeners: list[Callable[[Iterable[str], bool], None]] = []
         self._room_for: Callable[[Sequence[Manifest], int], AbstractContextManager[None]] = lambda *_: nullcontext()
@@ -152,13 +152,14 @@ class Catalog:
         manifest = manifest_file.load(raw)
         if manifest.id != parse_backup_id(backup_id):
             raise BadInput(f"the manifest of backup {manifest.id} was sent as {backup_id}")
-        self.commit_all([manifest], new_session=new_session)
-        return self.index.backup(backup_id)
+        entered = self.commit_all([manifest], new_session=new_session)
+        return entered.get(backup_id) or self.index.backup(backup_id)
 
-    def commit_all(self, manifests: Sequence[Manifest], *, new_session: bool = False) -> None:
+    def commit_all(self, manifests: Sequence[Manifest], *, new_session: bool = False) -> Mapping[str, Backup]:
         """Commit manifests; they enter the index in one transaction, with what others commit in the same moment.
 
-        Without a crash it is all or none. A group's commit sees to crashes too (daemon/groups.py).
+        Returns, by id, those that were not in the index. Without a crash it is all or none. A group's commit sees to
+        crashes too (daemon/groups.py).
         Raises: as `commit`.
         """
         raws = {each.id: manifest_file.dump(each) for each in manifests}
@@ -172,6 +173,7 @@ class Catalog:
             finally:
                 self.manifests.unstage(commit.staged.values())
         self._queued()
+        return commit.entered
 
     def _check(self, commit: Commit) -> None:
         """See whether a commit may be made. Raises: as `commit`."""
@@ -194,10 +196,14 @@ class Catalog:
             pairs = [(manifest, commit.raws[manifest.id]) for commit in commits for manifest in commit.manifests]
             sidecars = {manifest.session_id: self._keep_old_state(manifest) for manifest, _ in pairs}
             blobs = {backup_id: found for commit in commits for backup_id, found in commit.blobs.items()}
-            self._index(pairs, blobs=blobs, sidecars=sidecars, enqueue=self._on_queued is not None)
+            entered = self._index(pairs, blobs=blobs, sidecars=sidecars, enqueue=self._on_queued is not None)
         except BaseException:
             self._take_back(manifest for _, manifest in new.values())  # not acknowledged
             raise
+        for commit in commits:
+            commit.entered = {each.id: each for each in entered if each.id in commit.raws}
+            for manifest in commit.manifests:
+                self._latest.note(manifest)
 
     def _staged(self, commit: Commit, backup_id: str) -> Path:
         path = commit.staged.pop(backup_id, None)
@@ -265,7 +271,9 @@ class Catalog:
 
     def _keep_here_too(self, manifest: Manifest) -> None:
         """Keep a session on this machine that goes on from a backup of one that stays: it holds what that one holds."""
-        if manifest.parent_id is None or not self._comes_from_here(manifest, manifest.parent_id):
+        if manifest.parent_id is None or self._latest.is_parent_of(manifest):
+            return
+        if not self._comes_from_here(manifest, manifest.parent_id):
             return
         sidecar = self.sidecars.read(manifest.session_id)
         if not sidecar.no_sync:
@@ -313,8 +321,11 @@ class Catalog:
         blobs: Mapping[str, Blobs] = MappingProxyType({}),
         sidecars: Mapping[str, Sidecar] = MappingProxyType({}),
         enqueue: bool = False,
-    ) -> None:
-        """Enter backups; `blobs` (by backup) and `sidecars` (by session) are those that were looked at already."""
+    ) -> list[Backup]:
+        """Enter backups, and return those that were not there.
+
+        `blobs` (by backup) and `sidecars` (by session) are those that were looked at already.
+        """
         new = []
         for manifest, canonical in manifests:
             named = blobs[manifest.id] if manifest.id in blobs else manifest_blobs(manifest)
@@ -322,8 +333,9 @@ class Catalog:
             record = self._record(manifest, canonical, named, sidecar)
             keyed = tuple(manifest.kv_cache.keyed_blocks()) if manifest.kv_cache is not None else ()
             new.append(NewBackup(record, named, keyed, absent, sidecar.no_sync, glimpse(manifest)))
-        self.index.commit_backups(new, now=self._clock(), enqueue=enqueue)
+        entered = self.index.commit_backups(new, now=self._clock(), enqueue=enqueue)
         self._on_change((each.record.session_id for each in new), False)
+        return entered
 
     def _record(self, manifest: Manifest, canonical: bytes, blobs: Blobs, sidecar: Sidecar) -> Backup:
         return record_of(

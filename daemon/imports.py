@@ -242,10 +242,10 @@ class Imports:
         if file is None or not file.ours:
             return
         try:
-            with translated("remove", file.path):
+            with self._room.usage.removing("staging") as removed, translated("remove", file.path):
                 size = os.lstat(file.path).st_size
                 file.path.unlink()
-            self._room.usage.add("staging", -on_disk(size))
+                removed(on_disk(size))
         except TorporError as error:  # staging is swept at the next start
             log.warning("%s", error.detail)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from ..db import eviction, retention
 from ..db.eviction import Gone, Terms
@@ -24,6 +25,14 @@ from .in_use import InUse
 log = logging.getLogger("torpor.retention")
 BATCH = 32  # blobs of one moment: KV blocks of some MiB, unlinked in a few milliseconds
 PAUSE_S = 0.001  # between two: whoever waits for the lock gets it
+
+# Open while files are unlinked; it is told how many bytes they took.
+Unlinking = Callable[[], AbstractContextManager[Callable[[int], None]]]
+
+
+def untold() -> AbstractContextManager[Callable[[int], None]]:
+    """Stand for an `Unlinking` that nobody wants to know of."""
+    return nullcontext(lambda size_bytes: None)
 
 
 class LettingGo:
@@ -37,11 +46,11 @@ class LettingGo:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._catalog, self._machine, self._in_use, self._sleep = catalog, machine, in_use, sleep
-        self._freed: Callable[[int], None] = lambda size_bytes: None
+        self._unlinking = untold
 
-    def tell(self, freed: Callable[[int], None]) -> None:
-        """Call this with the bytes of each batch that was unlinked."""
-        self._freed = freed
+    def tell(self, unlinking: Unlinking) -> None:
+        """Open this around each batch, and tell it the bytes that were unlinked."""
+        self._unlinking = unlinking
 
     def drop(self, backup_id: str, provided: Callable[[], bool], *, is_removed_next: bool = False) -> int | None:
         """Let KV cache and embeddings of a backup go, as far as no other keeps them; return the bytes.
@@ -91,7 +100,7 @@ class LettingGo:
 
     def _batch(self, digests: Sequence[str], terms: Terms) -> int:
         index, checkpoint = self._catalog.index, self._catalog.checkpoint
-        with self._catalog.locked():
+        with self._unlinking() as unlinked, self._catalog.locked():
             wanted = [digest for digest in digests if not self._catalog.spared.has(digest)]
             now = self._catalog.trusted()
             if terms.kind == "rebuildable":
@@ -104,7 +113,7 @@ class LettingGo:
             checkpoint("letting-go.noted")
             freed = sum(self._unlink(each) for each in gone)
             checkpoint("letting-go.unlinked")
-        self._freed(freed)
+            unlinked(freed)
         return freed
 
     def _unlink(self, gone: Gone) -> int:

@@ -105,10 +105,11 @@ class Purge:
         with self._catalog.index.reading() as connection:
             shared = blob_sizes(connection, sizes)
         alone = [digest for digest in sizes if digest not in shared]
-        there = {digest: taken for digest in alone if (taken := _taken(self._catalog.blobs.path(digest)))}
-        discard(self._catalog, alone)
-        freed = sum(taken for digest, taken in there.items() if not self._catalog.blobs.path(digest).exists())
-        self._room.usage.add("blobs", -freed)
+        with self._room.letting_go() as unlinked:
+            there = {digest: taken for digest in alone if (taken := _taken(self._catalog.blobs.path(digest)))}
+            discard(self._catalog, alone)
+            freed = sum(taken for digest, taken in there.items() if not self._catalog.blobs.path(digest).exists())
+            unlinked(freed)
         self._forget_copies(alone)
         for folder in {self._catalog.blobs.path(digest).parent for digest in there}:
             with translated("sync", folder):

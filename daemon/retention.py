@@ -22,7 +22,7 @@ from ..state.eviction import ORDINARY, Eviction, Standing, plan_eviction
 from ..state.retention import AHEAD_S, Action, Policy, newest_needed, plan_retention
 from .catalog import Catalog
 from .in_use import InUse
-from .letting_go import LettingGo
+from .letting_go import LettingGo, Unlinking, untold
 from .trusted_time import TrustedTime
 
 log = logging.getLogger("torpor.retention")
@@ -73,17 +73,17 @@ class Retention:
         self._server_at, self._steady = server_at, steady
         self._letting_go = LettingGo(catalog, machine, self.in_use, sleep)
         self._excess: Callable[[], int] = lambda: 0
-        self._freed: Callable[[int], None] = lambda size_bytes: None
+        self._unlinking: Unlinking = untold
         self._reclaim: Callable[[int], int] = lambda size_bytes: 0
         self._running, self._making_room = threading.Lock(), threading.Lock()
         self._swept_at: float | None = None
         self.stopping = threading.Event()
         self.last: Report | None = None
 
-    def excess_with(self, excess: Callable[[], int], freed: Callable[[int], None] = lambda size_bytes: None) -> None:
-        """Learn how much is too much: `excess` returns the bytes above the soft limit; `freed` is told what went."""
-        self._excess, self._freed = excess, freed
-        self._letting_go.tell(freed)
+    def excess_with(self, excess: Callable[[], int], unlinking: Unlinking = untold) -> None:
+        """Learn how much is too much: `excess` returns the bytes above the soft limit; `unlinking` hears what went."""
+        self._excess, self._unlinking = excess, unlinking
+        self._letting_go.tell(unlinking)
 
     def reclaim_with(self, reclaim: Callable[[int], int]) -> None:
         """Free by this what nobody needs any more, before anything goes that somebody may want."""
@@ -232,9 +232,9 @@ class Retention:
 
     def _evict(self, excess_bytes: int, *, whole: bool = False, session_id: str | None = None) -> int:
         """Let go of what nobody needs, then of what somebody may want; return the bytes that were freed."""
-        unneeded = self._reclaim(excess_bytes) if excess_bytes > 0 else 0
-        if unneeded:
-            self._freed(unneeded)
+        with self._unlinking() as unlinked:
+            unneeded = self._reclaim(excess_bytes) if excess_bytes > 0 else 0
+            unlinked(unneeded)
         return unneeded + self._evict_wanted(excess_bytes - unneeded, whole=whole, session_id=session_id)
 
     def _evict_wanted(self, excess_bytes: int, *, whole: bool, session_id: str | None) -> int:

@@ -96,12 +96,17 @@ class Room:
 
     def over_soft(self) -> int:
         """Return by how many bytes the home is above the soft limit; 0 below it. Raises: StoreFailed."""
+        if self._over_soft() > 0:  # what would go for that must not go because something was counted twice
+            self.usage.exact()
+        return self._over_soft()
+
+    def _over_soft(self) -> int:
         limits, disk = self.state()
         return max(disk.used_bytes + disk.promised_bytes - limits.soft_bytes, 0)
 
-    def freed(self, size_bytes: int) -> None:
-        """Note that so many bytes of blobs were let go."""
-        self.usage.add("blobs", -size_bytes)
+    def letting_go(self) -> AbstractContextManager[Callable[[int], None]]:
+        """Lend a way to say how many bytes of blobs were let go while this is open."""
+        return self.usage.removing("blobs")
 
     def unasked_bytes(self) -> int:
         """Return how many new bytes a save may write without asking first. Raises: StoreFailed."""
@@ -199,6 +204,9 @@ class Room:
             short = self._wait(name, size_bytes + there_bytes, size_bytes, text, short)
         if short is not None and self._let_go(short, size_bytes, text, session_id):
             short = self._try(name, size_bytes + there_bytes, size_bytes, text)
+            if short is not None:  # what went while a walk went on is counted until the next one
+                self.usage.exact()
+                short = self._try(name, size_bytes, size_bytes, text)
         if short is not None:
             raise self._refusal(short, size_bytes)
 

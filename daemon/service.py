@@ -108,7 +108,7 @@ def _open(home: Home, settings: Settings, stack: ExitStack) -> Parts:
     stack.callback(power.stop)
     side = compose_remote(home, settings, remote, catalog, power)
     retention = compose_retention(home, settings, catalog, side)
-    retention.excess_with(room.over_soft, freed=room.freed)
+    retention.excess_with(room.over_soft, unlinking=room.letting_go)
     room.evict_with(retention.make_room)
     garbage = Garbage(catalog, grace_s=settings.orphan_grace_hours * 3600.0)
     retention.reclaim_with(garbage.reclaim)

@@ -1,6 +1,8 @@
 """How much disk the home takes, at any moment, without walking it at every question.
 
-A walk (store/disk_usage.py) is exact. Between walks, what the daemon knows to have been written or removed is added.
+A walk (store/disk_usage.py) is exact. Between walks, what the daemon knows to have been written is added, and what it
+removed is taken off. What came or went while a walk went on, that walk may have seen or not: then the figure is too
+high until the next one, and never too low, since others are promised what it says is left.
 A walk takes milliseconds in a home of thousands of files and seconds in one of a million, so its own duration decides
 how often it is done: never more than a fiftieth of the time.
 """
@@ -10,7 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..state.errors import TorporError
@@ -26,7 +30,7 @@ ANEW_S = 3600.0  # then a walk believes nothing that an earlier one saw
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Bytes on the disk by class. `age_s` ago they were walked; `exact` when nothing was added to that since."""
+    """Bytes on the disk by class. `age_s` ago they were walked; `exact` when nothing came or went since."""
 
     classes: dict[str, int]
     age_s: float
@@ -53,15 +57,30 @@ class Usage:
         self._lock, self._walking = threading.Lock(), threading.Lock()
         self._walked, self._known = dict.fromkeys(CLASSES, 0), False
         self._since: list[tuple[float, str, int]] = []  # what was added: when, class, bytes
+        self._gone: Counter[str] = Counter()  # what was removed since the last walk ended, by class
+        self._walks = 0  # that have ended
         self._began_at, self._took_s = float("-inf"), 0.0
         self._anew_at = self._steady() + ANEW_S
 
     def add(self, kind: str, size_bytes: int) -> None:
-        """Note that so many bytes were written, or when negative removed."""
+        """Note that so many bytes were written."""
         with self._lock:
             self._since.append((self._steady(), kind, size_bytes))
             if len(self._since) > 10_000:  # one for all, as old as the newest: it stays until a later walk
                 self._since = [(self._steady(), name, size) for name, size in _sums(self._since).items()]
+
+    @contextmanager
+    def removing(self, kind: str) -> Iterator[Callable[[int], None]]:
+        """Lend a way to say how many bytes the files took that are removed while this is open."""
+        with self._lock:
+            walks = self._walks
+
+        def removed(size_bytes: int) -> None:
+            with self._lock:
+                if self._walks == walks:  # else a walk may have found them gone: they would be taken off twice
+                    self._gone[kind] += size_bytes
+
+        yield removed
 
     def figure(self) -> Figure:
         """Return the figure: exact where that is quick, else as it is known, and a walk that is due is begun.
@@ -79,7 +98,8 @@ class Usage:
         self._begin()
         self.refresh()
         with self._lock:
-            return max(sum(self._walked.values()) + sum(size for _, _, size in self._since), 0)
+            came = sum(size for _, _, size in self._since)
+            return max(sum(self._walked.values()) + came - self._gone.total(), 0)
 
     def exact(self) -> Figure:
         """Walk, and return what was found. Raises: StoreFailed."""
@@ -142,6 +162,7 @@ class Usage:
             self._walked, self._began_at, self._took_s = walked, began, self._steady() - began
             self._known = True
             self._since = [each for each in self._since if each[0] >= began]  # a walk may have missed what came since
+            self._gone, self._walks = Counter(), self._walks + 1  # and it may have missed already what went
             if anew:
                 self._anew_at = began + ANEW_S
 
@@ -150,9 +171,9 @@ class Usage:
 
     def _figure(self) -> Figure:
         with self._lock:
-            added = _sums(self._since)
-            classes = {name: max(size + added.get(name, 0), 0) for name, size in self._walked.items()}
-            return Figure(classes, max(self._age_s(), 0.0), not added)
+            added, gone = _sums(self._since), self._gone
+            classes = {name: max(size + added.get(name, 0) - gone[name], 0) for name, size in self._walked.items()}
+            return Figure(classes, max(self._age_s(), 0.0), not added and not gone)
 
 
 def _sums(since: list[tuple[float, str, int]]) -> dict[str, int]:

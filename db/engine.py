@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
 BUSY_TIMEOUT_S = 10.0
@@ -53,10 +53,17 @@ def roll_back(path: Path) -> None:
         connection.close()
 
 
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """Return SQLite's own connection: what goes to it goes past SQLAlchemy, which takes longer than most statements."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
 def writer_engine(path: Path) -> Engine:
     """Return the engine of the one connection that writes. Its transactions are `BEGIN IMMEDIATE`."""
     engine = create_engine("sqlite://", creator=lambda: connect(path, read_only=False), poolclass=StaticPool)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", lambda connection: driver_of(connection).execute("BEGIN IMMEDIATE"))
     return engine
 
 
@@ -65,5 +72,5 @@ def reader_engine(path: Path) -> Engine:
     engine = create_engine(
         "sqlite://", creator=lambda: connect(path, read_only=True), poolclass=QueuePool, pool_size=4, max_overflow=4
     )
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    event.listen(engine, "begin", lambda connection: driver_of(connection).execute("BEGIN"))
     return engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, case, func, insert, literal_column, null, or_, select
@@ -28,7 +28,7 @@ def _upsert_session() -> Any:
     statement = upsert(sessions).values(
         {name: bindparam(name) for name in ("id", "title", "no_sync", "created_at", "updated_at")}
     )
-    return statement.on_conflict_do_update(
+    statement = statement.on_conflict_do_update(
         index_elements=[sessions.c.id],
         set_={
             "updated_at": func.max(sessions.c.updated_at, statement.excluded.updated_at),
@@ -37,6 +37,7 @@ def _upsert_session() -> Any:
             "no_sync": or_(sessions.c.no_sync, statement.excluded.no_sync),
         },
     )
+    return statement.returning(sessions.c.title)
 
 
 def _upsert_blob() -> Any:
@@ -66,16 +67,19 @@ _BLOB = Prepared(_upsert_blob())
 _LINK = Prepared(insert(backup_blobs).values(backup_id=bindparam("backup_id"), digest=bindparam("digest")))
 
 
-def insert_new(connection: Connection, new: NewBackup, now: float, *, enqueue: bool) -> bool:
-    """Enter a backup; False when it is there already. Raises: Conflict where another manifest has its id."""
+def insert_new(connection: Connection, new: NewBackup, now: float, *, enqueue: bool) -> Backup | None:
+    """Enter a backup, and return it with its session's title; None when it is there already.
+
+    Raises: Conflict where another manifest has its id.
+    """
     record = new.record
     known = _DIGEST_OF.value(connection, backup_id=record.id)
     if known is not None:
         if known.hex() != record.manifest_digest:
             raise Conflict(f"backup {record.id} exists with other content")
         note_present(connection, new.blob_sizes.keys() - new.absent)
-        return False
-    _insert_session(connection, record, new.no_sync)
+        return None
+    title = _insert_session(connection, record, new.no_sync)
     _insert_backup(connection, new, now)
     if new.glimpse is not None:
         insert_preview(connection, record.id, new.glimpse)
@@ -83,7 +87,7 @@ def insert_new(connection: Connection, new: NewBackup, now: float, *, enqueue: b
     if enqueue and not stays_here(connection, record.session_id):
         sizes = stage_sizes(record.layers, new.blob_sizes)
         insert_pushes(connection, record.id, record.session_id, sizes, now)
-    return True
+    return replace(record, title=title)
 
 
 def stays_here(connection: Connection, session_id: str) -> bool:
@@ -91,9 +95,11 @@ def stays_here(connection: Connection, session_id: str) -> bool:
     return bool(_STAYS_HERE.value(connection, session_id=session_id))
 
 
-def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> None:
+def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> str | None:
     row = {"id": record.session_id, "title": record.title, "no_sync": no_sync}
-    _SESSION.run(connection, row | {"created_at": record.created_at, "updated_at": record.created_at})
+    times = {"created_at": record.created_at, "updated_at": record.created_at}
+    title: str | None = _SESSION.value(connection, **row, **times)
+    return title
 
 
 def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:

@@ -125,12 +125,13 @@ class Index:
         self, record: Backup, blob_sizes: dict[str, tuple[int, str]], *, now: float, enqueue: bool
     ) -> bool:
         """Insert one backup; see `commit_backups`. Returns False when the same backup is there already."""
-        return self.commit_backups([NewBackup(record, blob_sizes)], now=now, enqueue=enqueue) == 1
+        return bool(self.commit_backups([NewBackup(record, blob_sizes)], now=now, enqueue=enqueue))
 
-    def commit_backups(self, new: Iterable[NewBackup], *, now: float, enqueue: bool) -> int:
+    def commit_backups(self, new: Iterable[NewBackup], *, now: float, enqueue: bool) -> list[Backup]:
         """Insert backups with their blobs, logical keys and (with `enqueue`) outbox rows, all in one transaction.
 
-        Returns how many were not there yet. Durability: on return they survive power loss.
+        Returns those that were not there yet, with the titles of their sessions. Durability: on return they survive
+        power loss.
         Raises: Conflict when an id is taken by another manifest; then none is inserted.
         """
         with self.writing() as connection:
@@ -138,7 +139,7 @@ class Index:
             inserted = [insert_new(connection, one, now, enqueue=enqueue) for one in new]
             self._checkpoint("index.inserted")
         self._checkpoint("index.committed")
-        return sum(inserted)
+        return [each for each in inserted if each is not None]
 
     def remove_backup(self, backup_id: str, *, purge_at: float | None = None) -> None:
         """Remove a backup, the links to its blobs, and the session when it was the last one; what waits to go up, too.

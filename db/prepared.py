@@ -15,6 +15,8 @@ from sqlalchemy import Boolean, Connection, Select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.base import Executable
 
+from .engine import driver_of
+
 
 class Prepared:
     """One statement, in which `bindparam` names what it is run with. It runs in whatever transaction is open.
@@ -38,12 +40,12 @@ class Prepared:
     def run(self, connection: Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
         """Run it once."""
         sql, own = self._sql
-        return _driver(connection).execute(sql, {**own, **values})
+        return driver_of(connection).execute(sql, {**own, **values})
 
     def run_each(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
         """Run it once for each of some rows."""
         sql, own = self._sql
-        _driver(connection).executemany(sql, [{**own, **row} for row in rows])
+        driver_of(connection).executemany(sql, [{**own, **row} for row in rows])
 
     def first(self, connection: Connection, **values: Any) -> dict[str, Any] | None:
         """Return the first row by the names of its columns, or None."""
@@ -63,9 +65,3 @@ class Prepared:
         row = cursor.fetchone()
         cursor.close()
         return None if row is None else row[0]
-
-
-def _driver(connection: Connection) -> sqlite3.Connection:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    return driver

@@ -19,6 +19,8 @@ _BLOCK = 512  # the unit of st_blocks, whatever the file system's own is
 _RACY_NS = 2_000_000_000  # an mtime so new may stay as it is when the folder changes again
 _UNCHANGING = ("blobs", "manifests", "sidecars", "trash", "quarantine")
 _CLASS_OF = {"sessions": "sidecars", "groups": "sidecars"}  # the others are called like their folder
+# A file that moves while a walk goes on goes this way: it is found once or twice, and never not at all.
+_WAY = ("staging", "manifests", "blobs", "trash", "quarantine")
 CLASSES = ("blobs", "manifests", "sidecars", "staging", "outgoing", "trash", "quarantine", "database", "logs", "other")
 
 Inode = tuple[int, int]
@@ -67,7 +69,7 @@ class DiskUsage:
                     found[kind] += status.st_blocks * _BLOCK + folder.size_bytes
                     found[kind] += sum(size for inode, size in folder.linked.items() if inode not in linked)
                     linked.update(folder.linked)
-                    waiting += [(f"{path}/{name}", self._class_of(path, name, kind)) for name in folder.below]
+                    waiting += [(f"{path}/{name}", self._class_of(path, name, kind)) for name in reversed(folder.below)]
             self._set_database_apart(found)
         self._known = seen
         return found
@@ -85,6 +87,7 @@ class DiskUsage:
                         made.linked[status.st_dev, status.st_ino] = status.st_blocks * _BLOCK
                     else:
                         made.size_bytes += status.st_blocks * _BLOCK
+        made.below.sort(key=lambda name: _WAY.index(name) if name in _WAY else -1)
         return made
 
     def _class_of(self, path: str, name: str, kind: str) -> str:

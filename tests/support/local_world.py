@@ -333,7 +333,7 @@ class World:
         index, manifests = self.catalog.index, self.catalog.manifests
         indexed, removed = index.commit_backups, manifests.remove
 
-        def commit_backups(new: Iterable[NewBackup], *, now: float, enqueue: bool) -> int:
+        def commit_backups(new: Iterable[NewBackup], *, now: float, enqueue: bool) -> list[Backup]:
             together = list(new)
             if self.failing & {each.record.id for each in together}:
                 raise StoreFailed("on purpose")

@@ -43,9 +43,12 @@ def test_a_commit_is_one_file_and_one_transaction(tmp_path: Path, monkeypatch: p
             for each, parent in ((FIRST, None), (SECOND, FIRST))
         ]
         catalog.commit(FIRST, manifest_file.dump(made[0]))
+        catalog.set_title(made[0].session_id, "a title")
         monkeypatch.setattr(os, "fsync", count)
         with traced(catalog.index) as seen:
-            catalog.commit(SECOND, manifest_file.dump(made[1]))
+            answer = catalog.commit(SECOND, manifest_file.dump(made[1]))
+        assert answer == catalog.index.backup(SECOND)
+        assert answer.title == "a title"
     assert len(synced) == 2
     begun = seen.index("BEGIN IMMEDIATE")
     assert [each.split()[0] for each in seen[begun : seen.index("COMMIT", begun) + 1]] == [
@@ -54,7 +57,7 @@ def test_a_commit_is_one_file_and_one_transaction(tmp_path: Path, monkeypatch: p
         *["INSERT"] * 3,  # session, backup, preview
         "COMMIT",
     ]
-    assert sum(each.startswith("SELECT") for each in seen) == 5  # with the parent's session, and the answer
+    assert sum(each.startswith("SELECT") for each in seen) == 1  # nothing is asked beside it
 
 
 def test_a_save_is_one_question_in_one_piece(shared_daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

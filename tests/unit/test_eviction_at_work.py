@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_the_newest_kv_cache_of_a_session_stays_though_pages_save_text_behind_it
 def test_what_nobody_needs_goes_before_anything_that_somebody_may_want(kept: Kept) -> None:
     garbage, freed = Garbage(kept.catalog, grace_s=-1.0), list[int]()
     kept.retention.reclaim_with(garbage.reclaim)
-    kept.retention.excess_with(lambda: 0, freed=freed.append)
+    kept.retention.excess_with(lambda: 0, unlinking=lambda: nullcontext(freed.append))
     removed, wanted = kept.save("a"), kept.save("b")
     kept.catalog.remove(removed.id)
     garbage.collect()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from torpor.daemon import room as room_module
 from torpor.daemon.compose import compose
 from torpor.daemon.room import LEASE_S, Room, open_room
 from torpor.daemon.settings import load_settings
+from torpor.daemon.usage import Usage
 from torpor.state.errors import QuotaFull, StoreFull, Unavailable
 from torpor.state.quota import Limits
+from torpor.store.disk_usage import DiskUsage
 from torpor.store.home import Home
 
 HARD, RESERVE = 1_000_000, 50_000
@@ -46,10 +49,16 @@ class Figures:
     def add(self, kind: str, size_bytes: int) -> None:
         self.added += size_bytes
 
+    def removing(self, kind: str) -> AbstractContextManager[Callable[[int], None]]:
+        return nullcontext(lambda size_bytes: self.add(kind, -size_bytes))
+
     def walk_unless_new(self) -> bool:
+        self.exact()
+        return True
+
+    def exact(self) -> None:
         self.walks += 1
         self.added = 0
-        return True
 
 
 @pytest.fixture
@@ -184,6 +193,44 @@ def test_room_is_made_where_that_can_help(room: Room, figures: Figures) -> None:
     room.evict_with(lambda size_bytes, session_id: 0)
     with pytest.raises(QuotaFull):
         room.ask("c", 1)
+
+
+def test_room_that_is_made_while_it_is_measured_is_given_once(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    blobs = [home.store / "blobs" / f"0{number}" / (f"{number}" * 64) for number in range(2)]
+    for path in blobs:
+        path.write_bytes(bytes(6 << 20))
+    usage = Usage(DiskUsage(home))
+    limits = Limits(14 << 20, 14 << 20, 0, 0)  # of which folders take one
+    room = Room(str(home.store), usage, lambda disk: limits, turn_s=0)
+    size = 3 << 20
+
+    def make_room(size_bytes: int, session_id: str | None) -> int:
+        with room.letting_go() as unlinked:
+            blobs.pop().unlink()
+            usage.exact()  # another save asks in this moment, and walks
+            unlinked(6 << 20)
+        return 6 << 20
+
+    room.evict_with(make_room)
+    room.ask("a", size)  # the first blob goes for it
+    room.ask("b", size)
+    assert len(blobs) == 1
+    room.ask("c", size)
+    assert blobs == []
+
+
+def test_room_that_was_made_and_not_counted_is_looked_for(room: Room, figures: Figures) -> None:
+    figures.on_disk = HARD - RESERVE
+
+    def make_room(size_bytes: int, session_id: str | None) -> int:
+        figures.on_disk -= 300_000
+        figures.added += 300_000  # a walk had come past these files before they went
+        return 300_000
+
+    room.evict_with(make_room)
+    room.ask("a", 300_000)
 
 
 def test_the_floor_is_left_to_others(tmp_path: Path, figures: Figures, clock: Clock) -> None:

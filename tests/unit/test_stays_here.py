@@ -134,3 +134,18 @@ def test_a_crash_behind_the_sidecar_leaves_nothing_in_the_queue(catalog: Catalog
     settle_index(catalog, None, reconcile(catalog))
     assert catalog.index.stays_here("private")
     assert queued(catalog) == ["other"]
+
+
+def test_a_session_that_goes_on_is_known_without_asking(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog.set_no_sync("private", True)
+    parents = dict.fromkeys(("private", "other"), commit(catalog, 1, "private"))
+    asked: list[str] = []
+    real = catalog.index.session_of
+    monkeypatch.setattr(catalog.index, "session_of", lambda backup_id: (asked.append(backup_id), real(backup_id))[1])
+    for number in range(2, 6):
+        session_id = ("other", "private")[number % 2]
+        parents[session_id] = commit(catalog, number, session_id, parents[session_id])
+    assert len(asked) == 1  # of the fork alone, which has a parent that is not its own
+    commit(catalog, 6, "other", parents["private"])
+    assert asked[1:] == [parents["private"]]
+    assert queued(catalog) == []

@@ -17,6 +17,7 @@ from torpor.daemon.catalog import Catalog
 from torpor.daemon.compose import compose
 from torpor.daemon.settings import Settings
 from torpor.daemon.together import AT_ONCE, Outcome, Together
+from torpor.state.backup import Backup
 from torpor.state.errors import Conflict, MissingBlobs, StoreFailed
 from torpor.state.manifest import Manifest, manifest_blobs
 from torpor.store.home import Home
@@ -159,7 +160,7 @@ def test_one_that_fails_takes_no_other_with_it(catalog: Catalog, monkeypatch: py
     put_blobs(catalog, monkeypatch)
     real, each = catalog.index.commit_backups, [made(n, f"s{n}") for n in range(4)]
 
-    def failing(new: list[object], **options: object) -> int:
+    def failing(new: list[object], **options: object) -> list[Backup]:
         if any(one.record.id == each[2].id for one in new):  # type: ignore[attr-defined]
             raise StoreFailed("this one")
         return real(new, **options)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,8 @@ def test_a_walk_that_takes_long_is_done_seldom_and_by_the_way() -> None:
     wait_for_walk(usage, slow)
     assert slow.walks == 2
     assert usage.estimate() == 1700  # what was added before the walk is in it
-    usage.add("blobs", -5000)
+    with usage.removing("blobs") as removed:
+        removed(5000)
     assert usage.estimate() == 0
 
 
@@ -153,6 +155,52 @@ def test_what_comes_while_a_walk_goes_on_is_not_lost() -> None:
     usage = Usage(slow, steady=clock, sleep=lambda s: None)  # type: ignore[arg-type]
     slow.measure = lambda **o: usage.add("blobs", 7) or {"blobs": 10}  # type: ignore[method-assign]
     assert usage.exact().total_bytes == 17
+
+
+def test_what_goes_while_a_walk_goes_on_is_not_taken_off_twice() -> None:
+    clock = Clock()
+    slow = Slow(clock, 4.0)
+    usage = Usage(slow, steady=clock, sleep=lambda s: None)  # type: ignore[arg-type]
+    usage.exact()
+    with usage.removing("blobs") as removed:
+        removed(300)
+    assert usage.estimate() == 700
+    slow.found = 700
+    with usage.removing("blobs") as removed:  # a walk begins behind the unlinking, and ends before it is told
+        slow.found = 500
+        usage.exact()
+        removed(200)
+    assert usage.estimate() == 500
+    with usage.removing("blobs") as removed:  # or it begins before, and ends behind
+        slow.measure = lambda **o: removed(200) or {"blobs": 300}  # type: ignore[method-assign]
+        assert usage.exact().total_bytes == 300
+    with usage.removing("blobs") as removed:
+        removed(100)
+    assert (usage.estimate(), usage.figure().exact) == (200, False)
+
+
+def test_what_moves_while_a_walk_goes_on_is_found(home: Home) -> None:
+    """At whatever moment of a walk a file leaves staging for the store, or the store for the trash."""
+    for number in range(1, 255):  # the fewer folders, the fewer moments
+        (home.store / "blobs" / f"{number:02x}").rmdir()
+    before = sum(DiskUsage(home).measure().values())
+    written, taken = home.store / "staging" / "written", home.store / "blobs" / "00" / ("0" * 64)
+    stored, thrown = home.store / "blobs" / "ff" / ("f" * 64), home.store / "trash" / "thrown"
+    for at in range(len([path for path in home.root.rglob("*") if path.is_dir()])):
+        for path in (taken, thrown):
+            path.unlink(missing_ok=True)
+        for path in (written, stored):
+            path.write_bytes(os.urandom(8192))
+        steps = iter(range(1000))
+
+        def step(at: int = at, steps: Iterator[int] = steps) -> None:
+            if next(steps) == at:
+                written.rename(taken)
+                stored.rename(thrown)
+
+        assert sum(DiskUsage(home).measure(pause=step).values()) >= before + 2 * 8192
+        assert taken.exists()
+        assert thrown.exists()
 
 
 def test_before_the_first_walk_is_done_the_index_has_to_do() -> None:
