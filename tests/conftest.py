@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.botocore_loader import share_loader
 from support.browser import new_tab, running_chromium
 from support.daemon import Daemon, new_daemon
 from support.new_index import replay_new_indexes
@@ -33,6 +34,7 @@ settings.register_profile(
 )
 settings.load_profile("torpor")
 replay_new_indexes()
+share_loader()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

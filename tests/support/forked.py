@@ -33,11 +33,13 @@ import torpor.db.migrate, torpor.store.move, torpor.sync.s3, torpor.sync.worker
 commands = typer.main.get_command(torpor.cli.main.app)
 typer.main.get_command = lambda app: commands
 
-# What Alembic makes of the migrations, for each new home again.
+# What Alembic makes of the migrations, for each new home again, and what botocore reads for each client.
 sys.path.insert(0, os.environ["TESTS"])
-import support.new_index
+import support.botocore_loader, support.new_index
 
 del sys.path[0]
+support.botocore_loader.share_loader()
+boto3.session.Session("none", "none", region_name="us-east-1").client("s3").close()
 support.new_index.statements_of_the_migrations()
 support.new_index.replay_new_indexes()
 """
