@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.botocore_loader import share_loader
 from support.browser import new_tab, running_chromium
 from support.daemon import Daemon, new_daemon
+from support.new_index import replay_new_indexes
 from support.s3_servers import Moto, Place, Weed, new_place, new_room, remove_place, running_moto, running_weed
 
 if TYPE_CHECKING:  # playwright takes a while to import, and few tests need it
@@ -31,6 +33,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("torpor")
+replay_new_indexes()
+share_loader()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

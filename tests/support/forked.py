@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import orjson
@@ -31,6 +32,16 @@ import torpor.db.migrate, torpor.store.move, torpor.sync.s3, torpor.sync.worker
 # What typer reads off the signatures of all commands, at each start again.
 commands = typer.main.get_command(torpor.cli.main.app)
 typer.main.get_command = lambda app: commands
+
+# What Alembic makes of the migrations, for each new home again, and what botocore reads for each client.
+sys.path.insert(0, os.environ["TESTS"])
+import support.botocore_loader, support.new_index
+
+del sys.path[0]
+support.botocore_loader.share_loader()
+boto3.session.Session("none", "none", region_name="us-east-1").client("s3").close()
+support.new_index.statements_of_the_migrations()
+support.new_index.replay_new_indexes()
 """
 TORCH = """
 import httpcore, torch, torpor.cli.demo_worker, torpor.client.asgi, uvicorn, uvicorn.loops.asyncio
@@ -150,7 +161,8 @@ def _zygote(imports: str) -> socket.socket:
     """Start what is forked; it ends with this process, whose socket it reads."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        command, environment = [sys.executable, "-c", _ZYGOTE, imports], clean_environment() | PRINTING | _QUIET
+        command = [sys.executable, "-c", _ZYGOTE, imports]
+        environment = clean_environment() | PRINTING | _QUIET | {"TESTS": str(Path(__file__).parents[1])}
         _kept.append(subprocess.Popen(command, env=environment, stdin=theirs, cwd="/", start_new_session=True))
     return ours
 
