@@ -63,11 +63,11 @@ def test_a_commit_is_one_file_and_one_transaction(tmp_path: Path, monkeypatch: p
 def test_a_save_is_one_question_in_one_piece(shared_daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     sent: list[int] = []
-    ask, send = wire._Line.ask, wire.http.client.HTTPConnection.send
+    put, send = wire._Line.put, wire.http.client.HTTPConnection.send
 
-    def asking(self: Any, method: str, target: str, *rest: Any) -> wire.Answer:
+    def asking(self: Any, method: str, target: str, *rest: Any) -> None:
         asked.append(f"{method} {target.rpartition('/')[0]}")
-        return ask(self, method, target, *rest)
+        put(self, method, target, *rest)
 
     def sending(self: Any, data: Any) -> None:
         sent.append(len(data))
@@ -76,7 +76,7 @@ def test_a_save_is_one_question_in_one_piece(shared_daemon: Daemon, monkeypatch:
     with shared_daemon.keeper() as keeper:
         session = PlainSession(TEXT)
         keeper.save("counted", session).wait()
-        monkeypatch.setattr(wire._Line, "ask", asking)
+        monkeypatch.setattr(wire._Line, "put", asking)
         monkeypatch.setattr(wire.http.client.HTTPConnection, "send", sending)
         keeper.save("counted", session).wait()
         assert asked == ["PUT /v1/backups"]
