@@ -11,13 +11,13 @@ import mmap
 
 from ..client.memory import available_bytes
 
-_LEFT_SHARE = 0.9  # of what is available: the rest is left to others
+_MOST_SHARE = 0.9  # of what is available: the rest is left to others
 _PAGE = mmap.PAGESIZE
 
 
 def have_at_hand(size_bytes: int) -> int:
     """Write to as many bytes of fresh memory, or as are available, and free them; return how many it were."""
-    size_bytes = min(size_bytes, int(available_bytes() * _LEFT_SHARE))
+    size_bytes = min(size_bytes, int(available_bytes() * _MOST_SHARE))
     if size_bytes < _PAGE:
         return 0
     with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from torpor.measure.free_pages import have_at_hand
 from torpor.measure.memory import Watched
+from torpor.measure.page_cache import bring, evict, resident_share
 from torpor.measure.rounds import Action, interleave
 
 SIZE_BYTES = 64 << 20
@@ -36,3 +38,12 @@ def test_before_each_run_behind_what_prepares_it() -> None:
     assert all(peak > 0.9 * SIZE_BYTES for peak in seen)
     interleave("test", 1, {"one": prepare}, warm_up=False)
     assert seen[6] < SIZE_BYTES / 2
+
+
+def test_files_are_brought_back_into_the_page_cache(tmp_path: Path) -> None:
+    paths = [tmp_path / "large", tmp_path / "small", tmp_path / "empty"]
+    for path, size in zip(paths, (20 << 20, 1, 0), strict=True):
+        path.write_bytes(bytes(size))
+    assert evict(paths) < 1
+    assert bring(paths) == 0
+    assert resident_share(paths) == 1
