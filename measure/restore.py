@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +55,14 @@ class _Saved:
         check_equal(tensors_of(self.restore().session), self.tensors)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What reads a cache back, and the files that it reads."""
+
+    files: Callable[[], list[Path]]
+    read: Action
+
+
 @contextmanager
 def _saved(settings: Settings, tokens: int) -> Iterator[_Saved]:
     loaded = load()
@@ -82,10 +90,11 @@ def _warm(settings: Settings, tokens: int) -> list[Figure]:
     with _saved(settings, tokens) as saved:
         floor = Floor(list(saved.tensors.values()))
         try:
+            readers = {"torpor": _Reader(lambda: files_under(saved.folder / "home"), saved.restore)}
+            readers |= _peers(saved, tokens, with_slow=not settings.brief)
             contenders: dict[str, Contender] = {
-                "torpor": _warm_again(lambda: files_under(saved.folder / "home"), saved.restore, away),
+                **{name: _warm_alone(name, readers, away) for name in readers},
                 **{name: partial(_as_it_is, action) for name, action in _memory(floor, tokens).items()},
-                **_warm_readers(saved, tokens, away, with_slow=not settings.brief),
             }
             rounds, taken = _rounds(settings, tokens), int(_TAKEN_WARM * tokens * TOKEN_BYTES)
             samples = interleave("warm restore", rounds, contenders, best_of=BEST_OF, takes_bytes=taken)
@@ -113,18 +122,18 @@ def _memory(floor: Floor, tokens: int) -> dict[str, Action]:
     }
 
 
-def _warm_readers(saved: _Saved, tokens: int, away: list[float], *, with_slow: bool) -> dict[str, Contender]:
+def _peers(saved: _Saved, tokens: int, *, with_slow: bool) -> dict[str, _Reader]:
     raw, buffer = saved.folder / "raw", memoryview(bytearray(PIECE_BYTES))
     if not _room_for_peers(tokens):
         return {}
     write_raw(raw, joined(saved.tensors))
-    found = {"raw warm read, one buffer": _warm_again(lambda: [raw], partial(read_raw, raw, buffer), away)}
+    found = {"raw warm read, one buffer": _Reader(lambda: [raw], partial(read_raw, raw, buffer))}
     for (name, read), write in zip(READERS.items(), WRITERS.values(), strict=True):
         if name == "v1 file" and not (with_slow and tokens < LARGE_TOKENS):
             continue  # seconds, and minutes of a large one
         path = saved.folder / name.split()[0]
         write(path, saved.tensors)
-        found[name] = _warm_again(partial(list, [path]), partial(read, path), away)
+        found[name] = _Reader(partial(list, [path]), partial(read, path))
     return found
 
 
@@ -162,12 +171,16 @@ def _cold(settings: Settings, tokens: int) -> list[Figure]:
     return _figures("cold", f"cold restore, {tokens:,} tokens", samples, COLD_AT_MOST)
 
 
-def _warm_again(paths: Callable[[], list[Path]], action: Action, away: list[float]) -> Contender:
-    """Bring files back into the page cache before each run, which others may have pushed out; note what is away."""
+def _warm_alone(name: str, readers: Mapping[str, _Reader], away: list[float]) -> Contender:
+    """Bring one reader's files into the page cache before each run, without those of the others; note what is away.
+
+    Large files do not fit side by side, and those that were read more often push out the newest.
+    """
 
     def prepare() -> Action:
-        away.append(bring(paths()))
-        return action
+        evict(path for other, reader in readers.items() if other != name for path in reader.files())
+        away.append(bring(readers[name].files()))
+        return readers[name].read
 
     return prepare
 

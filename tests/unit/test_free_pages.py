@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from torpor.measure.free_pages import have_at_hand
 from torpor.measure.memory import Watched
 from torpor.measure.page_cache import bring, evict, resident_share
+from torpor.measure.restore import _Reader, _warm_alone
 from torpor.measure.rounds import Action, interleave
 
 SIZE_BYTES = 64 << 20
@@ -47,3 +49,17 @@ def test_files_are_brought_back_into_the_page_cache(tmp_path: Path) -> None:
     assert evict(paths) < 1
     assert bring(paths) == 0
     assert resident_share(paths) == 1
+
+
+def test_a_reader_is_warm_alone(tmp_path: Path) -> None:
+    readers = {
+        name: _Reader(partial(list, [tmp_path / name]), (tmp_path / name).read_bytes) for name in ("one", "other")
+    }
+    for reader in readers.values():
+        reader.files()[0].write_bytes(bytes(20 << 20))
+    away: list[float] = []
+    for name, last in (("one", "other"), ("other", "one")):
+        assert len(_warm_alone(name, readers, away)()()) == 20 << 20
+        assert resident_share(readers[name].files()) == 1
+        assert resident_share(readers[last].files()) < 0.1
+    assert away == [0, 0]
