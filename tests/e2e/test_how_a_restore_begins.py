@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -139,6 +140,28 @@ def test_a_daemon_that_ends_behind_the_question_is_asked_again(daemon: Daemon) -
             daemon.kill()
             with Daemon(daemon.home):
                 assert answer().is_success
+
+
+def test_nobody_waits_for_what_the_daemon_is_told(keeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, go = list[str](), threading.Event()
+
+    def waits(name: str) -> Callable[..., None]:
+        def tell(*arguments: Any) -> None:
+            assert go.wait(60)
+            told.append(name)
+
+        return tell
+
+    for name in ("note_used", "restored"):
+        monkeypatch.setattr(keeper.api, name, waits(name))
+    monkeypatch.setattr(keeper._rates, "note", waits("note"))
+    try:
+        assert keeper.restore("opened", Known()).session.state == STATE
+        assert told == []
+    finally:
+        go.set()
+    keeper._threads.shutdown()
+    assert sorted(told) == ["note", "note_used", "restored"]
 
 
 def test_it_takes_the_scope_of_a_manifest(keeper: Any, shared_daemon: Daemon) -> None:
