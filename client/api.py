@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
 import orjson
 
 from ..state.api import API_VERSION, DIGEST_HEADER, TIMING_HEADER, VERSION_HEADER
@@ -23,41 +20,69 @@ from ..state.manifest import BlobRef
 from ..state.problems import from_problem
 from ..state.timing import Timing
 from .discover import Endpoint
-from .wire import Answer, Wire, target_of, to_json
+from .wire import ADDRESS_HINT, Answer, NoAnswer, NoAnswerInTime, Patience, Wire, target_of, to_json
 
-_ADDRESS_HINT = "TORPOR_URL looks like http://127.0.0.1:7717; TORPOR_TOKEN is what the file `token` holds."
-TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+if TYPE_CHECKING:
+    from .over_httpx import Http, Stream
+
+TIMEOUT = Patience(60.0, connect_s=5.0)
 _PLAIN_URL = re.compile(r"http://(127\.0\.0\.1|localhost)(?::([0-9]{1,5}))?\Z")
-A = TypeVar("A", Answer, httpx.Response)
+A = TypeVar("A", "Answer", "Stream")
 
 
-@dataclass(frozen=True, slots=True)
 class _Way:
     """How a daemon is spoken with: `wire` for what is asked all the time, where it is on this machine."""
 
-    http: httpx.Client
-    wire: Wire | None
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Open nothing yet. Raises: BadInput for a URL or a token that cannot be used."""
+        if not endpoint.token.isascii():
+            raise BadInput("the daemon's token cannot be used: it is not ASCII", hint=ADDRESS_HINT)
+        self._endpoint, self._lock, self._closed = endpoint, threading.Lock(), False
+        self._headers = {"Authorization": f"Bearer {endpoint.token}", VERSION_HEADER: str(API_VERSION)}
+        self._http: Http | None = None
+        self.wire = _wire(endpoint, self._headers)
+        if self.wire is None:
+            self.http()
+
+    def http(self) -> Http:
+        """Return what does all that the wire does not, made when it is first needed. Raises: BadInput."""
+        from .over_httpx import Http  # see there: most processes never come here
+
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("Cannot send a request, as the client has been closed.")
+            if self._http is None:
+                self._http = Http(self._endpoint, self._headers)
+            return self._http
+
+    def exchange(self, method: str, target: str, body: Any, headers: Mapping[str, str], patience: Patience) -> Answer:
+        """Ask, and return the whole answer. Raises: NoAnswer, BadInput, RuntimeError once it is closed."""
+        if self.wire is not None and (body is None or isinstance(body, bytes)):
+            return self.wire.ask(method, target, body, headers, patience)
+        return self.http().ask(method, target, body, headers, patience)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            self._closed, http = True, self._http
+        if http is not None:
+            http.close()
+        if self.wire is not None:
+            self.wire.close()
 
 
 def _wire(endpoint: Endpoint, headers: Mapping[str, str]) -> Wire | None:
     if endpoint.socket:
         return Wire("localhost", None, endpoint.socket, headers)
     found = _PLAIN_URL.match(endpoint.url.rstrip("/"))
-    return None if found is None else Wire(found[1], int(found[2] or 80), None, headers)
+    if found is None or int(found[2] or 80) > 65535:
+        return None
+    return Wire(found[1], int(found[2] or 80), None, headers)
 
 
 def checked_ref(ref: str) -> str:
     """Return a backup's or group's id, or a session's, or a group's name. Raises: InvalidId."""
     return ref if is_backup_id(ref) else parse_session_id(ref)
-
-
-def _exchanged(
-    way: _Way, method: str, target: str, body: Any, headers: Mapping[str, str], patience: httpx.Timeout
-) -> Answer:
-    if way.wire is not None and (body is None or isinstance(body, bytes)):
-        return way.wire.ask(method, target, body, headers, patience)
-    answer = way.http.request(method, target, content=body, headers=headers, timeout=patience)
-    return Answer(answer.status_code, answer.headers, answer.content)
 
 
 class Api:
@@ -70,29 +95,12 @@ class Api:
 
     def _open(self) -> tuple[Endpoint, _Way]:
         endpoint = self._find()
-        # Loading the authorities that TLS trusts takes 20 ms, longer than all the rest: only for those who speak it.
-        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if endpoint.is_plain else True
-        transport = httpx.HTTPTransport(verify, uds=endpoint.socket) if endpoint.socket else None
-        headers = {"Authorization": f"Bearer {endpoint.token}", VERSION_HEADER: str(API_VERSION)}
-        try:
-            http = httpx.Client(
-                base_url="http://localhost" if endpoint.socket else endpoint.url,
-                headers=headers,
-                verify=verify,
-                transport=transport,
-                timeout=TIMEOUT,
-                trust_env=False,
-            )
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise BadInput(f"the daemon's URL or token cannot be used: {error}", hint=_ADDRESS_HINT) from error
-        return endpoint, _Way(http, _wire(endpoint, headers))
+        return endpoint, _Way(endpoint)
 
     def close(self) -> None:
         """Close all connections."""
         for way in (*self._broken, self._way):
-            way.http.close()
-            if way.wire is not None:
-                way.wire.close()
+            way.close()
 
     def call(
         self,
@@ -103,7 +111,7 @@ class Api:
         json: Any = None,
         content: Any = None,
         headers: Mapping[str, str] = MappingProxyType({}),
-        timeout: float | httpx.Timeout | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """Send a request; a daemon that moved is found again once. `content` is a body as it is: bytes, or a file.
 
@@ -112,10 +120,10 @@ class Api:
         body = content
         if json is not None:
             body, headers = to_json(json), {"Content-Type": "application/json", **headers}
-        patience = TIMEOUT if timeout is None else httpx.Timeout(timeout)
+        patience = TIMEOUT if timeout is None else Patience.of(timeout)
         target = target_of(path, params)
 
-        return self._sent(f"{method} {path}", lambda way: _exchanged(way, method, target, body, headers, patience))
+        return self._sent(f"{method} {path}", lambda way: way.exchange(method, target, body, headers, patience))
 
     @contextmanager
     def asking(self, path: str) -> Iterator[Callable[[], Answer]]:
@@ -125,13 +133,13 @@ class Api:
         """
         way, target, sent = self._way, target_of(path, None), None
         if way.wire is not None:
-            with suppress(httpx.TransportError):
+            with suppress(NoAnswer):
                 sent = way.wire.put("GET", target, None, {}, TIMEOUT)
 
         def send(again: _Way) -> Answer:
             nonlocal sent
             ahead, sent = sent, None
-            return _exchanged(again, "GET", target, None, {}, TIMEOUT) if ahead is None else ahead.answer()
+            return again.exchange("GET", target, None, {}, TIMEOUT) if ahead is None else ahead.answer()
 
         try:
             yield lambda: self._sent(f"GET {path}", send)
@@ -139,33 +147,24 @@ class Api:
             if sent is not None:
                 sent.drop()
 
-    def open(self, path: str, silence_s: float, **options: Any) -> httpx.Response:
+    def open(self, path: str, silence_s: float, params: Mapping[str, Any]) -> Stream:
         """Get an answer that is read as it comes, and closed by the caller; silence for so many seconds breaks it off.
 
         How it begins is waited for no longer than for any other answer. Raises: as `call`.
         """
-
-        def send(way: _Way) -> httpx.Response:
-            request = way.http.build_request("GET", path, timeout=TIMEOUT, **options)
-            answer = way.http.send(request, stream=True)
-            request.extensions["timeout"]["read"] = silence_s  # httpx asks it again for what comes behind the head
-            return answer
-
-        return self._sent(f"GET {path}", send)
+        return self._sent(f"GET {path}", lambda way: way.http().open(path, params, TIMEOUT, silence_s))
 
     def _sent(self, what: str, send: Callable[[_Way], A]) -> A:
         used = self._way
         try:
             return self._checked(send(used))
-        except httpx.TimeoutException as error:
-            raise Timeout(f"{what}: no answer in {TIMEOUT.read:.0f} s") from error
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise BadInput(f"the daemon's URL cannot be used: {error}", hint=_ADDRESS_HINT) from error
-        except httpx.TransportError:
+        except NoAnswerInTime as error:
+            raise Timeout(f"{what}: no answer in {TIMEOUT.answer_s:.0f} s") from error
+        except NoAnswer:
             again = self._reopen(used)
         try:
             return self._checked(send(again))
-        except httpx.TransportError as error:
+        except NoAnswer as error:
             raise DaemonNotRunning(f"the daemon does not answer: {error}") from error
 
     def _reopen(self, broken: _Way) -> _Way:
@@ -180,7 +179,7 @@ class Api:
         if response.is_success:
             return response
         try:
-            problem = orjson.loads(response.read() if isinstance(response, httpx.Response) else response.content)
+            problem = orjson.loads(response.content)
         except orjson.JSONDecodeError:
             problem = None
         if not isinstance(problem, dict):

@@ -181,7 +181,7 @@ class BackupDesk:
     def media(self, backup_id: str, index: int) -> tuple[bytes, str]:
         """Return a picture of a backup and its media type."""
         answer = self.keeper.api.call("GET", f"/api/backup/media/{parse_backup_id(backup_id)}/{int(index)}")
-        return answer.content, answer.headers.get("content-type", "")
+        return answer.content, answer.headers.get("content-type") or ""
 
 
 def _checked(ref: str) -> str:

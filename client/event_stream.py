@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
-import httpx
 import orjson
 
 from ..state.errors import DaemonNotRunning
 from .api import Api
+from .wire import NoAnswer
 
 BEAT_S = 15.0  # over TCP somebody between may forget a silent connection
 LOCAL_BEAT_S = 600.0  # a Unix socket ends with its daemon: nobody needs to be woken to see that
@@ -28,16 +26,16 @@ class EventStream:
     def __init__(self, api: Api, after: int | None = None) -> None:
         beat_s = LOCAL_BEAT_S if api.endpoint.socket else BEAT_S
         query: dict[str, Any] = {"beat_s": beat_s} | ({} if after is None else {"after": after})
-        self._answer = api.open("/v1/events/stream", beat_s + PATIENCE_S, params=query)
+        self._answer = api.open("/v1/events/stream", beat_s + PATIENCE_S, query)
         self._lock, self._closed = threading.Lock(), False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield events until the daemon stops, or `close` is called."""
         try:
-            for line in self._answer.iter_lines():
+            for line in self._answer.lines():
                 if line.startswith("data:"):
                     yield orjson.loads(line[5:])
-        except httpx.TransportError as error:
+        except NoAnswer as error:
             if not self._closed:
                 raise DaemonNotRunning(f"the daemon does not answer any more: {error}") from error
         finally:
@@ -48,8 +46,6 @@ class EventStream:
     def close(self) -> None:
         """End the reading, from whatever thread."""
         with self._lock:
-            stream = self._answer.extensions.get("network_stream")
-            if not self._closed and stream is not None:
-                with suppress(OSError):
-                    stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            if not self._closed:
+                self._answer.break_off()
             self._closed = True

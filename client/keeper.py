@@ -161,7 +161,7 @@ class Keeper:
         Raises: BackupNotFound, SessionNotFound, RestoreRefused; ManifestDamaged, InvalidManifest with `require`.
         """
         try:
-            backup, manifest = self.manifest(ref)
+            backup, manifest = opened(self.api, ref, self._rates)
         except (ManifestDamaged, InvalidManifest) as error:
             if require is not None:
                 raise
@@ -276,7 +276,7 @@ class Keeper:
     ) -> _Read:
         check_overflow(overflow)
         lend(self.memory, target)
-        (backup, manifest), state = opened_for(self.api, ref, target)
+        (backup, manifest), state = opened_for(self.api, ref, target, self._rates)
         source = self._way_back.source(manifest, state, at_most)
         self._threads.submit(
             self._note_used, {backup.id, source.base_id or backup.id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..state.plan import TargetState
 from ..state.rates import (
@@ -28,6 +29,18 @@ class RateBook:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._read: dict[str, list[Observation]] = {}
+
+    @property
+    def is_wanting(self) -> bool:
+        """Tell whether those of the machine were not read yet, or are to be read anew."""
+        return any(kind not in self._read for kind in MACHINE_KINDS)
+
+    def take(self, remembered: Any) -> None:
+        """Take what the daemon told unasked, by key: what was read or measured since is newer."""
+        for key, rows in remembered.items() if isinstance(remembered, dict) else ():
+            kind = key.partition(":")[0]
+            if kind in KINDS:
+                self._read.setdefault(key, from_rows(kind, rows))
 
     def rates(self, target: TargetState) -> Rates:
         """Return the rates that hold for a target: on its device, or where that is unknown on the last one used."""

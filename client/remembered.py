@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-import httpx
 import orjson
 
 from ..state.errors import NotFound, TorporError, Unavailable
 from ..state.remembered import MAX_VALUE_BYTES, Kind, parse_key
 from .api import Api
 
-TIMEOUT = httpx.Timeout(5.0)  # a value that takes longer is not worth waiting for
+TIMEOUT_S = 5.0  # a value that takes longer is not worth waiting for
 AWAY_S = 30.0  # how long a daemon that did not answer is left alone
 
 
@@ -88,10 +87,10 @@ class InDaemon:
             if self._clock() < self._away_until:
                 return None
         try:
-            return self._api.call(method, path, timeout=TIMEOUT, **options).content
+            return self._api.call(method, path, timeout=TIMEOUT_S, **options).content
         except NotFound:
             return None
-        except (TorporError, RuntimeError) as error:  # the latter of httpx, once the keeper is closed
+        except (TorporError, RuntimeError) as error:  # the latter once the keeper is closed
             if isinstance(error, Unavailable):
                 with self._lock:
                     self._away_until = self._clock() + AWAY_S

@@ -1,8 +1,8 @@
 """Questions to a daemon on this machine, in the clear, with the standard library's HTTP/1.1.
 
 httpx takes 0.6 ms of CPU for a question, the standard library 0.2: a save of a message is one question, and most of its
-time was that. What is said by exceptions stays what httpx says, so that there is one place that translates them. TLS,
-streams and bodies that are read from files are httpx's all the same (client/api.py).
+time was that; and it takes 54 ms to import. TLS, streams and bodies that are read from files are httpx's all the same
+(client/over_httpx.py), and what fails is said there by the same two exceptions.
 """
 
 from __future__ import annotations
@@ -17,23 +17,51 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-import httpx
-
+ADDRESS_HINT = "TORPOR_URL looks like http://127.0.0.1:7717; TORPOR_TOKEN is what the file `token` holds."
 AT_ONCE_BYTES = 64 << 10  # head and body of a question that go in one piece: each piece wakes the daemon
 MOST_LINES = 100  # at once, as httpx has: the daemon has places for 256, and sends away whoever comes behind them
 MOST_IDLE = 20  # that are kept: the daemon closes its side of an idle one, and ours stays until somebody looks
 _SAFE = "/?=&%:@!$'()*+,;~"  # what stands for itself in a path with a query
 
 
+class NoAnswer(Exception):  # noqa: N818 - what a question came to; whoever asked makes an error of it, or asks again
+    """Nothing that is an answer came: nobody listens, or a connection broke, or what it said is no HTTP."""
+
+
+class NoAnswerInTime(NoAnswer):
+    """No answer came in time, or no connection, or there was no place for one more question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is waited for a connection, and for all else: each part of a question, of an answer, and a place."""
+
+    answer_s: float
+    connect_s: float
+
+    @classmethod
+    def of(cls, seconds: float) -> Patience:
+        """Wait so long for everything."""
+        return cls(seconds, seconds)
+
+
+class Headers(Protocol):
+    """Headers, by their names in any case."""
+
+    def get(self, name: str, /) -> str | None:
+        """Return a header's value, or None."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as a whole. Headers may be asked for by their names in any case."""
+    """An answer as a whole."""
 
     status_code: int
-    headers: httpx.Headers | http.client.HTTPMessage
+    headers: Headers
     content: bytes
 
     @property
@@ -93,9 +121,7 @@ class _Line(http.client.HTTPConnection):
         else:
             self._pieces.append(data)
 
-    def put(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
-    ) -> None:
+    def put(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], patience: Patience) -> None:
         """Send a question as a whole."""
         self._pieces = pieces = list[bytes]()
         try:
@@ -103,9 +129,9 @@ class _Line(http.client.HTTPConnection):
         finally:
             self._pieces = None
         if self.sock is None:
-            self.timeout = timeout.connect
+            self.timeout = patience.connect_s
             self.connect()
-        self.sock.settimeout(timeout.read)
+        self.sock.settimeout(patience.answer_s)
         self._taken = self._give(_joined(pieces))
 
     def answer(self) -> Answer:
@@ -132,17 +158,15 @@ def _joined(pieces: list[bytes]) -> list[bytes]:
 
 @contextmanager
 def _told(line: _Line) -> Iterator[None]:
-    """Close a connection that fails, and say why as httpx does."""
+    """Close a connection that fails, and say why. Raises: NoAnswer."""
     try:
         yield
     except BaseException as error:
         line.close()
         if isinstance(error, TimeoutError):
-            raise httpx.ReadTimeout(str(error)) from error
-        if isinstance(error, OSError):
-            raise httpx.NetworkError(str(error)) from error
-        if isinstance(error, (http.client.HTTPException, ValueError)):  # the latter: a header that is none
-            raise httpx.RemoteProtocolError(str(error) or type(error).__name__) from error
+            raise NoAnswerInTime(str(error)) from error
+        if isinstance(error, (OSError, http.client.HTTPException, ValueError)):  # the last: a header that is none
+            raise NoAnswer(str(error) or type(error).__name__) from error
         raise
 
 
@@ -154,7 +178,7 @@ class Question:
         self._open = True
 
     def answer(self) -> Answer:
-        """Wait for the answer. Raises: httpx.TransportError."""
+        """Wait for the answer. Raises: NoAnswer."""
         self._open = False
         try:
             with _told(self._line):
@@ -186,13 +210,13 @@ class Wire:
         self._process = os.getpid()
 
     def ask(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], patience: Patience
     ) -> Answer:
-        """Ask, and return the whole answer. Raises: httpx.TransportError, RuntimeError once it is closed."""
-        return self.put(method, target, body, headers, timeout).answer()
+        """Ask, and return the whole answer. Raises: NoAnswer, RuntimeError once it is closed."""
+        return self.put(method, target, body, headers, patience).answer()
 
     def put(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: httpx.Timeout
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], patience: Patience
     ) -> Question:
         """Send a question, whose answer is read later, or never: then it is dropped. Raises: as `ask`."""
         if self._closed:
@@ -200,12 +224,12 @@ class Wire:
         if self._process != os.getpid():  # forked: what is open is the parent's, and so are its answers
             self._begin()
         places = self._places
-        if not places.acquire(timeout=timeout.pool):
-            raise httpx.PoolTimeout(f"{MOST_LINES} questions wait for an answer")
+        if not places.acquire(timeout=patience.answer_s):
+            raise NoAnswerInTime(f"{MOST_LINES} questions wait for an answer")
         try:
             line = self._line()
             with _told(line):
-                line.put(method, target, body, self._headers | dict(headers), timeout)
+                line.put(method, target, body, self._headers | dict(headers), patience)
         except BaseException:
             places.release()
             raise

@@ -9,19 +9,20 @@ from typing import Any
 import lz4.frame
 import orjson
 from blake3 import blake3
-from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator, ValidationError
 
 from ..state.errors import InvalidManifest, ManifestDamaged
 from ..state.ids import Digest
 from ..state.manifest import KVCache, Manifest
+from .dataclass_check import validator_of
 
 MAX_MANIFEST_BYTES = 256 << 20  # a million blobs at about 100 bytes each, and a long conversation beside them
 _LZ4_MAGIC = b"\x04\x22\x4d\x18"
 
 
 @cache
-def _adapter() -> TypeAdapter[Manifest]:
-    return TypeAdapter(Manifest)
+def _validator() -> SchemaValidator:
+    return validator_of(Manifest)
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -60,11 +61,12 @@ def load(raw: bytes | memoryview) -> Manifest:
 def from_value(value: Any) -> Manifest:
     """Read a manifest from parsed JSON, every field checked. Raises: InvalidManifest."""
     try:
-        return _adapter().validate_python(value)
+        manifest: Manifest = _validator().validate_python(value)
     except ValidationError as error:
         first: Any = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InvalidManifest(f"the manifest is not valid at {where or 'its root'}: {first['msg']}") from error
+    return manifest
 
 
 def digest_of(raw: bytes | memoryview) -> Digest:

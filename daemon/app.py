@@ -44,7 +44,7 @@ from .parts import Parts
 from .plan_api import add_plans
 from .prefixes import add_prefixes
 from .purge import Purge
-from .remembered_api import add_remembered
+from .remembered_api import add_remembered, rates_beside
 from .remote import RemoteSide
 from .removals import Removals
 from .retention_api import add_retention
@@ -230,10 +230,13 @@ def _add_backups(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
         return Response(raw, media_type="application/json", headers={DIGEST_HEADER: digest})
 
     @app.get("/v1/backups/{ref}/opened")
-    async def open_backup(ref: str) -> Response:
-        """Return one backup, found as by its row, and its manifest: who restores asks one question."""
+    async def open_backup(ref: str, rates: bool = False) -> Response:
+        """Return one backup, found as by its row, and its manifest: who restores asks one question.
+
+        With `rates`, also what was measured here with the model that it was saved from, by key.
+        """
         found = await resolve(catalog, back, ref, ask=True)
-        return await run_in_threadpool(_opened, catalog, side, found)
+        return await run_in_threadpool(_opened, catalog, side, found, rates)
 
     @app.get("/v1/backups/{backup_id}/blobs")
     def get_blobs(backup_id: str) -> Response:
@@ -289,9 +292,11 @@ def _backup(record: Backup) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _BACKUP_FIELDS}  # `asdict` copies what nobody changes
 
 
-def _opened(catalog: Catalog, side: RemoteSide, found: Backup) -> Response:
+def _opened(catalog: Catalog, side: RemoteSide, found: Backup, with_rates: bool) -> Response:
     row = orjson.dumps(_backup(found) | {"remote": places(side, [found.id])[found.id]})
-    body = b'{"backup":%b,"manifest":%b}' % (row, catalog.manifest_of(found))
+    raw = catalog.manifest_of(found)
+    rates = b',"rates":%b' % rates_beside(raw, side.remembered, catalog.now()) if with_rates else b""
+    body = b'{"backup":%b,"manifest":%b%b}' % (row, raw, rates)
     return Response(body, media_type="application/json", headers={BODY_DIGEST_HEADER: digest_of(body)})
 
 

@@ -66,7 +66,7 @@ _ANSWERS: dict[str, Schema] = {
     "GET /v1/backups": _object(backups=_list(_ref("Backup"))),
     "GET /v1/backups/{ref}": _ref("Backup"),
     "GET /v1/backups/{backup_id}/manifest": _ANY_OBJECT,
-    "GET /v1/backups/{ref}/opened": _object(backup=_ref("Backup"), manifest=_ANY_OBJECT),
+    "GET /v1/backups/{ref}/opened": _object(backup=_ref("Backup"), manifest=_ANY_OBJECT),  # and `rates`
     "GET /v1/backups/{backup_id}/blobs": _ref("BackupBlobs"),
     "PUT /v1/backups/{backup_id}": _ref("Backup"),
     "PATCH /v1/backups/{backup_id}": _ref("Backup"),

@@ -10,6 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from ..db.remembered import Remembered
 from ..state.errors import BadInput, NotFound, TooLarge
+from ..state.fingerprint import Fingerprint
+from ..state.rates import KINDS, rate_key
 from ..state.remembered import MAX_VALUE_BYTES, parse_key, parse_kind
 
 
@@ -38,3 +40,11 @@ def add_remembered(app: FastAPI, remembered: Remembered, clock: Callable[[], flo
             raise BadInput(f"the value is not JSON: {error}") from error
         await run_in_threadpool(remembered.put, checked, name, text, now=clock())
         return Response(status_code=204)
+
+
+def rates_beside(manifest: bytes, remembered: Remembered, now: float) -> bytes:
+    """Return as JSON, by key, what was measured with the model that a manifest names: null where that is nothing."""
+    parts = orjson.loads(manifest).get("fingerprint") or {}
+    model = Fingerprint(weights=parts.get("weights"), vision_weights=parts.get("vision_weights"))
+    found = {key: remembered.get("rate", key, now=now) for key in (rate_key(kind, model) for kind in KINDS)}
+    return orjson.dumps({key: None if text is None else orjson.Fragment(text) for key, text in found.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torpor.client.api import Api
 from torpor.client.wire import Question
 from torpor.state.errors import InvalidId, SessionNotFound, UnsupportedState
 from torpor.state.plan import TargetState
+from torpor.state.rates import KINDS, rate_key
 
 STATE = {"metadata": {"a": [1, "总额"]}}
 
@@ -69,7 +71,36 @@ def test_one_question_is_asked_before_a_known_target_is_looked_at_and_answered_b
     assert keeper.restore("opened", target).session.state == STATE
     assert looks[0] == looks_before
     assert target.looks == 1
-    assert [what for what in asked if what.startswith("GET /v1/backups")] == ["GET /v1/backups/opened/opened"]
+    assert [what for what in asked if what.startswith("GET")] == ["GET /v1/backups/opened/opened?rates=true"]
+
+
+def test_the_first_plan_has_the_rates_that_came_with_its_one_question(
+    shared_daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real = list[str](), Api._sent
+
+    def sent(api: Api, what: str, send: Callable[[Any], Any]) -> Any:
+        asked.append(what)
+        return real(api, what, send)
+
+    with shared_daemon.keeper() as keeper:
+        keeper.save("timed", PlainSession({"metadata": {"a": "x" * 50_000}})).wait(60)  # which lies in a blob
+        rows = [[1 << 10, 0.5, 0, ""], [1 << 30, 2.5, 0, ""]]
+        for kind in KINDS:
+            keeper.memory.put("rate", rate_key(kind, PlainTarget().describe().fingerprint), rows)
+    with shared_daemon.keeper() as keeper, monkeypatch.context() as patch:
+        patch.setattr(keeper._rates, "take", lambda remembered: None)
+        by_questions = keeper.plan("timed", PlainTarget())
+        rates = keeper._rates.rates(PlainTarget().describe())
+        assert set(rates.fitted) == set(KINDS)
+    monkeypatch.setattr(Api, "_sent", sent)
+    with shared_daemon.keeper() as keeper:
+        del asked[:]
+        assert keeper.plan("timed", PlainTarget()) == by_questions
+        assert by_questions.estimated_s
+        assert keeper._rates.rates(PlainTarget().describe()) == rates
+        assert keeper.plan("timed", PlainTarget()) == by_questions
+    assert asked == ["GET /v1/backups/timed/opened?rates=true", "GET /v1/backups/timed/opened"]
 
 
 @pytest.mark.parametrize("target", [Known(fails=True), New(fails=True)])
@@ -85,7 +116,7 @@ def test_what_is_wrong_with_the_backup_is_told_first(keeper: Any, target: Known)
 
 def test_a_daemon_that_is_older_is_asked_as_it_knows(keeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = keeper.manifest("opened")
-    monkeypatch.setattr(opening, "_path", lambda ref: f"/v1/backups/{ref}/unheard-of")
+    monkeypatch.setattr(opening, "_path", lambda ref, rates: f"/v1/backups/{ref}/unheard-of")
     assert keeper.manifest("opened") == expected
     assert keeper.restore("opened", Known()).session.state == STATE
     with pytest.raises(SessionNotFound):
@@ -109,6 +140,28 @@ def test_a_daemon_that_ends_behind_the_question_is_asked_again(daemon: Daemon) -
             daemon.kill()
             with Daemon(daemon.home):
                 assert answer().is_success
+
+
+def test_nobody_waits_for_what_the_daemon_is_told(keeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, go = list[str](), threading.Event()
+
+    def waits(name: str) -> Callable[..., None]:
+        def tell(*arguments: Any) -> None:
+            assert go.wait(60)
+            told.append(name)
+
+        return tell
+
+    for name in ("note_used", "restored"):
+        monkeypatch.setattr(keeper.api, name, waits(name))
+    monkeypatch.setattr(keeper._rates, "note", waits("note"))
+    try:
+        assert keeper.restore("opened", Known()).session.state == STATE
+        assert told == []
+    finally:
+        go.set()
+    keeper._threads.shutdown()
+    assert sorted(told) == ["note", "note_used", "restored"]
 
 
 def test_it_takes_the_scope_of_a_manifest(keeper: Any, shared_daemon: Daemon) -> None:

@@ -79,7 +79,7 @@ def test_a_daemon_that_hangs_keeps_no_tray_from_ending(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_hangs_is_noticed_before_the_first_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_api, "TIMEOUT", client_api.httpx.Timeout(0.1))
+    monkeypatch.setattr(client_api, "TIMEOUT", client_api.Patience.of(0.1))
     with server(tmp_path / "socket", lambda _: None) as hung, pytest.raises(Timeout):
         EventStream(hung.api())
 
@@ -93,7 +93,7 @@ def test_an_open_stream_may_be_silent_for_longer_than_an_answer(
         time.sleep(0.3)  # of the silence that is tested
         connection.sendall(b'data: {"id": 7}\n\n')
 
-    monkeypatch.setattr(client_api, "TIMEOUT", client_api.httpx.Timeout(0.2))
+    monkeypatch.setattr(client_api, "TIMEOUT", client_api.Patience.of(0.2))
     with server(tmp_path / "socket", meet) as silent:
         stream = EventStream(silent.api())
         assert next(iter(stream)) == {"id": 7}
