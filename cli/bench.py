@@ -116,13 +116,15 @@ def _measured(
     from ..measure.perform import perform
 
     parent = folder or place.beside(home.root)
-    if output_file is None:
-        make_private_folder(home.root)
     suite.prepare()
     with place.workplace(parent) as work:
+        settings = replace(settings, folder=work)
+        place.check(place.Need.of(groups, settings), parent)
+        if output_file is None:
+            make_private_folder(home.root)
         return perform(
             groups,
-            replace(settings, folder=work),
+            settings,
             output_file or results.new_file(home.bench),
             chart=chart,
             console=telling.wide(output.errors if as_json else output.console),

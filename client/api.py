@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -90,8 +91,9 @@ class Api:
 
     def __init__(self, find: Callable[[], Endpoint]) -> None:
         self._find, self._lock = find, threading.Lock()
-        self._broken: list[_Way] = []
+        self._broken, self._of_parents = list[_Way](), list[_Way]()
         self.endpoint, self._way = self._open()
+        self._process = os.getpid()
 
     def _open(self) -> tuple[Endpoint, _Way]:
         endpoint = self._find()
@@ -131,7 +133,7 @@ class Api:
 
         It is asked again when it comes to nothing, so nothing is raised before the answer is wanted; then as `call`.
         """
-        way, target, sent = self._way, target_of(path, None), None
+        way, target, sent = self._own_way(), target_of(path, None), None
         if way.wire is not None:
             with suppress(NoAnswer):
                 sent = way.wire.put("GET", target, None, {}, TIMEOUT)
@@ -155,7 +157,7 @@ class Api:
         return self._sent(f"GET {path}", lambda way: way.http().open(path, params, TIMEOUT, silence_s))
 
     def _sent(self, what: str, send: Callable[[_Way], A]) -> A:
-        used = self._way
+        used = self._own_way()
         try:
             return self._checked(send(used))
         except NoAnswerInTime as error:
@@ -166,6 +168,16 @@ class Api:
             return self._checked(send(again))
         except NoAnswer as error:
             raise DaemonNotRunning(f"the daemon does not answer: {error}") from error
+
+    def _own_way(self) -> _Way:
+        """Return the connections of this process: in one that was forked, those that are open are the parent's."""
+        if self._process != os.getpid():
+            self._lock = threading.Lock()
+            self._of_parents += [*self._broken, self._way]  # left alone: somebody may have been in them
+            self._broken = []
+            self.endpoint, self._way = self._open()
+            self._process = os.getpid()
+        return self._way
 
     def _reopen(self, broken: _Way) -> _Way:
         with self._lock:

@@ -23,6 +23,7 @@ from ..state.ids import parse_session_id
 from ..state.problems import to_problem
 from .api import Api
 from .backup_desk import BackupDesk
+from .own_process import OwnProcess
 from .provider import Named, Provider
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
@@ -42,6 +43,8 @@ class Attachment:
     def __init__(self, desk: BackupDesk, name: str | None, ended: Callable[[Attachment], None]) -> None:
         self._desk, self._name, self._ended = desk, name or process_name(), ended
         self._path = f"/v1/attached/{ULID()}"
+        self._process = OwnProcess("this attachment")
+        self._process.claim()
         self._closing, self._connected = threading.Event(), threading.Event()
         self._lock, self._busy = threading.Lock(), dict[str, threading.Thread]()
         self._turns = threading.Semaphore(AT_ONCE)
@@ -65,7 +68,7 @@ class Attachment:
 
     def close(self) -> None:
         """Detach; what is being done is finished first, as far as that takes a few seconds."""
-        if self._closing.is_set():
+        if self._process.is_elsewhere() or self._closing.is_set():
             return
         self._closing.set()
         with suppress(TorporError):  # who is gone need not be told

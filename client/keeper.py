@@ -39,6 +39,7 @@ from .groups import GroupHandle, check_targets
 from .losses import NOT_THERE, why_let_go, why_not_fetched
 from .memory import Pool, available_bytes
 from .opening import opened, opened_for
+from .own_process import OwnProcess
 from .prefix import Prefixes, PrefixHit, PrefixSession, PrefixTarget
 from .rates import RateBook
 from .remembered import InDaemon, Memory, lend
@@ -97,7 +98,11 @@ def connect(
 
 
 class Keeper:
-    """Saves sessions in the background and restores them. Safe to use from several threads."""
+    """Saves sessions in the background and restores them. Safe to use from several threads.
+
+    It belongs to the process that first saved or restored with it. In one that is forked from that, what needs its
+    threads or its files raises ForkedProcess, and closing it does nothing.
+    """
 
     def __init__(
         self,
@@ -111,6 +116,7 @@ class Keeper:
         unasked_bytes: int = SMALL_BYTES,
     ) -> None:
         checkpoint = from_environment(os.environ)
+        self._process = OwnProcess("this keeper")
         self.api, self._clock = api, clock
         shared = api.endpoint.home
         plain: BlobAccess = SharedFiles(shared, checkpoint) if shared is not None else OverHttp(api)
@@ -135,6 +141,7 @@ class Keeper:
         and the rest of the cache is prefilled after a restore. It is cheap enough for every message.
         Raises: InvalidId, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
+        self._process.claim()
         return self._saver.save(session_id, source, small=small)
 
     def save_group(self, name: str, sources: Mapping[str, SessionSource]) -> GroupHandle:
@@ -143,6 +150,7 @@ class Keeper:
         Each becomes a backup of its own, which knows its group. Returns in milliseconds a session.
         Raises: InvalidId, BadInput, UnsupportedState. What fails later is raised by `handle.wait()`.
         """
+        self._process.claim()
         return self._saver.save_group(name, sources)
 
     def plan(
@@ -274,6 +282,7 @@ class Keeper:
         *,
         canary: bool,
     ) -> _Read:
+        self._process.claim()
         check_overflow(overflow)
         lend(self.memory, target)
         (backup, manifest), state = opened_for(self.api, ref, target, self._rates)
@@ -319,6 +328,7 @@ class Keeper:
 
         Raises: BadInput, RestoreRefused (another model), BackupNotFound, BlobNotFound, BlobDamaged, UnsupportedState.
         """
+        self._process.claim()
         lend(self.memory, target)
         cache, kv = self._prefixes.read(hit, target)
         self._saver.filled(target.live_cache(cache), kv.blocks)  # the next save reuses the blocks unread
@@ -398,6 +408,7 @@ class Keeper:
         """
         from .importing import Importer
 
+        self._process.claim()
         importer = Importer(self.api, self.blobs, self.desk, self._clock)
         how: dict[str, Any] = {"follow": follow, "expected": expected, "digest": digest, "name": name}
         return importer.run(path, session_id, progress, **how)
@@ -429,12 +440,15 @@ class Keeper:
         from .attach import Attachment
         from .backup_desk import BackupDesk
 
+        self._process.claim()
         made = Attachment(BackupDesk(self, provider), name, self._attached.discard)
         self._attached.add(made)
         return made
 
     def close(self) -> None:
         """Finish the saves that were started, then free everything."""
+        if self._process.is_elsewhere():  # which needs all of it
+            return
         for attachment in list(self._attached):
             attachment.close()
         if not self._saver.close():

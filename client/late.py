@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -16,39 +17,54 @@ if TYPE_CHECKING:
     from .provider import Provider
 
 
+class _Connected:
+    """What one process has of a keeper that may come late."""
+
+    def __init__(self) -> None:
+        self.lock, self.closed = threading.Lock(), False
+        self.keeper: Keeper | None = None
+        self.attached = set[Attachment]()
+
+
 class LateKeeper:
     """Connects whenever a keeper is needed, until one is there. Safe to use from several threads.
 
-    `backup_app` and `backup_blueprint` take it in place of a keeper; the arguments are those of `connect`.
+    `backup_app` and `backup_blueprint` take it in place of a keeper; the arguments are those of `connect`. A process
+    that is forked connects anew: it may be made before a server forks its workers.
     """
 
     def __init__(self, *, home: str | Path | None = None, url: str | None = None, token: str | None = None) -> None:
         self._home, self._url, self._token = home, url, token
-        self._lock, self._closed = threading.Lock(), False
-        self._keeper: Keeper | None = None
-        self._attached = set[Attachment]()
+        self._by_process: dict[int, _Connected] = {}
+
+    @property
+    def _here(self) -> _Connected:
+        return self._by_process.setdefault(os.getpid(), _Connected())
 
     def __call__(self) -> Keeper:
         """Return the keeper. Raises: DaemonNotRunning, Unauthorized, VersionMismatch."""
-        with self._lock:
-            if self._closed:
+        here = self._here
+        with here.lock:
+            if here.closed:
                 raise TorporError("the keeper is closed")
-            if self._keeper is None:
-                self._keeper = connect(home=self._home, url=self._url, token=self._token)
-            return self._keeper
+            if here.keeper is None:
+                here.keeper = connect(home=self._home, url=self._url, token=self._token)
+            return here.keeper
 
     def attach(self, provider: Provider, *, name: str | None = None) -> Attachment:
         """Attach as `Keeper.attach` does, as soon as the daemon is there."""
-        made = Attachment(BackupDesk(self, provider), name, self._attached.discard)
-        self._attached.add(made)
+        attached = self._here.attached
+        made = Attachment(BackupDesk(self, provider), name, attached.discard)
+        attached.add(made)
         return made
 
     def close(self) -> None:
         """Detach, finish the saves that were started, and free everything."""
-        for attachment in list(self._attached):
+        here = self._here
+        for attachment in list(here.attached):
             attachment.close()
-        with self._lock:
-            self._closed, keeper = True, self._keeper
+        with here.lock:
+            here.closed, keeper = True, here.keeper
         if keeper is not None:
             keeper.close()
 

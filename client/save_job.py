@@ -18,6 +18,7 @@ from ..state.manifest import BlobRef, GroupRef, LayerName
 from ..state.rates import Observation
 from .capture import SessionSource
 from .kv_save import KnownBlocks, KVJob
+from .own_process import OwnProcess
 
 T = TypeVar("T")
 
@@ -26,13 +27,15 @@ class Started(Generic[T]):
     """Something that goes on in the background."""
 
     def __init__(self, what: str) -> None:
-        self._what = what
+        self._what, self._process = what, OwnProcess(what)
+        self._process.claim()
         self.started = time.perf_counter()
         self.stall_s = 0.0  # how long the caller was held
         self._future: Future[T] = Future()
 
     def wait(self, timeout_s: float | None = None) -> T:
         """Wait until it is durable and committed. Raises: Timeout, and whatever the save failed with."""
+        self._process.claim()
         try:
             return self._future.result(timeout_s)
         except FutureTimeout as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 from .figures import Figure, Spread
@@ -63,9 +64,9 @@ def table(changes: list[Change]) -> Table:
     group = ""
     for each in changes:
         if each.group != group:
-            made.add_row(f"[bold]{each.group}[/]")
+            made.add_row(f"[bold]{escape(each.group)}[/]")
             group = each.group
-        name = each.name + (f" / {each.against}" if each.against else "")
+        name = escape(each.name + (f" / {each.against}" if each.against else ""))
         made.add_row(f"  {name}", _cell(each, each.old), _cell(each, each.new), _moved(each), _coloured(each.verdict))
     return made
 
@@ -117,7 +118,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, 
 def _cell(change: Change, spread: Spread | None) -> str:
     if spread is None:
         return "–"
-    unit = " ×" if change.is_ratio else f" {change.unit}"
+    unit = " ×" if change.is_ratio else f" {escape(change.unit)}"
     text = f"{spread.median:.4g}{unit}"
     return text if spread.low == spread.high else f"{text} [dim]({spread.low:.3g}–{spread.high:.3g})[/]"
 

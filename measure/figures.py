@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 Unit = Literal["s", "ms", "B", "MiB", "MB/s", "%", "1/min", "tokens", "tokens/s", "x"]
+LARGEST = 1e18  # of anything that is measured: ratios of such stay numbers
 _MORE_IS_BETTER = ("MB/s", "tokens/s", "x")
 
 
@@ -106,20 +108,23 @@ class Figure:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Figure:
-        """Return what `to_dict` wrote. Raises: KeyError, TypeError for what it did not write."""
-        wanted = found["required"]
+        """Return what `to_dict` wrote. Raises: KeyError, TypeError, ValueError for what it did not write."""
+        wanted, ours, baseline = found["required"], _samples(found["ours"]), _samples(found["baseline"])
+        if baseline and (len(baseline) != len(ours) or 0.0 in baseline):
+            raise ValueError("a round lacks its baseline")
+        unit: Any = text_of(found["unit"])
         return cls(
-            found["group"],
-            found["figure"],
-            found["unit"],
-            _samples(found["ours"]),
-            found["against"] or "",
-            _samples(found["baseline"]),
-            at_most_ratio=wanted["ratio"],
-            at_most=wanted["value"],
-            slack=wanted["slack"],
-            at_least_ratio=wanted.get("ratio_at_least"),
-            faster_at_least=wanted.get("faster_at_least"),
+            text_of(found["group"]),
+            text_of(found["figure"]),
+            unit,
+            ours,
+            text_of(found["against"] or ""),
+            baseline,
+            at_most_ratio=_number_or_none(wanted["ratio"]),
+            at_most=_number_or_none(wanted["value"]),
+            slack=_finite(wanted["slack"]),
+            at_least_ratio=_number_or_none(wanted.get("ratio_at_least")),
+            faster_at_least=_number_or_none(wanted.get("faster_at_least")),
         )
 
 
@@ -128,7 +133,25 @@ def _against(samples: list[float], bound: float) -> Spread:
 
 
 def _samples(found: Mapping[str, Any] | None) -> list[float]:
-    return [] if found is None else [float(each) for each in found["samples"]]
+    return [] if found is None else [_finite(each) for each in found["samples"]]
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not -LARGEST < number < LARGEST:  # nor is NaN
+        raise ValueError("no time and no size is so large")
+    return number
+
+
+def _number_or_none(value: Any) -> float | None:
+    return None if value is None else _finite(value)
+
+
+def text_of(value: Any) -> str:
+    """Return a text that a terminal can be given. Raises: ValueError for anything else."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("this is no text")
+    return value
 
 
 def _to_dict(samples: list[float]) -> dict[str, Any] | None:
@@ -147,9 +170,11 @@ def table(title: str, figures: Sequence[Figure]) -> Table:
     for i, figure in enumerate(figures):
         if i == 0 or figure.name != figures[i - 1].name or not figure.against:
             alone = ("", "") if figure.against else _verdict(figure)
-            made.add_row(figure.name, _cell(figure.ours, figure.unit), "", "", *alone)
+            made.add_row(escape(figure.name), _cell(figure.ours, figure.unit), "", "", *alone)
         if figure.against:
-            made.add_row(f"  / {figure.against}", "", _cell(figure.baseline, figure.unit), *_judged_ratio(figure))
+            made.add_row(
+                f"  / {escape(figure.against)}", "", _cell(figure.baseline, figure.unit), *_judged_ratio(figure)
+            )
     return made
 
 

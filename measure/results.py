@@ -15,7 +15,7 @@ import orjson
 
 from ..state.errors import BadInput, InvalidFile, NotFound
 from ..store.files import make_private_folder, translated
-from .figures import Figure
+from .figures import Figure, text_of
 
 SUFFIX = ".jsonl"
 
@@ -32,8 +32,7 @@ class Run:
 def new_file(folder: Path) -> Path:
     """Return where a run that begins now is written to, in a folder that is made if need be."""
     make_private_folder(folder)
-    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}{SUFFIX}"
-    return path if not path.exists() else path.with_stem(f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{SUFFIX}"  # another may begin in the same second
 
 
 def append(path: Path, figures: Sequence[Figure], about: dict[str, Any]) -> None:
@@ -58,12 +57,23 @@ def read(path: Path) -> Run:
         try:
             found = orjson.loads(line)
             figures.append(Figure.from_dict(found))
-            about = {name: found.get(name) for name in ("machine", "versions", "commit", "at", "quick")}
+            about = _about(found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidFile(f"{path}, line {number}: this is no figure of a bench", hint=_HINT) from error
     if not figures:
         raise InvalidFile(f"{path} holds no figures", hint=_HINT)
     return Run(path, figures, about)
+
+
+def _about(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a figure was taken on; other versions may know less. Raises: ValueError, AttributeError."""
+    about = {name: found.get(name) for name in ("machine", "versions", "commit", "at", "quick")}
+    for part in ("machine", "versions"):
+        for name, value in (about[part] or {}).items():
+            text_of(name), text_of(str(value))
+    for name in ("commit", "at"):
+        text_of(about[name] or "")
+    return about
 
 
 _HINT = "Name a file that `torpor bench` or `make bench` has written."

@@ -77,7 +77,7 @@ def sentence(figure: Figure) -> str:
 def tell_comparison(console: Console, old: results.Run, new: results.Run) -> None:
     """Print two runs side by side, and what differs between their machines."""
     for name, each in (("before", old), ("after", new)):
-        taken = f"{each.about['at']}  commit {each.about['commit'] or 'unknown'}"
+        taken = escape(f"{each.about['at'] or 'at no known time'}  commit {each.about['commit'] or 'unknown'}")
         console.print(f"[bold]{name}[/]  {escape(str(each.path))}  {taken}", highlight=False, soft_wrap=True)
     if found := compare.differences(old, new):
         console.print("[yellow]not the same machine, or not the same versions:[/] " + escape("; ".join(found)))

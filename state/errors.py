@@ -30,6 +30,7 @@ TorporError
 │   ├── FileExists
 │   ├── MissingBlobs
 │   ├── DaemonAlreadyRunning
+│   ├── ForkedProcess        a keeper of the process that this one was forked from
 │   ├── UnsafeHome
 │   │   └── NetworkHome      a network file system, whose locks and fsync cannot be trusted
 │   ├── NewerIndex           the index was written by a newer version; it was left untouched
@@ -253,6 +254,14 @@ class MissingBlobs(Refused):
 class DaemonAlreadyRunning(Refused):
     code, title, exit_code = "daemon-already-running", "Another daemon owns this home folder", 6
     default_hint = "Use the running one (`torpor status`), or set TORPOR_HOME to another folder."
+
+
+class ForkedProcess(Refused):
+    code, title = "forked-process", "It belongs to another process"
+    default_hint = (
+        "Threads do not live through a fork: call `connect()` in each process, behind the fork "
+        "(gunicorn: in `post_fork`; multiprocessing: in the worker, or with the start method 'spawn')."
+    )
 
 
 class UnsafeHome(Refused):

@@ -80,6 +80,7 @@ def test_what_is_refused_says_the_next_step(home: Path, tmp_path: Path) -> None:
     assert "config.json" in run(home, "bench", "--model", tmp_path / "none", status=2)
     assert "`torpor bench` writes one" in run(home, "bench", "--compare", "a", "b", status=3)
     assert list(tmp_path.iterdir()) == []
+    assert not home.exists()  # "nothing was written"
 
 
 def test_without_torch_it_says_what_to_install(home: Path) -> None:

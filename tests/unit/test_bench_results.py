@@ -6,12 +6,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from rich.console import Console
 from torpor.measure import machine, results, telling
 from torpor.measure.chart import rows_of
 from torpor.measure.compare import compare, differences
-from torpor.measure.figures import Figure
+from torpor.measure.figures import Figure, table
 from torpor.measure.results import Run
 from torpor.state.errors import BadInput, InvalidFile, NotFound
 
@@ -43,6 +44,57 @@ def test_what_is_no_result_is_told_apart(tmp_path: Path, content: bytes) -> None
         results.read(tmp_path / "x.jsonl")
     with pytest.raises(NotFound, match="there is no file"):
         results.read(tmp_path / "y.jsonl")
+
+
+DAMAGED: dict[str, dict[str, Any]] = {
+    "machine": {"machine": "x"},
+    "versions": {"versions": [1]},
+    "escape sequence": {"machine": {"cpu": "\x1b]0;evil\x07"}},
+    "commit": {"commit": {"a": 1}},
+    "at": {"at": "\x1b[2J"},
+    "group": {"group": ["a"]},
+    "name": {"figure": "\x1b[31m"},
+    "unit": {"unit": 5},
+    "against": {"against": 1},
+    "baseline of nothing": {"baseline": {"samples": [0.0, 0.0]}},
+    "short baseline": {"baseline": {"samples": [1.0]}},
+    "samples": {"ours": {"samples": ["a", "b"]}},
+    "infinite": {"ours": {"samples": [1e308, 1e308]}, "baseline": None},
+    "required": {"required": {"ratio": "x", "value": None, "slack": 0}},
+    "slack": {"required": {"ratio": None, "value": None, "slack": "s"}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_file_is_told_with_its_line(tmp_path: Path, damage: dict[str, Any]) -> None:
+    line = {**FIGURES[0].to_dict(), "ours": {"samples": [1.0, 2.0]}, "baseline": {"samples": [1.0, 2.0]}, **ABOUT}
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(orjson.dumps(line) + b"\n" + orjson.dumps({**line, **damage}) + b"\n")
+    with pytest.raises(InvalidFile, match=r"x\.jsonl, line 2"):
+        results.read(path)
+
+
+def test_brackets_of_a_file_are_shown_as_they_are(tmp_path: Path) -> None:
+    odd = Figure("[/g]", "[/bold]f", "s", [1.0], "[red]a", [2.0])
+    path = tmp_path / "x.jsonl"
+    results.append(path, [odd], {"machine": {"cpu": "[/c]"}, "versions": {}, "commit": "[/x]"})
+    console = Console(width=200, record=True, file=io.StringIO())
+    telling.tell_comparison(console, results.read(path), results.read(path))
+    console.print(table("t", [odd]))
+    said = console.export_text()
+    assert all(each in said for each in ("[/g]", "[/bold]f / [red]a", "commit [/x]"))
+
+
+def test_a_file_of_another_version_that_says_less_is_compared(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(orjson.dumps(FIGURES[0].to_dict()) + b"\n")
+    console = Console(width=200, record=True, file=io.StringIO())
+    telling.tell_comparison(console, results.read(path), results.read(path))
+    assert "at no known time  commit unknown" in console.export_text()
+
+
+def test_runs_that_begin_together_have_files_of_their_own(tmp_path: Path) -> None:
+    assert len({results.new_file(tmp_path) for _ in range(3)}) == 3
 
 
 def test_the_newest_two_are_found(tmp_path: Path) -> None:
