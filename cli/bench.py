@@ -45,7 +45,9 @@ def bench(
         Path | None,
         typer.Option("--output", help="The file of results, added to if it is there; else one in your home folder."),
     ] = None,
-    chart: Annotated[Path | None, typer.Option(help="Draw a chart, as PNG.")] = None,
+    chart: Annotated[
+        Path | None, typer.Option(help="The chart, as PNG; else beside the results in your home folder.")
+    ] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Measure nothing, and compare two files of results: OLD NEW.")
     ] = None,
@@ -88,7 +90,7 @@ def _groups(only: str | None, model: Path | None, *, bucket: bool) -> list[Group
 
     if model is not None and not model.exists():
         raise BadInput(f"there is no {model}", hint="Name a folder with config.json and weights, or a .gguf file.")
-    named = only.split(",") if only else list(suite.USUAL) + ["wake"] * (model is not None)
+    named = only.split(",") if only is not None else list(suite.USUAL) + ["wake"] * (model is not None)
     if only == "all":
         named = [each.name for each in suite.chosen("all")]
     return suite.chosen(",".join([*named, *["bucket"] * bucket]))
@@ -122,10 +124,12 @@ def _measured(
         place.check(place.Need.of(groups, settings), parent)
         if output_file is None:
             make_private_folder(home.root)
+            output_file = results.new_file(home.bench)
+            chart = chart or output_file.with_suffix(".png")
         return perform(
             groups,
             settings,
-            output_file or results.new_file(home.bench),
+            output_file,
             chart=chart,
             console=telling.wide(output.errors if as_json else output.console),
         )

@@ -104,10 +104,10 @@ class Digests(BaseModel):
 def create_app(parts: Parts, about: About, observing: Observing, clock: Callable[[], float]) -> FastAPI:
     """Build the application with every route. Security lies in front of it (daemon/security.py)."""
     app = FastAPI(title="Torpor", version=about.version, docs_url=None, redoc_url=None)
-    app.add_exception_handler(TorporError, _on_error)
+    app.add_exception_handler(TorporError, on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StarletteHTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_error)
+    app.add_exception_handler(Exception, on_error)
     catalog, side = parts.catalog, parts.side
     _add_status(app, parts, about, clock)
     _add_backups(app, parts, observing.metrics)
@@ -141,7 +141,8 @@ def create_app(parts: Parts, about: About, observing: Observing, clock: Callable
     return app
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer with an RFC 9457 problem."""
     if not isinstance(error, TorporError):
         error = TorporError(f"a defect of ours: {type(error).__name__}")  # its text may hold anything; the log has it
     return Response(orjson.dumps(problem_at(request.url.path, error)), error.http_status, media_type=MEDIA_TYPE)
@@ -152,17 +153,17 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     # Somebody may have put a secret where a name belongs.
     where = "body" if request.url.path.startswith("/v1/key") else ".".join(str(part) for part in first["loc"])
-    return await _on_error(request, BadInput(f"{where}: {first['msg']}"))
+    return await on_error(request, BadInput(f"{where}: {first['msg']}"))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     if isinstance(error.__cause__, TorporError):  # raised while a body was read
-        return await _on_error(request, error.__cause__)
+        return await on_error(request, error.__cause__)
     if error.status_code in (404, 405):
         problem = problem_at(request.url.path, NotFound(f"no route {request.method} {request.url.path[:120]}"))
     else:
-        return await _on_error(request, BadInput(str(error.detail)))
+        return await on_error(request, BadInput(str(error.detail)))
     problem["status"] = error.status_code
     return Response(orjson.dumps(problem), error.status_code, dict(error.headers or {}), media_type=MEDIA_TYPE)
 

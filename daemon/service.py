@@ -160,12 +160,14 @@ def _run(parts: Parts, supervision: Supervision, on_ready: OnReady, stack: ExitS
     """Listen, and serve until a signal comes."""
     import uvicorn
 
+    from .app import on_error
     from .http_protocol import patient
     from .metric_states import StateMetrics
     from .observing import observe
     from .pages import Pages
     from .security import Gate
     from .server import SHUTDOWN_TIMEOUT_S, allowed_hosts, bind_tcp, bind_unix
+    from .short_way import ShortWay
 
     home, settings, index = parts.home, parts.settings, parts.catalog.index
     tcp, unix = bind_tcp(settings.port), bind_unix(home.socket)
@@ -183,7 +185,7 @@ def _run(parts: Parts, supervision: Supervision, on_ready: OnReady, stack: ExitS
         scrub=parts.care.scrub.describe,
     )
     observing = observe(index, parts.changes, states, version=listening.version, clock=time.time)
-    pages = Pages(api_of(parts, listening, observing))
+    pages = Pages(ShortWay(api_of(parts, listening, observing), observing.metrics, on_error))
     config = uvicorn.Config(
         Gate(pages, tokens=parts.tokens, hosts=allowed_hosts(port, settings.allowed_hosts), files=pages.paths),
         http=patient(settings.client_timeout_s),

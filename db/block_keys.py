@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from .engine import AnyConnection
 from .prepared import Prepared
 from .schema import backup_blobs, backups
 from .schema import block_keys as table
@@ -15,7 +16,7 @@ _BATCH = 500  # keys of one statement
 _INSERT = Prepared(upsert(table).values(key=bindparam("key"), digest=bindparam("digest")).on_conflict_do_nothing())
 
 
-def insert_keys(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
+def insert_keys(connection: AnyConnection, pairs: Iterable[tuple[str, str]]) -> None:
     """Note keys with the digests of their blocks. The rows go with their blobs."""
     rows = [{"key": bytes.fromhex(key), "digest": bytes.fromhex(digest)} for key, digest in pairs]
     if rows:

@@ -6,12 +6,17 @@ SQLite before 3.51.3 can reset its WAL wrongly when two connections checkpoint a
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
 BUSY_TIMEOUT_S = 10.0
+
+AnyConnection: TypeAlias = Connection | sqlite3.Connection  # both are ways to the same transaction
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -53,8 +58,10 @@ def roll_back(path: Path) -> None:
         connection.close()
 
 
-def driver_of(connection: Connection) -> sqlite3.Connection:
+def driver_of(connection: AnyConnection) -> sqlite3.Connection:
     """Return SQLite's own connection: what goes to it goes past SQLAlchemy, which takes longer than most statements."""
+    if isinstance(connection, sqlite3.Connection):
+        return connection
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver
@@ -65,6 +72,27 @@ def writer_engine(path: Path) -> Engine:
     engine = create_engine("sqlite://", creator=lambda: connect(path, read_only=False), poolclass=StaticPool)
     event.listen(engine, "begin", lambda connection: driver_of(connection).execute("BEGIN IMMEDIATE"))
     return engine
+
+
+def kept_driver(writer: Engine) -> sqlite3.Connection:
+    """Return the connection of a writer's engine, which keeps that one until it is disposed of."""
+    with writer.connect() as connection:
+        return driver_of(connection)
+
+
+@contextmanager
+def transaction(driver: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Be in a transaction as `writer_engine` has them, past SQLAlchemy: all that is done in it is kept, or nothing.
+
+    Raises: sqlite3.Error.
+    """
+    driver.execute("BEGIN IMMEDIATE")
+    try:
+        yield driver
+        driver.commit()
+    except BaseException:
+        driver.rollback()
+        raise
 
 
 def reader_engine(path: Path) -> Engine:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import fields, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, insert, literal_column, null, or_, select
+from sqlalchemy import and_, bindparam, case, func, insert, literal_column, null, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ..state.backup import Backup
@@ -13,9 +14,10 @@ from ..state.errors import Conflict
 from ..state.manifest import REBUILDABLE
 from ..state.outbox import stage_sizes
 from .block_keys import insert_keys
+from .engine import AnyConnection
 from .outbox_rows import insert_pushes
 from .prepared import Prepared
-from .presence import note_present
+from .presence import note_here
 from .previews import insert_preview
 from .records import NewBackup
 from .schema import backup_blobs, backups, blobs, sessions
@@ -67,7 +69,7 @@ _BLOB = Prepared(_upsert_blob())
 _LINK = Prepared(insert(backup_blobs).values(backup_id=bindparam("backup_id"), digest=bindparam("digest")))
 
 
-def insert_new(connection: Connection, new: NewBackup, now: float, *, enqueue: bool) -> Backup | None:
+def insert_new(connection: sqlite3.Connection, new: NewBackup, now: float, *, enqueue: bool) -> Backup | None:
     """Enter a backup, and return it with its session's title; None when it is there already.
 
     Raises: Conflict where another manifest has its id.
@@ -77,7 +79,7 @@ def insert_new(connection: Connection, new: NewBackup, now: float, *, enqueue: b
     if known is not None:
         if known.hex() != record.manifest_digest:
             raise Conflict(f"backup {record.id} exists with other content")
-        note_present(connection, new.blob_sizes.keys() - new.absent)
+        note_here(connection, new.blob_sizes.keys() - new.absent)
         return None
     title = _insert_session(connection, record, new.no_sync)
     _insert_backup(connection, new, now)
@@ -90,19 +92,19 @@ def insert_new(connection: Connection, new: NewBackup, now: float, *, enqueue: b
     return replace(record, title=title)
 
 
-def stays_here(connection: Connection, session_id: str) -> bool:
+def stays_here(connection: AnyConnection, session_id: str) -> bool:
     """Tell whether a session is kept on this machine."""
     return bool(_STAYS_HERE.value(connection, session_id=session_id))
 
 
-def _insert_session(connection: Connection, record: Backup, no_sync: bool) -> str | None:
+def _insert_session(connection: sqlite3.Connection, record: Backup, no_sync: bool) -> str | None:
     row = {"id": record.session_id, "title": record.title, "no_sync": no_sync}
     times = {"created_at": record.created_at, "updated_at": record.created_at}
     title: str | None = _SESSION.value(connection, **row, **times)
     return title
 
 
-def _insert_backup(connection: Connection, new: NewBackup, now: float) -> None:
+def _insert_backup(connection: sqlite3.Connection, new: NewBackup, now: float) -> None:
     row = {name: getattr(new.record, name) for name in _COLUMNS}
     row["layers"] = " ".join(new.record.layers)
     row["manifest_digest"] = bytes.fromhex(new.record.manifest_digest)

@@ -24,7 +24,7 @@ from ..state.errors import (
     TorporError,
 )
 from . import queries
-from .engine import reader_engine, writer_engine
+from .engine import kept_driver, reader_engine, transaction, writer_engine
 from .entering import insert_new, stays_here
 from .events import recent_events
 from .migrate import migrate
@@ -56,6 +56,7 @@ class Index:
         try:
             with _translated():
                 self.migrated = migrate(self._writer, path)
+                self._driver = kept_driver(self._writer)
         except BaseException:
             self.close()  # or the file stays open, and locked, although nobody has an index
             raise
@@ -68,9 +69,14 @@ class Index:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction of the one writer. Durability: what it did survives power loss once it is left."""
+        with self._changing(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Be the one who writes, and tell of it once that is committed."""
         with self._locked(), _translated():
-            with self._writer.begin() as connection:
-                yield connection
+            yield
             self.generation += 1
         self._told()
 
@@ -134,9 +140,9 @@ class Index:
         power loss.
         Raises: Conflict when an id is taken by another manifest; then none is inserted.
         """
-        with self.writing() as connection:
+        with self._changing(), transaction(self._driver) as driver:
             self._checkpoint("index.begun")
-            inserted = [insert_new(connection, one, now, enqueue=enqueue) for one in new]
+            inserted = [insert_new(driver, one, now, enqueue=enqueue) for one in new]
             self._checkpoint("index.inserted")
         self._checkpoint("index.committed")
         return [each for each in inserted if each is not None]

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ..state.outbox import Stage, priority
+from .engine import AnyConnection
 from .prepared import Prepared
 from .schema import outbox
 
@@ -20,7 +21,7 @@ _UNREMOVE = Prepared(delete(outbox).where(outbox.c.backup_id == bindparam("of_ba
 
 
 def insert_pushes(
-    connection: Connection, backup_id: str, session_id: str, sizes: Mapping[Stage, int], now: float
+    connection: AnyConnection, backup_id: str, session_id: str, sizes: Mapping[Stage, int], now: float
 ) -> int:
     """Queue stages of a backup, with the raw bytes of each; return how many were not queued yet.
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Select
+from sqlalchemy import Boolean, Select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.base import Executable
 
-from .engine import driver_of
+from .engine import AnyConnection, driver_of
 
 
 class Prepared:
@@ -37,17 +37,17 @@ class Prepared:
         assert isinstance(self._statement, Select)
         return [(str(column.key), isinstance(column.type, Boolean)) for column in self._statement.selected_columns]
 
-    def run(self, connection: Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
+    def run(self, connection: AnyConnection, values: Mapping[str, Any]) -> sqlite3.Cursor:
         """Run it once."""
         sql, own = self._sql
         return driver_of(connection).execute(sql, {**own, **values})
 
-    def run_each(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    def run_each(self, connection: AnyConnection, rows: Iterable[Mapping[str, Any]]) -> None:
         """Run it once for each of some rows."""
         sql, own = self._sql
         driver_of(connection).executemany(sql, [{**own, **row} for row in rows])
 
-    def first(self, connection: Connection, **values: Any) -> dict[str, Any] | None:
+    def first(self, connection: AnyConnection, **values: Any) -> dict[str, Any] | None:
         """Return the first row by the names of its columns, or None."""
         cursor = self.run(connection, values)
         row = cursor.fetchone()
@@ -59,7 +59,7 @@ class Prepared:
             for (name, truth), value in zip(self._columns, row, strict=True)
         }
 
-    def value(self, connection: Connection, **values: Any) -> Any:
+    def value(self, connection: AnyConnection, **values: Any) -> Any:
         """Return the first column of the first row as SQLite has it, or None."""
         cursor = self.run(connection, values)
         row = cursor.fetchone()

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ..state.glimpse import Glimpse, Medium
+from .engine import AnyConnection
 from .prepared import Prepared
 from .schema import backups, previews
 
@@ -25,7 +26,7 @@ def insert_previews(connection: Connection, found: Iterable[tuple[str, Glimpse]]
             connection.execute(upsert(previews).values(_row(backup_id, glimpse)).on_conflict_do_nothing())
 
 
-def insert_preview(connection: Connection, backup_id: str, glimpse: Glimpse) -> None:
+def insert_preview(connection: AnyConnection, backup_id: str, glimpse: Glimpse) -> None:
     """Enter what is shown of a new backup, as part of the transaction that enters it."""
     _INSERT.run(connection, _row(backup_id, glimpse))
 

@@ -91,6 +91,7 @@ def llama_server(model: Path, slots: Path, context_tokens: int) -> Iterator[Llam
             stdin=subprocess.DEVNULL,
             stdout=noise,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
             preexec_fn=ends_with_parent(),
         )
         try:

@@ -21,7 +21,7 @@ from .peers import PIECE_BYTES, READERS, WRITERS, joined, read_raw, read_safeten
 from .raw_reads import fastest, read_all
 from .rig import keeper_in, scratch
 from .rounds import Action, Contender, console, interleave
-from .settings import Settings
+from .settings import JUDGED_FROM_TOKENS, Settings
 from .workload import TOKEN_BYTES, check_equal, fresh_session, load, target_of, tensors_of
 
 FLOOR, HUGE = "copy + BLAKE3 into fresh memory", "copy + BLAKE3 into fresh huge pages"
@@ -102,7 +102,7 @@ def _warm(settings: Settings, tokens: int) -> list[Figure]:
             floor.close()
     if max(away) > MOST_AWAY:
         console.print(f"[bold red]not warm:[/] up to {max(away):.1%} of the pages were not in the page cache")
-    return _figures("restore", f"warm restore, {tokens:,} tokens", samples, WARM_AT_MOST)
+    return _figures("restore", "warm restore", tokens, samples, WARM_AT_MOST)
 
 
 def _as_it_is(action: Action) -> Action:
@@ -168,7 +168,7 @@ def _cold(settings: Settings, tokens: int) -> list[Figure]:
         samples = interleave("cold restore", rounds, contenders, best_of=BEST_OF, takes_bytes=taken)
     if max(stayed) > MOST_RESIDENT:
         console.print(f"[bold red]not cold:[/] up to {max(stayed):.1%} of the pages stayed in the page cache")
-    return _figures("cold", f"cold restore, {tokens:,} tokens", samples, COLD_AT_MOST)
+    return _figures("cold", "cold restore", tokens, samples, COLD_AT_MOST)
 
 
 def _warm_alone(name: str, readers: Mapping[str, _Reader], away: list[float]) -> Contender:
@@ -195,6 +195,9 @@ def _evicted(paths: Callable[[], list[Path]], action: Action, stayed: list[float
     return prepare
 
 
-def _figures(group: str, name: str, samples: dict[str, list[float]], at_most: dict[str, float]) -> list[Figure]:
-    ours = samples.pop("torpor")
+def _figures(
+    group: str, what: str, tokens: int, samples: dict[str, list[float]], at_most: dict[str, float]
+) -> list[Figure]:
+    ours, name = samples.pop("torpor"), f"{what}, {tokens:,} tokens"
+    at_most = at_most if tokens >= JUDGED_FROM_TOKENS else {}
     return [Figure(group, name, "s", ours, other, taken, at_most.get(other)) for other, taken in samples.items()]

@@ -70,6 +70,7 @@ def daemon(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> It
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=noise,
+            start_new_session=True,  # Ctrl-C is the bench's: it stops its daemon when nobody saves to it any more
             preexec_fn=ends_with_parent(),
         )
         try:

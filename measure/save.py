@@ -19,7 +19,7 @@ from .figures import Figure
 from .peers import WRITERS, joined, write_raw
 from .rig import keeper_in, scratch, settle
 from .rounds import Action, Contender, interleave
-from .settings import Settings
+from .settings import JUDGED_FROM_TOKENS, Settings
 from .workload import BLOCK_TOKENS, TOKEN_BYTES, another, fresh_session, tensors_of
 
 T = TypeVar("T")
@@ -54,9 +54,9 @@ def _figures(loaded: Loaded, settings: Settings, tokens: int, *, with_slow: bool
         samples = interleave(
             f"full save of {tokens:,} tokens", rounds, contenders, warm_up=not large, takes_bytes=size_bytes
         )
-    ours = samples.pop("torpor")
+    ours, judged = samples.pop("torpor"), tokens >= JUDGED_FROM_TOKENS
     for name, taken in samples.items():
-        yield Figure("save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name))
+        yield Figure("save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name) if judged else None)
 
 
 def _contenders(

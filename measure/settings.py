@@ -10,6 +10,7 @@ from ..state.errors import BadInput
 SIZES = (1_000, 8_192, 32_768)  # tokens of KV cache, at 144 KiB each
 USUAL_SIZES = SIZES[:1]
 LEAST, MOST = 64, 262_144
+JUDGED_FROM_TOKENS = USUAL_SIZES[0]  # what is fixed decides below, and no goal was set there
 
 
 @dataclass(frozen=True, slots=True)

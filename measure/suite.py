@@ -139,10 +139,11 @@ class Outcome:
 def chosen(text: str, groups: Sequence[Group] = GROUPS) -> list[Group]:
     """Return the groups that `save,restore` or `all` name, in their own order. Raises: BadInput."""
     named = {each.name: each for each in groups}
-    wanted = {name for name in named if name not in NOT_ASKED} if text == "all" else set(text.split(","))
+    asked = {name.strip() for name in text.split(",")}
+    wanted = {name for name in named if name not in NOT_ASKED} if text == "all" else asked
     if unknown := sorted(wanted - named.keys()):
         there = f"There are {', '.join(named)}; or `all`."
-        raise BadInput(f"no bench is called {', '.join(unknown)[:100]}", hint=there)
+        raise BadInput(f"no bench is called {', '.join(map(repr, unknown))[:100]}", hint=there)
     return [each for name, each in named.items() if name in wanted]
 
 

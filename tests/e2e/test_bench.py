@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -32,16 +33,19 @@ main()
 """
 
 
-def test_a_run_that_is_ended_leaves_nothing(home: Path) -> None:
-    """SIGTERM comes while its daemon runs, in a home of its own beside that of the user."""
+@pytest.mark.parametrize(("end", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_ended_leaves_nothing(home: Path, end: signal.Signals, status: int) -> None:
+    """It comes while its daemon runs, in a home of its own; Ctrl-C to all of the terminal's foreground, as ever."""
     environment = {**clean_environment(), "TORPOR_HOME": str(home)}
     command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--only", "text_save"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0)
     socket = f"{PREFIX}*/*/home/torpor.sock"
     until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
-    running.send_signal(signal.SIGTERM)
+    for folder in home.parent.glob(f"{PREFIX}*/*/home"):
+        assert os.getpgid(int((folder / "daemon.lock").read_text())) != running.pid  # which stops it when nobody saves any more
+    os.killpg(running.pid, end) if end == signal.SIGINT else running.send_signal(end)
     said = running.communicate(timeout=60)[0].decode()
-    assert running.returncode == 143, said
+    assert running.returncode == status, said
     assert [path.name for path in home.parent.iterdir()] == ["home"]
     assert [path.name for path in home.iterdir()] == ["bench"]
 

@@ -25,13 +25,12 @@ def traced(index: Index) -> Iterator[list[str]]:
     def leave(driver: Any, *_: object) -> None:
         driver.set_trace_callback(None)
 
-    engines = (index._reader, index._writer)
-    for engine in engines:
-        event.listen(engine, "checkout", listen)
-        event.listen(engine, "checkin", leave)
+    event.listen(index._reader, "checkout", listen)
+    event.listen(index._reader, "checkin", leave)
+    listen(index._driver)  # the one connection that writes, whichever way it is asked
     try:
         yield seen
     finally:
-        for engine in engines:
-            event.remove(engine, "checkout", listen)
-            event.remove(engine, "checkin", leave)
+        leave(index._driver)
+        event.remove(index._reader, "checkout", listen)
+        event.remove(index._reader, "checkin", leave)

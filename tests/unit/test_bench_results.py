@@ -176,3 +176,11 @@ def test_a_chart_has_a_bar_for_all_that_can_be_compared(tmp_path: Path) -> None:
 
     draw(FIGURES, ABOUT, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_size_below_all_goals_is_not_judged() -> None:
+    from torpor.measure.restore import FLOOR, WARM_AT_MOST, _figures
+
+    for tokens, bound in ((64, None), (999, None), (1_000, 1.25)):
+        (figure,) = _figures("restore", "warm restore", tokens, {"torpor": [1.0], FLOOR: [2.0]}, WARM_AT_MOST)
+        assert (figure.at_most_ratio, figure.name) == (bound, f"warm restore, {tokens:,} tokens")

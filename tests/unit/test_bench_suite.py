@@ -58,9 +58,13 @@ def test_groups_are_chosen_by_name() -> None:
     assert [group.name for group in chosen("cold,save")] == ["save", "cold"]
     assert "bucket" not in [group.name for group in chosen("all")]  # it leaves the machine
     assert len(chosen("all")) == len(GROUPS) - 1
-    with pytest.raises(BadInput, match="no bench is called sav") as failure:
+    assert chosen("cold, save") == chosen("cold,save")
+    with pytest.raises(BadInput, match="no bench is called 'sav'") as failure:
         chosen("sav")
     assert "text_save" in failure.value.hint
+    for nothing in ("", "save,,cold"):
+        with pytest.raises(BadInput, match="no bench is called ''"):
+            chosen(nothing)
 
 
 def test_one_that_fails_or_lacks_something_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from support.manifests import manifest
 from torpor.db.index import EVENTS_KEPT, Index
 from torpor.db.presence import blob_sizes
-from torpor.db.records import record_of
+from torpor.db.records import NewBackup, record_of
 from torpor.db.schema import REVISION
 from torpor.db.watched import WatchedFiles
 from torpor.state.backup import Backup
-from torpor.state.errors import BackupNotFound, Conflict, NewerIndex, SessionNotFound
+from torpor.state.errors import BackupNotFound, Conflict, NewerIndex, SessionNotFound, StoreFull
 from torpor.state.manifest import manifest_blobs
 
 
@@ -280,3 +280,27 @@ def test_a_title_stays_until_it_is_changed(index: Index) -> None:
     assert index.newest("s").title is None
     with pytest.raises(SessionNotFound):
         index.set_title("none", "x")
+
+
+def test_a_commit_that_fails_in_the_middle_leaves_nothing_and_the_next_one_works(index: Index) -> None:
+    first = record(1, "s")
+    index.commit_backup(first, BLOBS, now=1.0, enqueue=False)
+    other = replace(first, manifest_digest="f" * 64)
+    with pytest.raises(Conflict):
+        index.commit_backups([NewBackup(record(2, "s"), BLOBS), NewBackup(other, BLOBS)], now=1.0, enqueue=True)
+    assert not index._driver.in_transaction
+    assert (index.all_ids(), index.generation) == ({first.id}, 1)
+    assert index.commit_backup(record(3, "s"), BLOBS, now=1.0, enqueue=True)
+    index.add_event(at=0.0, level="info", kind="k", detail="SQLAlchemy's way is free, too")
+
+
+def test_a_full_disk_is_told_by_its_name(index: Index) -> None:
+    pages = index._driver.execute("PRAGMA page_count").fetchone()[0]
+    index._driver.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreFull, match="the index cannot grow"):
+        for number in range(1, 100):
+            index.commit_backup(record(number, "s"), BLOBS, now=1.0, enqueue=True)
+    there = index.all_ids()
+    index._driver.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert index.commit_backup(record(101, "s"), BLOBS, now=1.0, enqueue=True)
+    assert index.all_ids() - there == {record(101).id}
