@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from support.commands import as_json, run
-from support.forked import clean_environment
+from support.forked import TORCH, Forked, clean_environment, start
 from support.s3_servers import Place
 from support.waiting import until
 from torpor.measure import bucket
@@ -32,16 +36,24 @@ main()
 """
 
 
+@contextmanager
+def bench_with_a_daemon(home: Path) -> Iterator[tuple[Forked, BinaryIO]]:
+    """A run whose daemon has started, and the file of what it says."""
+    words, environment = ["bench", "--quick", "--only", "text_save"], {**clean_environment(), "TORPOR_HOME": str(home)}
+    with tempfile.TemporaryFile() as said:
+        running = start(words, environment, stdout=said, stderr=said, imports=TORCH)
+        socket = f"{PREFIX}*/*/home/torpor.sock"
+        until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
+        yield running, said
+
+
 def test_a_run_that_is_ended_leaves_nothing(home: Path) -> None:
     """SIGTERM comes while its daemon runs, in a home of its own beside that of the user."""
-    environment = {**clean_environment(), "TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--only", "text_save"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    socket = f"{PREFIX}*/*/home/torpor.sock"
-    until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
-    running.send_signal(signal.SIGTERM)
-    said = running.communicate(timeout=60)[0].decode()
-    assert running.returncode == 143, said
+    with bench_with_a_daemon(home) as (running, said):
+        running.send_signal(signal.SIGTERM)
+        status = running.wait(60)
+        said.seek(0)
+        assert status == 143, said.read().decode()
     assert [path.name for path in home.parent.iterdir()] == ["home"]
     assert [path.name for path in home.iterdir()] == ["bench"]
 
@@ -95,14 +107,10 @@ def test_without_torch_it_says_what_to_install(home: Path) -> None:
 
 
 def test_the_daemon_of_a_run_that_is_killed_ends_with_it(home: Path) -> None:
-    environment = {**clean_environment(), "TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--only", "text_save"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    socket = f"{PREFIX}*/*/home/torpor.sock"
-    until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
-    (daemon,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    running.kill()
-    running.wait()
+    with bench_with_a_daemon(home) as (running, _):
+        (daemon,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        running.send_signal(signal.SIGKILL)
+        running.wait()
     until(lambda: _has_ended(int(daemon)), "the daemon lives on")
 
 
