@@ -56,7 +56,9 @@ def _figures(loaded: Loaded, settings: Settings, tokens: int, *, with_slow: bool
         )
     ours, judged = samples.pop("torpor"), tokens >= JUDGED_FROM_TOKENS
     for name, taken in samples.items():
-        yield Figure("save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name) if judged else None)
+        yield Figure(
+            "save", f"full save, {tokens:,} tokens", "s", ours, name, taken, AT_MOST.get(name) if judged else None
+        )
 
 
 def _contenders(

@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from support.commands import as_json, run
-from support.forked import clean_environment
+from support.forked import TORCH, Forked, clean_environment, start
 from support.s3_servers import Place
 from support.waiting import until
 from torpor.measure import bucket
@@ -33,19 +37,27 @@ main()
 """
 
 
+@contextmanager
+def bench_with_a_daemon(home: Path) -> Iterator[tuple[Forked, BinaryIO]]:
+    """A run whose daemon has started, and the file of what it says."""
+    words, environment = ["bench", "--quick", "--only", "text_save"], {**clean_environment(), "TORPOR_HOME": str(home)}
+    with tempfile.TemporaryFile() as said:
+        running = start(words, environment, stdout=said, stderr=said, imports=TORCH)
+        socket = f"{PREFIX}*/*/home/torpor.sock"
+        until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
+        yield running, said
+
+
 @pytest.mark.parametrize(("end", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_ended_leaves_nothing(home: Path, end: signal.Signals, status: int) -> None:
-    """It comes while its daemon runs, in a home of its own; Ctrl-C to all of the terminal's foreground, as ever."""
-    environment = {**clean_environment(), "TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--only", "text_save"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0)
-    socket = f"{PREFIX}*/*/home/torpor.sock"
-    until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
-    for folder in home.parent.glob(f"{PREFIX}*/*/home"):
-        assert os.getpgid(int((folder / "daemon.lock").read_text())) != running.pid  # which stops it when nobody saves any more
-    os.killpg(running.pid, end) if end == signal.SIGINT else running.send_signal(end)
-    said = running.communicate(timeout=60)[0].decode()
-    assert running.returncode == status, said
+    """It comes while its daemon runs, in a home of its own beside that of the user; Ctrl-C does not reach the daemon."""
+    with bench_with_a_daemon(home) as (running, said):
+        for lock in home.parent.glob(f"{PREFIX}*/*/home/daemon.lock"):
+            assert os.getpgid(int(lock.read_text())) != os.getpgid(running.pid)
+        running.send_signal(end)
+        ended = running.wait(60)
+        said.seek(0)
+        assert ended == status, said.read().decode()
     assert [path.name for path in home.parent.iterdir()] == ["home"]
     assert [path.name for path in home.iterdir()] == ["bench"]
 
@@ -100,14 +112,10 @@ def test_without_torch_it_says_what_to_install(home: Path) -> None:
 
 
 def test_the_daemon_of_a_run_that_is_killed_ends_with_it(home: Path) -> None:
-    environment = {**clean_environment(), "TORPOR_HOME": str(home)}
-    command = [sys.executable, "-m", "torpor.cli.entry", "bench", "--quick", "--only", "text_save"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    socket = f"{PREFIX}*/*/home/torpor.sock"
-    until(lambda: [*home.parent.glob(socket)] or running.poll() is not None, "its daemon did not start")
-    (daemon,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    running.kill()
-    running.wait()
+    with bench_with_a_daemon(home) as (running, _):
+        (daemon,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        running.send_signal(signal.SIGKILL)
+        running.wait()
     until(lambda: _has_ended(int(daemon)), "the daemon lives on")
 
 

@@ -129,7 +129,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, weed_server: Weed) -> Iterato
 @contextmanager
 def named(home: Path, place: Place, resolvers: dict[str, Resolver]) -> Iterator[Machine]:
     """A machine that knows the way to the bucket by name."""
-    with machine(home, place, resolvers[str(home)].settings) as found:
+    with machine(home, place, **resolvers[str(home)].starts_as) as found:
         found.settings["S3_ENDPOINT"] = f"http://{NAME}:{found.proxy.port}"
         found.start()
         yield found

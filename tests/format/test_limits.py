@@ -77,18 +77,22 @@ def test_the_fullest_v1_files_take_what_any_import_may(name: str, tmp_path: Path
     assert outcome.peak_bytes < idle_bytes + BESIDE_BYTES + 8 * MIB  # 4 times 2 MiB, should there be no tensor
 
 
-KEYS = "{" + ",".join(f'"{n}":0' for n in range(state_file.MAX_MANIFEST_WEIGHT // 2 - 200)) + "}"
-TEXTS = repeated(ASTRAL, state_file.MAX_MANIFEST_BYTES // 1012)
+def keys() -> str:
+    return "{" + ",".join(f'"{n}":0' for n in range(state_file.MAX_MANIFEST_WEIGHT // 2 - 200)) + "}"
+
+
+def texts() -> str:
+    return repeated(ASTRAL, state_file.MAX_MANIFEST_BYTES // 1012)
 
 
 @pytest.mark.parametrize(
-    ("form", "layer"), [(bundle, KEYS), (safetensors, TEXTS)], ids=["keys in a bundle", "texts in safetensors"]
+    ("form", "layer"), [(bundle, keys), (safetensors, texts)], ids=["keys in a bundle", "texts in safetensors"]
 )
 def test_the_fullest_manifests_stay_within_the_limit(
-    form: Callable[[bytes], bytes], layer: str, tmp_path: Path
+    form: Callable[[bytes], bytes], layer: Callable[[], str], tmp_path: Path
 ) -> None:
     path = tmp_path / ("full.qwnbak" if form is bundle else "full.safetensors")
-    path.write_bytes(form(manifest_json(layer)))
+    path.write_bytes(form(manifest_json(layer())))
     outcome = read_limited(path, 4 * MEMORY_BYTES, CPU_S)  # the parser reserves more than it touches
     assert outcome.code is None
     assert outcome.peak_bytes < MEMORY_BYTES
@@ -97,17 +101,17 @@ def test_the_fullest_manifests_stay_within_the_limit(
 @pytest.mark.parametrize(
     ("form", "layer", "code"),
     [
-        (bundle, repeated("{}", state_file.MAX_MANIFEST_WEIGHT // 5), "too-large"),
-        (bundle, json.dumps("x" * state_file.MAX_MANIFEST_BYTES), "file-damaged"),
-        (safetensors, json.dumps("x" * state_file.MAX_MANIFEST_BYTES), "too-large"),
+        (bundle, lambda: repeated("{}", state_file.MAX_MANIFEST_WEIGHT // 5), "too-large"),
+        (bundle, lambda: json.dumps("x" * state_file.MAX_MANIFEST_BYTES), "file-damaged"),
+        (safetensors, lambda: json.dumps("x" * state_file.MAX_MANIFEST_BYTES), "too-large"),
     ],
     ids=["a bundle of many values", "a bundle of much text", "safetensors of much text"],
 )
 def test_manifests_beyond_the_limit_are_refused(
-    form: Callable[[bytes], bytes], layer: str, code: str, tmp_path: Path
+    form: Callable[[bytes], bytes], layer: Callable[[], str], code: str, tmp_path: Path
 ) -> None:
     path = tmp_path / ("mean.qwnbak" if form is bundle else "mean.safetensors")
-    path.write_bytes(form(manifest_json(layer)))
+    path.write_bytes(form(manifest_json(layer())))
     outcome = read_limited(path, MEMORY_BYTES, CPU_S)
     assert outcome.code == code
     assert outcome.peak_bytes < MEMORY_BYTES

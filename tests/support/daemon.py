@@ -42,7 +42,10 @@ class Daemon:
         prefix: tuple[str, ...] = (),
         watch: str = "",
         settings: dict[str, str] | None = None,
+        module: str = "torpor.cli.entry",
+        folders: tuple[str, ...] = (),
     ) -> None:
+        self.module, self.folders = module, folders
         self.watch, self.settings = watch, settings or {}
         self.home, self.crash_at, self.port, self.prefix = home, crash_at, port, prefix
         self.process: subprocess.Popen[bytes] | Forked | None = None
@@ -59,12 +62,14 @@ class Daemon:
     def start(self) -> Daemon:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed at exit)
         if self.prefix or starts_otherwise(self.environment()):
-            command = [*self.prefix, sys.executable, "-m", "torpor.cli.entry", "serve", "--json"]
+            assert not self.folders, "only what is forked finds its modules elsewhere"
+            command = [*self.prefix, sys.executable, "-m", self.module, "serve", "--json"]
             self.process = subprocess.Popen(
                 command, env=self.environment(), stdout=subprocess.PIPE, stderr=self.errors, cwd="/"
             )
         else:
-            self.process = start(["serve", "--json"], self.environment(), stderr=self.errors)
+            starts_as = {"module": self.module, "folders": self.folders}
+            self.process = start(["serve", "--json"], self.environment(), stderr=self.errors, **starts_as)
         text = b""
         assert self.process.stdout is not None
         for line in self.process.stdout:

@@ -60,10 +60,12 @@ def leave():
     sys.stderr.flush()
     os._exit(status)
 
+gc.disable()
 exec(sys.argv[1])
 channel = socket.socket(fileno=0)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 gc.freeze()
+gc.enable()
 while True:
     packet, fds, _, _ = socket.recv_fds(channel, 1 << 20, 4)
     if not packet:

@@ -33,15 +33,17 @@ def small_session(seed: int, tokens: int = 100) -> CacheSession:
 class Machine:
     """A machine. `proxy` is its way to the bucket; the daemon comes and goes with `start`, `stop` and `kill`."""
 
-    def __init__(self, home: Path, place: Place, proxy: FaultProxy, settings: dict[str, str] | None = None) -> None:
-        self.home, self.place, self.proxy = home, place, proxy
+    def __init__(
+        self, home: Path, place: Place, proxy: FaultProxy, settings: dict[str, str] | None = None, **options: Any
+    ) -> None:
+        self.home, self.place, self.proxy, self._options = home, place, proxy, options
         self.settings = {**place.settings, "S3_ENDPOINT": proxy.endpoint, **QUICK_TIMEOUTS, **(settings or {})}
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "sync.json").write_bytes(orjson.dumps({"kv_policy": "always"}))
         self.daemon = self._daemon()
 
     def _daemon(self, crash_at: str = "") -> Daemon:
-        return Daemon(self.home, settings=self.settings, crash_at=crash_at)
+        return Daemon(self.home, settings=self.settings, crash_at=crash_at, **self._options)
 
     def start(self, crash_at: str = "") -> Daemon:
         """Start a daemon, in place of one that has ended or is killed now."""
@@ -115,10 +117,10 @@ class Machine:
 
 
 @contextmanager
-def machine(home: Path, place: Place, settings: dict[str, str] | None = None) -> Iterator[Machine]:
-    """Run a machine's proxy; its daemon is killed at the end when it still runs."""
+def machine(home: Path, place: Place, settings: dict[str, str] | None = None, **options: Any) -> Iterator[Machine]:
+    """Run a machine's proxy; its daemon, with `options` of its own, is killed at the end when it still runs."""
     with FaultProxy(place.endpoint) as proxy:
-        found = Machine(home, place, proxy, settings)
+        found = Machine(home, place, proxy, settings, **options)
         try:
             yield found
         finally:
