@@ -31,8 +31,8 @@ class Logind:
     """The connection. Raises: Unavailable where bus or logind do not answer, or not with what was asked for."""
 
     def __init__(self, bus: MessageBus) -> None:
-        self._bus, self._lock = bus, -1
-        self._owner = ""
+        self._bus, self._owner = bus, ""
+        self._locks: list[int] = []  # every one that came, also with an answer that nobody waited for any more
         self._news: asyncio.Queue[News | None] = asyncio.Queue()
 
     async def begin(self) -> None:
@@ -50,14 +50,18 @@ class Logind:
         fds = answer.unix_fds
         if not fds:
             raise Unavailable("logind gave no lock")
-        self.let_go()
-        self._lock, self._owner = fds[0], answer.sender or ""
+        self._keep(fds[0])
+        self._owner = answer.sender or ""
 
     def let_go(self) -> None:
         """Let the machine go on."""
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock = -1
+        self._keep()
+
+    def _keep(self, *kept: int) -> None:
+        for lock in self._locks:
+            if lock not in kept:
+                os.close(lock)
+        self._locks = list(kept)
 
     async def delay_s(self) -> float:
         """Return for how long the machine waits at most."""
@@ -73,6 +77,7 @@ class Logind:
         return news
 
     def _heard(self, message: Message) -> None:
+        self._locks += message.unix_fds
         if message.member in _NEWS and message.interface == _MANAGER and message.sender == self._owner:
             self._news.put_nowait(_NEWS[message.member] if message.body[0] else "on")
         elif message.member == "NameOwnerChanged" and message.sender == _BUS and message.body[2]:
@@ -130,3 +135,4 @@ async def connected(environ: Mapping[str, str]) -> AsyncIterator[Logind]:
         logind.let_go()
         bus.disconnect()
         await watching
+        logind.let_go()  # of what came until then

@@ -104,6 +104,22 @@ def test_awake_again_the_bucket_is_looked_for_and_a_lost_bus_is_found_again(
     assert any("until logind is back" in record.message for record in caplog.records)
 
 
+def test_a_lock_that_nobody_waits_for_any_more_is_let_go() -> None:
+    """It comes with an answer, and whoever asked is stopped before it is looked at."""
+
+    async def test() -> None:
+        async with connected(machine.environment) as found:
+            asking = asyncio.ensure_future(found.take())
+            found._bus.add_message_handler(lambda message: asking.cancel() and None if message.unix_fds else None)
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    with logind() as machine:
+        asyncio.run(test())
+        assert len(machine.asked) == 2
+        until(lambda: machine.held() == 0, "a lock is still held", 20)
+
+
 def test_what_does_not_answer_is_not_waited_for() -> None:
     async def test() -> str:
         attached = Attachments()
