@@ -32,7 +32,6 @@ SESSION = "restored"
 BEST_OF = 3
 MOST_RESIDENT = MOST_AWAY = 0.01
 LARGE_TOKENS = 8_192  # from here on one run of a contender takes long enough to be a sample, and rounds are few
-HUGE_TOKENS = 32_768  # from here on as few as can be: each is a minute
 _TAKEN_WARM, _TAKEN_COLD = 1.0, 2.0  # caches: one that is filled, and one of pages for what is read
 _PEERS_NEED = 2.5  # caches: one that is filled, the reader's own, and what else it holds of it
 
@@ -76,7 +75,7 @@ def _saved(settings: Settings, tokens: int) -> Iterator[_Saved]:
 
 def _rounds(settings: Settings, tokens: int) -> int:
     if tokens >= LARGE_TOKENS:
-        return settings.rounds(2 if tokens >= HUGE_TOKENS else 4, 1)
+        return settings.rounds(4, 1)
     return settings.rounds(9, 3)
 
 
@@ -97,7 +96,9 @@ def _warm(settings: Settings, tokens: int) -> list[Figure]:
                 **{name: partial(_as_it_is, action) for name, action in _memory(floor, tokens).items()},
             }
             rounds, taken = _rounds(settings, tokens), int(_TAKEN_WARM * tokens * TOKEN_BYTES)
-            samples = interleave("warm restore", rounds, contenders, best_of=BEST_OF, takes_bytes=taken)
+            samples = interleave(
+                "warm restore", rounds, contenders, best_of=BEST_OF, warm_up=tokens < LARGE_TOKENS, takes_bytes=taken
+            )
         finally:
             floor.close()
     if max(away) > MOST_AWAY:
@@ -165,7 +166,9 @@ def _cold(settings: Settings, tokens: int) -> list[Figure]:
             "safetensors, cloned": _evicted(lambda: [other], partial(read_safetensors, other), stayed),
         }
         taken = int(_TAKEN_COLD * tokens * TOKEN_BYTES)
-        samples = interleave("cold restore", rounds, contenders, best_of=BEST_OF, takes_bytes=taken)
+        samples = interleave(
+            "cold restore", rounds, contenders, best_of=BEST_OF, warm_up=tokens < LARGE_TOKENS, takes_bytes=taken
+        )
     if max(stayed) > MOST_RESIDENT:
         console.print(f"[bold red]not cold:[/] up to {max(stayed):.1%} of the pages stayed in the page cache")
     return _figures("cold", "cold restore", tokens, samples, COLD_AT_MOST)

@@ -87,8 +87,6 @@ def test_every_turn_of_a_full_save_writes_all_of_it(loaded: Loaded, folder: Path
 
 
 def test_slots_are_compared_with_the_same_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gguf")
-
     @contextmanager
     def server(model: Path, slots: Path, context_tokens: int) -> Iterator[StandIn]:
         assert model.stat().st_size < 64 << 20

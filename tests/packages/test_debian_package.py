@@ -37,50 +37,63 @@ pytestmark = pytest.mark.skipif(why_no_clean_root() is not None, reason=why_no_c
 
 
 @pytest.fixture(scope="module")
-def packages() -> Iterator[tuple[Path, Path]]:
-    """An older package and the one that is shipped, built at once, the older under an odd environment."""
+def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="torpor-deb-") as folder:
-        odd = {
-            "TORPOR_DEB_VERSION": OLD,
-            "TZ": "Asia/Tokyo",
-            "LC_ALL": "C.UTF-8",
-            "USER": "somebody",
-            "TORPOR_DEB_PACKED": "none",
-        }
-        builds = [
-            subprocess.Popen(
-                [ROOT / "packaging" / "deb" / "build.sh", sys.executable],
-                env={**os.environ, "TORPOR_DEB_OUT": folder, **more},
-                umask=umask,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for more, umask in ((odd, 0o077), ({}, 0o022))
-        ]
-        said = [build.communicate(timeout=200) for build in builds]
-        assert [build.returncode for build in builds] == [0, 0], said
-        old, new = (Path(out.strip()) for out, _ in said)
-        yield old, new
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def package(folder: Path) -> Path:
+    """The one that is shipped."""
+    return _built(folder)
+
+
+def _built(folder: Path, umask: int = 0o022, **environment: str) -> Path:
+    said = subprocess.run(
+        [ROOT / "packaging" / "deb" / "build.sh", sys.executable],
+        env={**os.environ, "TORPOR_DEB_OUT": str(folder), **environment},
+        umask=umask,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert said.returncode == 0, said
+    return Path(said.stdout.strip())
+
+
+def _older(package: Path, folder: Path) -> Path:
+    """The same package, as one of an older version."""
+    root, older = folder / "older", folder / package.name.replace(version("torpor"), OLD)
+    subprocess.run(["dpkg-deb", "--raw-extract", package, root], check=True)
+    control = root / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace(f"Version: {version('torpor')}\n", f"Version: {OLD}\n"))
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", root, older], check=True, capture_output=True
+    )
+    shutil.rmtree(root)
+    return older
 
 
 @pytest.mark.soak
-def test_it_is_as_debian_wants_it(packages: tuple[Path, Path]) -> None:
-    said = subprocess.run(["lintian", "--fail-on", "error,warning", packages[1]], capture_output=True, text=True)
+def test_it_is_as_debian_wants_it(package: Path) -> None:
+    said = subprocess.run(["lintian", "--fail-on", "error,warning", package], capture_output=True, text=True)
     assert (said.returncode, said.stdout) == (0, "")
 
 
-def test_the_same_sources_give_the_same_files(packages: tuple[Path, Path]) -> None:
+@pytest.mark.soak
+def test_the_same_sources_give_the_same_files(package: Path, folder: Path) -> None:
     """Bytes, owners, modes and times, whatever the time zone, the umask and the user; but for what names the version."""
-    older, newer = (_members(each) for each in packages)
+    odd = {"TORPOR_DEB_VERSION": OLD, "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "USER": "somebody"}
+    other = _built(folder / "odd", 0o077, TORPOR_DEB_PACKED="none", **odd)
+    older, newer = _members(other), _members(package)
     differing = {name for name in older.keys() | newer.keys() if older.get(name) != newer.get(name)}
     assert differing == {"./usr/share/doc/torpor/changelog.gz"}
     assert len(newer) > 1000
 
 
-def test_everything_is_in_it(packages: tuple[Path, Path]) -> None:
+def test_everything_is_in_it(package: Path) -> None:
     """Each file of each folder of code, and none that is not there."""
-    inside = [name.partition("/site-packages/torpor/")[2] for name, (mode, *_) in _members(packages[1]).items() if mode]
+    inside = [name.partition("/site-packages/torpor/")[2] for name, (mode, *_) in _members(package).items() if mode]
     folders = {path.parent.name for path in ROOT.glob("*/py.typed")}
     files = {
         p for folder in folders for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts
@@ -89,11 +102,12 @@ def test_everything_is_in_it(packages: tuple[Path, Path]) -> None:
     assert {name for name in inside if "." in name.rpartition("/")[2]} == there
 
 
-def test_its_life(packages: tuple[Path, Path]) -> None:
+def test_its_life(package: Path, folder: Path) -> None:
     with CleanRoot() as root:
-        for package in packages:
-            shutil.copy(package, root.path / "opt" / package.name)
-        old, new = (f"/opt/{package.name}" for package in packages)
+        older = _older(package, folder)
+        for each in (older, package):
+            shutil.copy(each, root.path / "opt")
+        old, new = (f"/opt/{each.name}" for each in (older, package))
         _is_installed(root, old)
         _is_whole(root)
         backup = _keeps_a_backup(root)

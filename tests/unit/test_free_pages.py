@@ -46,9 +46,9 @@ def test_files_are_brought_back_into_the_page_cache(tmp_path: Path) -> None:
     paths = [tmp_path / "large", tmp_path / "small", tmp_path / "empty"]
     for path, size in zip(paths, (20 << 20, 1, 0), strict=True):
         path.write_bytes(bytes(size))
-    assert evict(paths) < 1
-    assert bring(paths) == 0
-    assert resident_share(paths) == 1
+    assert evict(paths) < 0.9
+    assert bring(paths) < 0.05  # a system short of memory takes a page of them back now and then
+    assert resident_share(paths) > 0.95
 
 
 def test_a_reader_is_warm_alone(tmp_path: Path) -> None:

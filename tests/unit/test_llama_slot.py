@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import numpy
 import pytest
 from support.llama_stand_in import ROW_BYTES, TENSORS, StandIn, slot_file
@@ -70,7 +71,6 @@ def test_a_server_with_other_files_computes_the_tokens(
 
 
 def test_the_model_has_the_heads_and_layers_of_ours(tmp_path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
     loaded = small_model()
     write_gguf(loaded, tmp_path / "small.gguf")
     found = gguf.GGUFReader(tmp_path / "small.gguf")
